@@ -1,0 +1,73 @@
+"""Jacobians of neural networks, column by column, at any width.
+
+import colonnade as cn
+network = cn.Network.load("weights.npz", activation="gelu")
+T = cn.jacobian(network, X)      # X (n, p), NumPy or Dask, gives (p, q, n) of the same kind
+cn.run("job.yaml")
+ds = cn.open("out.zarr")         # xarray.Dataset, lazy
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from colonnade.activations import Activation, activation
+from colonnade.errors import (
+    ClusterError,
+    ColonnadeError,
+    IncompleteError,
+    InputError,
+    JobError,
+    MissingExtraError,
+    NetworkError,
+    StoppedError,
+    StoreError,
+    TooLargeError,
+    UsageError,
+)
+from colonnade.jacobian import forward, jacobian, slopes
+from colonnade.network import Network
+from colonnade.run import plan, run
+
+if TYPE_CHECKING:
+    from colonnade.reader import open  # noqa: A004
+
+__version__ = version("colonnade")
+
+__all__ = [
+    "Activation",
+    "ClusterError",
+    "ColonnadeError",
+    "IncompleteError",
+    "InputError",
+    "JobError",
+    "MissingExtraError",
+    "Network",
+    "NetworkError",
+    "StoppedError",
+    "StoreError",
+    "TooLargeError",
+    "UsageError",
+    "activation",
+    "forward",
+    "jacobian",
+    "open",
+    "plan",
+    "run",
+    "slopes",
+]
+
+# xarray and pandas behind it cost as long to import as all the rest; workers never need them
+_LAZY = {"open": "colonnade.reader"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

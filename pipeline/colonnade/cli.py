@@ -1,0 +1,127 @@
+"""The commands: parse, call, print; no logic."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+
+from colonnade import __version__
+from colonnade.errors import ColonnadeError
+from colonnade.job import json_schema
+from colonnade.progress import listening, told
+from colonnade.run import plan as plan_job
+from colonnade.run import run as run_job
+from colonnade.store import Store
+
+__all__ = ["main"]
+
+_job = click.argument("job", metavar="JOB")
+_store = click.argument("store", metavar="STORE")
+_set = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.KEY=VALUE",
+    help="Override one entry of the job file; may be repeated.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="colonnade")
+def _cli() -> None:
+    """Jacobians of neural networks, column by column, at any width.
+
+    Exit status: 0 done; 2 the job, its files or the command line are wrong, nothing was changed;
+    3 the store is incomplete and the same command goes on; 130 or 143 stopped by a signal, the
+    same command goes on; 1 a defect of colonnade.
+    """
+
+
+@_cli.command()
+@_job
+@_set
+@click.option("--overwrite", is_flag=True, help="Replace the store at output.path.")
+@_debug
+def run(job: str, overrides: tuple[str, ...], overwrite: bool) -> None:
+    """Compute what is missing of JOB's store and finish it.
+
+    The same command resumes a run that was interrupted.
+    """
+    console = Console(stderr=True)
+    with listening(console) as listener:
+        finished = run_job(job, overrides, overwrite=overwrite, listener=listener)
+    click.echo(told(finished))
+
+
+@_cli.command()
+@_job
+@_set
+@_json
+@_debug
+def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show what JOB would compute, write and need; touch nothing."""
+    planned = plan_job(job, overrides)
+    click.echo(json.dumps(planned.as_dict(), indent=2) if as_json else str(planned))
+
+
+@_cli.command()
+@_store
+@_json
+@_debug
+def status(store: str, as_json: bool) -> None:
+    """Show what STORE holds and how far it is."""
+    found = Store.open(store).status()
+    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
+
+
+@_cli.command()
+@_debug
+def schema() -> None:
+    """Print the job file's JSON Schema, for editors to complete and check it."""
+    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+def _exit_status(command: Callable[[], Any], *, debug: bool) -> int:
+    """Run a command; say what went wrong in one paragraph, and return the exit status."""
+    try:
+        command()
+    except ColonnadeError as error:
+        if debug:
+            raise
+        click.echo(f"colonnade: {error}", err=True)
+        return error.exit_status
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.Abort):
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone, `| head` for one
+        sys.stderr.close()
+        return 141
+    except Exception as error:
+        if debug:
+            raise
+        told_error = " ".join(str(error).split())
+        click.echo(
+            f"colonnade: a defect of colonnade, not of the job: {type(error).__name__}: "
+            f"{told_error}. Please report it with what --debug shows.",
+            err=True,
+        )
+        return 1
+    return 0
+
+
+def main() -> None:
+    """Run the command line."""
+    debug = "--debug" in sys.argv
+    sys.exit(_exit_status(lambda: _cli(standalone_mode=False), debug=debug))

@@ -1,0 +1,214 @@
+"""Where X comes from: one small reader a format, behind `open_columns`.
+
+A reader knows X's shape without reading it, and reads a range of its columns and nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from colonnade.errors import InputError
+
+__all__ = ["Columns", "Orientation", "open_columns"]
+
+Orientation = Literal["features_by_columns", "columns_by_features"]
+
+# X up to this size is fingerprinted whole, larger ones by columns spread evenly over it
+_WHOLE_BYTES = 32 * 2**20
+_SAMPLES = 64
+
+
+@dataclass(frozen=True)
+class Columns(ABC):
+    """X, n × p, on a disk.
+
+    Attributes
+    ----------
+    path
+        Where it is.
+    stored_shape
+        (n, p), or (p, n) where `orientation` is columns_by_features.
+    dtype
+        As it is stored; `read` returns it unchanged.
+    """
+
+    path: str
+    orientation: Orientation
+    stored_shape: tuple[int, int]
+    dtype: np.dtype[Any]
+
+    @property
+    def n(self) -> int:
+        """Features: the rows of X."""
+        return self.stored_shape[0 if self.orientation == "features_by_columns" else 1]
+
+    @property
+    def p(self) -> int:
+        """Columns of X."""
+        return self.stored_shape[1 if self.orientation == "features_by_columns" else 0]
+
+    @abstractmethod
+    def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        """Read this window of the matrix as it is stored."""
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Read columns `start` to `stop`: (n, stop - start), an array of its own.
+
+        Raises
+        ------
+        OSError, ValueError
+            The file has gone, is damaged, or is no longer what it was when it was opened.
+        """
+        if self.orientation == "features_by_columns":
+            return self._read((slice(None), slice(start, stop)))
+        return self._read((slice(start, stop), slice(None))).T
+
+    def fingerprint(self) -> str:
+        """Name X by its content: sha256 over its shape, its dtype and its values.
+
+        All values where X has up to 32 MiB; else those of 64 columns spread evenly over it, the
+        first and the last among them. The same X in another file, format or orientation has the
+        same fingerprint.
+        """
+        canonical = self.dtype.newbyteorder("<")
+        digest = hashlib.sha256(f"{self.n} {self.p} {canonical.str}".encode())
+        if self.n * self.p * self.dtype.itemsize <= _WHOLE_BYTES:
+            windows = [(0, self.p)]
+        else:
+            windows = [
+                (k, k + 1)
+                for k in sorted({*np.linspace(0, self.p - 1, _SAMPLES, dtype=int).tolist()})
+            ]
+        for start, stop in windows:
+            digest.update(self.read(start, stop).T.astype(canonical, copy=False).tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+
+@dataclass(frozen=True)
+class NpyColumns(Columns):
+    """A .npy file, mapped into memory for the time of one read.
+
+    A mapping that is kept would count every page ever read as the worker's memory.
+    """
+
+    def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        if mapped.shape != self.stored_shape or mapped.dtype != self.dtype:
+            raise ValueError(f"{self.path} has changed: it was {self.stored_shape} {self.dtype}")
+        return np.array(mapped[window])
+
+
+@dataclass(frozen=True)
+class ZarrColumns(Columns):
+    """A Zarr array, v2 or v3, in chunks of any shape."""
+
+    stored: zarr.Array[Any]
+
+    def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        return np.asarray(self.stored[window])
+
+
+def open_columns(
+    path: str | Path, array: str | None = None, orientation: Orientation = "features_by_columns"
+) -> Columns:
+    """Open X without reading it.
+
+    Parameters
+    ----------
+    path
+        A .npy file, or a Zarr v2 or v3 array or group.
+    array
+        Which array of a Zarr group; not needed where it holds a single matrix.
+    orientation
+        Whether the file holds X (n, p) or its transpose (p, n).
+
+    Raises
+    ------
+    InputError
+        There is nothing to read, or it is no matrix of real numbers.
+    """
+    path = str(path)
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: there is no such file or directory (input.path).")
+    opener = _opener(Path(path))
+    return opener(path, array, orientation)
+
+
+def _opener(path: Path) -> Callable[[str, str | None, Orientation], Columns]:
+    if path.is_dir():
+        return _open_zarr
+    if path.suffix == ".npy":
+        return _open_npy
+    hint = (
+        " A .npz archive cannot be read in part: save X alone with np.save."
+        if path.suffix == ".npz"
+        else ""
+    )
+    raise InputError(
+        f"{path}: this format is not known; X is read from a .npy file or a Zarr directory.{hint}"
+    )
+
+
+def _open_npy(path: str, array: str | None, orientation: Orientation) -> Columns:
+    if array is not None:
+        raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({array!r}).")
+    try:
+        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: this cannot be read as a .npy file: {error}") from error
+    return NpyColumns(path, orientation, *_checked(path, mapped.shape, mapped.dtype))
+
+
+def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Columns:
+    try:
+        node = zarr.open(path, mode="r")
+        if isinstance(node, zarr.Group):
+            node = _member(path, node, array)
+        elif array is not None:
+            raise InputError(
+                f"{path}: this is a single Zarr array; leave out input.array ({array!r})."
+            )
+    except InputError:
+        raise
+    # zarr raises whatever its metadata happens to break
+    except Exception as error:
+        told = str(error) or type(error).__name__
+        raise InputError(f"{path}: this cannot be read as Zarr: {told}") from error
+    return ZarrColumns(path, orientation, *_checked(path, node.shape, node.dtype), node)
+
+
+def _member(path: str, group: zarr.Group, array: str | None) -> zarr.Array[Any]:
+    if array is not None:
+        node = group.get(array)
+        if isinstance(node, zarr.Array):
+            return node
+        problem = f"there is no array {array!r}"
+    else:
+        matrices = [member for _, member in group.arrays() if member.ndim == 2]
+        if len(matrices) == 1:
+            return matrices[0]
+        problem = f"{len(matrices) or 'none'} of its arrays could be X; name it with input.array"
+    held = ", ".join(f"{name} {member.shape}" for name, member in sorted(group.arrays()))
+    raise InputError(f"{path}: {problem}; the group holds {held or 'no array'}.")
+
+
+def _checked(
+    path: str, shape: tuple[int, ...], dtype: np.dtype[Any]
+) -> tuple[tuple[int, int], np.dtype[Any]]:
+    if len(shape) != 2 or min(shape) < 1:
+        raise InputError(f"{path}: X must be a matrix that is not empty; its shape is {shape}.")
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise InputError(
+            f"{path}: X is of type {dtype}; it must hold real numbers of up to 64 bits."
+        )
+    return (shape[0], shape[1]), dtype

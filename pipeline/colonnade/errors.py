@@ -1,0 +1,105 @@
+"""What can go wrong, grouped by what the one who catches it would do.
+
+ColonnadeError
+├── UsageError           2        mend the job, its files or the command line; nothing was changed
+│   ├── JobError                  the job file: every problem at once
+│   ├── NetworkError              the weights
+│   ├── InputError                the matrix X, or its shape against the network's
+│   ├── TooLargeError             the plan does not fit a worker's memory
+│   ├── StoreError                not a store of ours, or another job's
+│   ├── ClusterError              the cluster cannot be had
+│   └── MissingExtraError         an optional part is not installed
+├── IncompleteError      3        run again: the store is resumable, blocks are missing
+└── StoppedError         130/143  run again: a signal ended the run
+
+The figures are the exit statuses of the command line.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "ClusterError",
+    "ColonnadeError",
+    "IncompleteError",
+    "InputError",
+    "JobError",
+    "MissingExtraError",
+    "NetworkError",
+    "StoppedError",
+    "StoreError",
+    "TooLargeError",
+    "UsageError",
+]
+
+
+class ColonnadeError(Exception):
+    """Root of every error that colonnade raises on purpose."""
+
+    exit_status = 1
+
+
+class UsageError(ColonnadeError):
+    """The job, its files or the command line are wrong; nothing was changed."""
+
+    exit_status = 2
+
+
+class JobError(UsageError):
+    """The job file is wrong; the text lists every problem found."""
+
+
+class NetworkError(UsageError):
+    """The weights cannot be read as a one-hidden-layer network."""
+
+
+class InputError(UsageError):
+    """X cannot be read, or its shape does not suit the network."""
+
+
+class TooLargeError(UsageError):
+    """A block does not fit into a worker's memory."""
+
+
+class StoreError(UsageError):
+    """The path holds something else than a store of this job."""
+
+
+class ClusterError(UsageError):
+    """The cluster cannot be started or reached."""
+
+
+class MissingExtraError(UsageError):
+    """An optional part of colonnade is asked for and not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional part: pip install 'colonnade[{extra}]'")
+
+
+class IncompleteError(ColonnadeError):
+    """Blocks are missing; the same command computes them.
+
+    Attributes
+    ----------
+    failures
+        block number -> cause
+    """
+
+    exit_status = 3
+
+    def __init__(self, message: str, failures: Mapping[int, str] | None = None) -> None:
+        super().__init__(message)
+        self.failures = dict(failures or {})
+
+
+class StoppedError(ColonnadeError):
+    """A signal ended the run; the same command goes on where it stopped."""
+
+    def __init__(self, signum: int, message: str) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
+        self.exit_status = 128 + signum

@@ -1,0 +1,100 @@
+"""What happens during a run, as small values; how they are shown is `progress`'s matter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = [
+    "BlockDone",
+    "BlockFailed",
+    "ClusterReady",
+    "Event",
+    "Listener",
+    "RunFinished",
+    "RunStarted",
+    "ignore",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The store is there; `blocks_done` of its `blocks` were found finished."""
+
+    store: str
+    columns: int
+    columns_done: int
+    blocks: int
+    blocks_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReady:
+    """Workers have arrived; `dashboard` is an address, or a word on why there is none."""
+
+    kind: str
+    workers: int
+    threads: int
+    dashboard: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDone:
+    """A worker's receipt for one block: columns `start` to `stop` are in the store.
+
+    Times in seconds, sizes in bytes. `started` and `ended` are seconds since the epoch on the
+    worker's clock; `peak_memory` is the largest resident set of the worker's process so far.
+    """
+
+    block: int
+    start: int
+    stop: int
+    seconds_read: float
+    seconds_compute: float
+    seconds_write: float
+    started: float
+    ended: float
+    bytes_written: int
+    peak_memory: int
+    process: str
+
+    @property
+    def columns(self) -> int:
+        """Columns of the block."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFailed:
+    """A block that could not be computed, and why; the others go on."""
+
+    block: int
+    start: int
+    stop: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The end of a run that was not interrupted.
+
+    `bytes_written` and `seconds` are this run's own; `peak_memory` is the largest worker's.
+    """
+
+    store: str
+    state: str
+    columns: int
+    blocks: int
+    blocks_computed: int
+    blocks_failed: int
+    bytes_written: int
+    seconds: float
+    peak_memory: int
+
+
+Event = RunStarted | ClusterReady | BlockDone | BlockFailed | RunFinished
+Listener = Callable[[Event], None]
+
+
+def ignore(event: Event, /) -> None:
+    """Listen to nothing."""

@@ -1,0 +1,281 @@
+"""The mathematics: forward pass, slopes and Jacobian blocks, for NumPy and for dask arrays.
+
+    Z = W X + b 1ᵀ                             (m × p)
+    Y = U σ(Z) + c 1ᵀ                          (q × p)
+    J_k = U Diag(σ′(z_k)) W                    (q × n), one block a column
+    T[k,i,j] = Σ_h U[i,h] σ′(Z[h,k]) W[h,j]    (p × q × n)
+
+σ acts on each column alone, hence ∂y_l/∂x_k = 0 for l ≠ k, and T holds all of the derivative.
+
+Z, σ and σ′ are evaluated in the widest of the dtypes of X, the weights and the result, and
+rounded once to that of the result: z = W x + b cancels where inputs are large and alike, the
+products behind it do not.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, TypeVar, cast
+
+import dask.array as da
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from colonnade.errors import InputError
+from colonnade.network import Network
+
+__all__ = [
+    "Kernel",
+    "forward",
+    "jacobian",
+    "jacobian_by_definition",
+    "kernel_bytes",
+    "result_dtype",
+    "slopes",
+]
+
+# K is made once and read once a block: worth its memory while that is small beside a block's.
+_PRODUCT_LIMIT = 64 * 2**20
+# Bytes of the scaled slice (U · s′): about one core's second-level cache.
+_SLICE_BYTES = 2**20
+
+AnyMatrix = TypeVar("AnyMatrix", NDArray[Any], da.Array)
+
+
+def forward(network: Network, X: AnyMatrix) -> AnyMatrix:
+    """Y = U σ(W X + b 1ᵀ) + c 1ᵀ.
+
+    Parameters
+    ----------
+    X
+        (n, p), NumPy or Dask.
+
+    Returns
+    -------
+    (q, p), of the same kind as X.
+
+    Raises
+    ------
+    InputError
+        X is no matrix of real numbers with n rows.
+    """
+    return _columnwise(network, X, "value", network.q)
+
+
+def slopes(network: Network, X: AnyMatrix) -> AnyMatrix:
+    """S′ = σ′(W X + b 1ᵀ), (m, p); X and errors as for `forward`."""
+    return _columnwise(network, X, "slope", network.m)
+
+
+def jacobian(network: Network, X: AnyMatrix, dtype: DTypeLike | None = None) -> AnyMatrix:
+    """Every column's Jacobian block: T[k] = U Diag(σ′(W x_k + b)) W.
+
+    Parameters
+    ----------
+    X
+        (n, p). A NumPy array gives a NumPy array; a dask array gives a lazy one, chunked along
+        its first axis as X is along its columns.
+    dtype
+        float32 or float64; by default the wider of X's and the network's.
+
+    Returns
+    -------
+    (p, q, n): T[k, i, j] = ∂y_i/∂x_j at column k.
+
+    Raises
+    ------
+    InputError
+        X is no matrix of real numbers with n rows, or dtype is not one of the two.
+    """
+    check_columns(network, X)
+    dtype = result_dtype(network, X.dtype) if dtype is None else np.dtype(dtype)
+    if dtype not in (np.float32, np.float64):
+        raise InputError(f"the Jacobian is computed in float32 or float64, not in {dtype}.")
+    if isinstance(X, da.Array):
+        X = _whole_columns(X)
+        lazy: da.Array = da.map_blocks(
+            _blocks,
+            X,
+            network=network,
+            out_dtype=dtype,
+            dtype=dtype,
+            chunks=(X.chunks[1], (network.q,), (network.n,)),
+            drop_axis=0,
+            new_axis=(1, 2),
+            meta=np.empty((0, 0, 0), dtype),
+        )
+        return lazy
+    return _blocks(X, network, dtype)
+
+
+def jacobian_by_definition(network: Network, X: NDArray[Any]) -> NDArray[Any]:
+    """T[k,i,j] = Σ_h U[i,h] σ′(Z[h,k]) W[h,j], summed as it is written: slow, and the reference.
+
+    X (n, p) gives (p, q, n), float64 throughout.
+    """
+    W, b, U = (a.astype(np.float64) for a in (network.W1, network.b1, network.W2))
+    X = np.asarray(X, np.float64)
+    slope = network.activation.slope
+    T = np.zeros((X.shape[1], network.q, network.n))
+    for k in range(X.shape[1]):
+        for h in range(network.m):
+            z = np.array(np.sum(W[h] * X[:, k]) + b[h])
+            T[k] += U[:, h, None] * slope(z) * W[h, None, :]
+    return T
+
+
+def check_columns(network: Network, X: NDArray[Any] | da.Array) -> None:
+    """Refuse an X that is no matrix of real numbers with the network's n rows."""
+    if X.ndim != 2 or X.shape[0] != network.n:
+        raise InputError(
+            f"the network takes X of shape (n, p) = ({network.n}, p), one sample a column; "
+            f"given shape {X.shape}."
+        )
+    check_dtype(X.dtype)
+
+
+def check_dtype(dtype: np.dtype[Any]) -> None:
+    """Refuse what does not convert to float64 number by number."""
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise InputError(f"X is of type {dtype}; it must hold real numbers of up to 64 bits.")
+
+
+def result_dtype(network: Network, x_dtype: DTypeLike) -> np.dtype[Any]:
+    """Find the dtype in which neither X nor the weights lose more than int64 does as float64."""
+    return np.result_type(np.float32, network.dtype, np.dtype(x_dtype))
+
+
+def kernel_bytes(network: Network, dtype: DTypeLike) -> int:
+    """Bytes that a `Kernel` of this dtype keeps between blocks, shared by a process's threads."""
+    itemsize = np.dtype(dtype).itemsize
+    product = network.m * network.q * network.n * itemsize
+    workspace = max(_SLICE_BYTES, network.m * network.q * itemsize)
+    weights = 2 * (network.m + 1) * (network.n + network.q) * 8
+    return weights + (product if product <= _PRODUCT_LIMIT else workspace)
+
+
+class Kernel:
+    """What a process prepares once to compute any number of blocks of one network.
+
+    Parameters
+    ----------
+    network
+        The network.
+    x_dtype
+        The dtype in which X comes.
+    dtype
+        The dtype of the results, float32 or float64.
+    """
+
+    def __init__(self, network: Network, x_dtype: DTypeLike, dtype: DTypeLike) -> None:
+        self.network = network
+        self.dtype = np.dtype(dtype)
+        self.working_dtype = np.result_type(result_dtype(network, x_dtype), self.dtype)
+        self._U = network.W2.astype(self.dtype)
+        self._W = network.W1.astype(self.dtype)
+
+    # K[h, (i,j)] = U[i,h] W[h,j]: row by row the Kronecker product of Uᵀ and W (Khatri–Rao)
+    @cached_property
+    def _K(self) -> NDArray[Any] | None:  # noqa: N802 (the letter of the mathematics)
+        m, q, n = self.network.m, self.network.q, self.network.n
+        if m * q * n * self.dtype.itemsize > _PRODUCT_LIMIT:
+            return None
+        K: NDArray[Any] = self._U.T[:, :, None] * self._W[:, None, :]
+        return K.reshape(m, q * n)
+
+    # ‖U Diag(s) W‖²_F = Σ_hg s_h (UᵀU)[h,g] (WWᵀ)[h,g] s_g, in float64: the sum may cancel
+    @cached_property
+    def _gram(self) -> NDArray[np.float64]:
+        U, W = self.network.W2.astype(np.float64), self.network.W1.astype(np.float64)
+        return (U.T @ U) * (W @ W.T)
+
+    def preactivation(self, X: NDArray[Any]) -> NDArray[Any]:
+        """Z = W X + b 1ᵀ: X (n, B) gives (m, B) in the working dtype."""
+        W = self.network.W1.astype(self.working_dtype, copy=False)
+        Z: NDArray[Any] = W @ X.astype(self.working_dtype, copy=False)
+        Z += self.network.b1[:, None]
+        return Z
+
+    def value(self, Z: NDArray[Any]) -> NDArray[Any]:
+        """Y = U σ(Z) + c 1ᵀ: Z (m, B) gives (q, B) in the dtype of the results."""
+        U = self.network.W2.astype(self.working_dtype, copy=False)
+        Y: NDArray[Any] = U @ self.network.activation.value(Z)
+        Y += self.network.b2[:, None]
+        return Y.astype(self.dtype, copy=False)
+
+    def slope(self, Z: NDArray[Any]) -> NDArray[Any]:
+        """S′ = σ′(Z): (m, B) in the working dtype."""
+        return self.network.activation.slope(Z)
+
+    def blocks(self, S: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """T[k] = U Diag(s′_k) W for every column s′_k of S (m, B).
+
+        Parameters
+        ----------
+        out
+            (B, q, n), C-contiguous, of this kernel's dtype: written and returned.
+        """
+        q, n = self.network.q, self.network.n
+        B = S.shape[1]
+        S = S.astype(self.dtype, copy=False)
+        out = np.empty((B, q, n), self.dtype) if out is None else out
+        if self._K is not None:
+            # T as B × qn is S′ᵀ K: one matrix product for the whole block
+            np.matmul(S.T, self._K, out=out.reshape(B, q * n))
+            return out
+        # (U · s′_k) stacked over columns, (b·q) × m, times W, as many columns as the cache holds
+        width = max(1, _SLICE_BYTES // (self.network.m * q * self.dtype.itemsize))
+        scaled = np.empty((width, q, self.network.m), self.dtype)
+        for k in range(0, B, width):
+            b = min(width, B - k)
+            np.multiply(self._U, S.T[k : k + b, None, :], out=scaled[:b])
+            np.matmul(scaled[:b].reshape(b * q, -1), self._W, out=out[k : k + b].reshape(b * q, n))
+        return out
+
+    def norm(self, S: NDArray[Any]) -> NDArray[Any]:
+        """‖J_k‖_F for every column of S (m, B): (B,), without forming a block."""
+        width = max(1, _SLICE_BYTES // (8 * self.network.m))
+        squared = np.empty(S.shape[1])
+        for k in range(0, S.shape[1], width):
+            s = S[:, k : k + width].astype(np.float64, copy=False)
+            squared[k : k + width] = np.einsum("hk,hk->k", s, self._gram @ s)
+        # Rounding may leave a vanishing norm's square below zero; NaN stays NaN
+        return np.sqrt(np.maximum(squared, 0)).astype(self.dtype, copy=False)
+
+    def mean(self, s: NDArray[np.float64]) -> NDArray[Any]:
+        """Mean block U Diag(mean s′) W from the mean slope (m,): (q, n); J is linear in s′."""
+        U, W = self.network.W2.astype(np.float64), self.network.W1.astype(np.float64)
+        mean: NDArray[Any] = (U * s) @ W
+        return mean.astype(self.dtype)
+
+
+def _blocks(X: NDArray[Any], network: Network, out_dtype: np.dtype[Any]) -> NDArray[Any]:
+    kernel = Kernel(network, X.dtype, out_dtype)
+    return kernel.blocks(kernel.slope(kernel.preactivation(X)))
+
+
+def _of_preactivation(X: NDArray[Any], network: Network, what: str) -> NDArray[Any]:
+    kernel = Kernel(network, X.dtype, result_dtype(network, X.dtype))
+    return cast("NDArray[Any]", getattr(kernel, what)(kernel.preactivation(X)))
+
+
+def _columnwise(network: Network, X: AnyMatrix, what: str, rows: int) -> AnyMatrix:
+    check_columns(network, X)
+    if isinstance(X, da.Array):
+        X = _whole_columns(X)
+        dtype = result_dtype(network, X.dtype)
+        lazy: da.Array = da.map_blocks(
+            _of_preactivation,
+            X,
+            network=network,
+            what=what,
+            dtype=dtype,
+            chunks=((rows,), X.chunks[1]),
+            meta=np.empty((0, 0), dtype),
+        )
+        return lazy
+    return _of_preactivation(X, network, what)
+
+
+def _whole_columns(X: da.Array) -> da.Array:
+    return X if len(X.chunks[0]) == 1 else X.rechunk({0: -1})

@@ -1,0 +1,273 @@
+"""The network Y = U σ(W X + b 1ᵀ) + c 1ᵀ: its four arrays and its σ, checked and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError, safe_open
+
+from colonnade.activations import Activation, activation
+from colonnade.errors import NetworkError
+
+__all__ = ["ARRAYS", "Network"]
+
+ARRAYS = ("W1", "b1", "W2", "b2")
+"""The names of the four arrays, in files, in stores and in the API."""
+
+_SHAPES = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,)"
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network with one hidden layer, applied to each column of X (n, p) alone.
+
+    Parameters
+    ----------
+    W1
+        (m, n), the first layer, W in the formulas.
+    b1
+        (m,), or None for zeros.
+    W2
+        (q, m), the second layer, U in the formulas.
+    b2
+        (q,), or None for zeros; c in the formulas.
+    activation
+        A name, a mapping with ``name`` and its parameters, or an `Activation`.
+
+    Raises
+    ------
+    NetworkError
+        The shapes do not fit, or a value is no finite real number.
+    UsageError
+        The activation is not known.
+    """
+
+    W1: NDArray[Any]
+    b1: NDArray[Any]
+    W2: NDArray[Any]
+    b2: NDArray[Any]
+    activation: Activation
+
+    def __init__(
+        self,
+        W1: ArrayLike,
+        b1: ArrayLike | None,
+        W2: ArrayLike,
+        b2: ArrayLike | None,
+        activation: str | Mapping[str, Any] | Activation,
+    ) -> None:
+        first, second = np.asarray(W1), np.asarray(W2)
+        if first.ndim == 2 and second.ndim == 2:
+            b1 = np.zeros(first.shape[0], first.dtype) if b1 is None else b1
+            b2 = np.zeros(second.shape[0], second.dtype) if b2 is None else b2
+        given = dict(zip(ARRAYS, (first, np.asarray(b1), second, np.asarray(b2)), strict=True))
+        _check_shapes(given)
+        dtype = _common_dtype(given)
+        for name, array in given.items():
+            converted = np.array(array, dtype, order="C")
+            if not np.isfinite(converted).all():
+                raise NetworkError(f"{name} holds NaN or infinite values; weights must be finite.")
+            converted.flags.writeable = False
+            object.__setattr__(self, name, converted)
+        object.__setattr__(self, "activation", _as_activation(activation))
+
+    @property
+    def m(self) -> int:
+        """Hidden units."""
+        return int(self.W1.shape[0])
+
+    @property
+    def n(self) -> int:
+        """Inputs."""
+        return int(self.W1.shape[1])
+
+    @property
+    def q(self) -> int:
+        """Outputs."""
+        return int(self.W2.shape[0])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """float32 or float64, the same for the four arrays."""
+        return self.W1.dtype
+
+    def __repr__(self) -> str:
+        return f"Network(n={self.n}, m={self.m}, q={self.q}, {self.activation!r}, {self.dtype})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the network by its content: sha256 over σ and the four arrays."""
+        digest = hashlib.sha256()
+        parameters = sorted(self.activation.parameters.items())
+        digest.update(json.dumps([self.activation.name, parameters]).encode())
+        for name in ARRAYS:
+            array = getattr(self, name)
+            digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+        return f"sha256:{digest.hexdigest()}"
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        activation: str | Mapping[str, Any] | Activation,
+        names: Mapping[str, str] | None = None,
+    ) -> Network:
+        """Load the weights from a .npz or .safetensors file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        activation
+            As for the constructor.
+        names
+            Which array of the file is which, as ``{"W1": "fc1.weight", …}``; a bias that is left
+            out is zero. Without it the file's arrays are W1, b1, W2, b2 by name or, failing
+            that, by the only way in which their shapes fit.
+
+        Raises
+        ------
+        NetworkError
+            The file cannot be read, or does not hold one network with one hidden layer.
+        """
+        path = Path(path)
+        loader = _LOADERS.get(path.suffix.lower())
+        if loader is None:
+            raise NetworkError(
+                f"{path}: the format {path.suffix or 'of a file without suffix'} is not known; "
+                f"weights are read from {' and '.join(_LOADERS)} files."
+            )
+        if not path.is_file():
+            raise NetworkError(f"{path}: there is no such file (network.weights).")
+        arrays = loader(path)
+        try:
+            chosen = _choose(arrays, dict(names) if names else None)
+            W1, b1, W2, b2 = (chosen.get(name) for name in ARRAYS)
+            if W1 is None or W2 is None:
+                raise NetworkError("W1 and W2 are needed; network.names leaves one out.")
+            return cls(W1, b1, W2, b2, activation)
+        except NetworkError as error:
+            raise NetworkError(f"{path}: {error}") from None
+
+
+def _as_activation(given: str | Mapping[str, Any] | Activation) -> Activation:
+    if isinstance(given, Activation):
+        return given
+    if isinstance(given, str):
+        return activation(given)
+    parameters = dict(given)
+    return activation(parameters.pop("name"), **parameters)
+
+
+def _described(arrays: Mapping[str, NDArray[Any]]) -> str:
+    return ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+
+
+def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> None:
+    W1, b1, W2, b2 = (arrays[name] for name in ARRAYS)
+    fits = (
+        W1.ndim == 2
+        and W2.ndim == 2
+        and min(*W1.shape, *W2.shape) > 0
+        and b1.shape == W1.shape[:1]
+        and b2.shape == W2.shape[:1]
+        and W2.shape[1] == W1.shape[0]
+    )
+    if fits:
+        return
+    hints = []
+    if W1.ndim == 2 and W2.ndim == 2 and W2.shape[1] != W1.shape[0]:
+        hints.append(f"W2 has {W2.shape[1]} columns where W1 has {W1.shape[0]} rows (hidden units)")
+        if W2.shape[0] == W1.shape[1]:
+            hints.append("both may be stored input × output: transpose them")
+    hint = f" {'; '.join(hints)}." if hints else ""
+    raise NetworkError(
+        f"these shapes are not those of a network with one hidden layer: {_described(arrays)}; "
+        f"expected {_SHAPES}, none of them empty.{hint}"
+    )
+
+
+def _common_dtype(arrays: Mapping[str, NDArray[Any]]) -> np.dtype[Any]:
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
+            raise NetworkError(
+                f"{name} is of type {array.dtype}; weights are real numbers of up to 64 bits."
+            )
+    return np.result_type(np.float32, *(array.dtype for array in arrays.values()))
+
+
+def _choose(
+    arrays: dict[str, NDArray[Any]], names: dict[str, str] | None
+) -> dict[str, NDArray[Any]]:
+    """Find W1, b1, W2, b2 among the arrays of a file."""
+    if names is not None:
+        absent = [f"{key} = {name!r}" for key, name in names.items() if name not in arrays]
+        if absent:
+            raise NetworkError(
+                f"network.names asks for {', '.join(absent)}; the file holds {', '.join(arrays)}."
+            )
+        return {key: arrays[name] for key, name in names.items()}
+    if {"W1", "W2"} <= set(arrays) and (set(ARRAYS) <= set(arrays) or set(arrays) <= set(ARRAYS)):
+        return {name: arrays[name] for name in ARRAYS if name in arrays}
+    return _choose_by_shape(arrays)
+
+
+def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    matrices = [name for name, array in arrays.items() if array.ndim == 2]
+    vectors = [name for name, array in arrays.items() if array.ndim == 1]
+    found = f"The file holds {_described(arrays) or 'no array'}."
+    remedy = "Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}."
+    if len(matrices) != 2 or len(vectors) > 2 or len(arrays) != len(matrices) + len(vectors):
+        raise NetworkError(
+            f"a network with one hidden layer has two matrices and up to two vectors. "
+            f"{found} {remedy}"
+        )
+    ways = []
+    for first, second in permutations(matrices):
+        W1, W2 = arrays[first], arrays[second]
+        if W2.shape[1] != W1.shape[0]:
+            continue
+        for b1, b2 in permutations([*vectors, None, None][:2]):
+            fits_b1 = b1 is None or arrays[b1].shape == W1.shape[:1]
+            fits_b2 = b2 is None or arrays[b2].shape == W2.shape[:1]
+            way = {"W1": first, "b1": b1, "W2": second, "b2": b2}
+            if fits_b1 and fits_b2 and way not in ways:
+                ways.append(way)
+    if len(ways) == 1:
+        return {key: arrays[name] for key, name in ways[0].items() if name is not None}
+    fit = "more than one way" if ways else "no way"
+    raise NetworkError(f"the shapes fit {_SHAPES} in {fit}. {found} {remedy}")
+
+
+def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise NetworkError(f"{path}: this is a single array, not a .npz archive.")
+            return {name: np.asarray(archive[name]) for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise NetworkError(f"{path}: this cannot be read as a .npz archive: {error}") from error
+
+
+def _load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with safe_open(path, framework="numpy") as tensors:
+            return {name: np.asarray(tensors.get_tensor(name)) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
+        raise NetworkError(f"{path}: this cannot be read as safetensors: {error}") from error
+
+
+_LOADERS: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
+    ".npz": _load_npz,
+    ".safetensors": _load_safetensors,
+}

@@ -1,0 +1,360 @@
+"""From shapes, options and memory to blocks, shards, chunks and bytes: pure arithmetic.
+
+A block is a run of columns: what one task computes, and one shard of each array that it writes.
+
+    columns   0        B        2B       3B      p
+    blocks    |   0    |   1    |   2    |   3  |      B = block_columns
+    chunks    |C |C |C |C |C |C |C |C |C |C |C |       C = chunk_columns, B a multiple of C
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from colonnade.errors import TooLargeError
+
+__all__ = ["ArrayPlan", "Capacity", "Grid", "Plan", "Shapes", "format_bytes", "make_plan"]
+
+MIB = 2**20
+
+# Blocks of this size hide a task's fixed costs; fewer bytes where that leaves too few blocks to
+# share out, but not so few that the fixed costs show.
+_BLOCK_BYTES = 64 * MIB
+_SMALLEST_BLOCK = MIB
+_BLOCKS = 64
+_CHUNK_BYTES = 8 * MIB
+
+# A Dask worker pauses at 0.8 of its limit, so that a plan beyond it would never finish.
+_USABLE = 0.8
+# A worker's process with NumPy, SciPy, Dask and Zarr imported, before the first block.
+_PROCESS_BYTES = 200 * MIB
+# Arrays of (m, B) alive at once: Z, σ(Z) or S′, and the temporaries of an activation.
+_HIDDEN_COPIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Sizes of a job: p columns, n inputs, m hidden units, q outputs."""
+
+    p: int
+    n: int
+    m: int
+    q: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a cluster gives: workers, threads of each, and bytes of each (None: not known)."""
+
+    workers: int
+    threads_per_worker: int
+    memory_per_worker: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How p columns fall into blocks and chunks; a store keeps the grid that it was made with."""
+
+    columns: int
+    block_columns: int
+    chunk_columns: int
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; the last may hold fewer columns."""
+        return math.ceil(self.columns / self.block_columns)
+
+    def bounds(self, block: int) -> tuple[int, int]:
+        """First column of a block, and the one after its last."""
+        start = block * self.block_columns
+        return start, min(start + self.block_columns, self.columns)
+
+    def count(self, blocks: Iterable[int]) -> int:
+        """Columns that these blocks hold."""
+        return sum(stop - start for start, stop in map(self.bounds, blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayPlan:
+    """One array of the store. `per_block`: each task writes one whole shard of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    shards: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dimensions: tuple[str, ...]
+    dtype: str
+    per_block: bool
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its numbers, without checksums, indexes and the padding of the last shard."""
+        return math.prod(self.shape) * int(self.dtype[-2:]) // 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A finished plan: look at it, then run it. Sizes in bytes.
+
+    Attributes
+    ----------
+    memory
+        What a worker needs, term by term.
+    memory_per_worker
+        What a worker has; None where it is not known yet.
+    """
+
+    shapes: Shapes
+    products: tuple[str, ...]
+    dtype: str
+    grid: Grid
+    arrays: tuple[ArrayPlan, ...]
+    memory: dict[str, int]
+    capacity: Capacity
+
+    @property
+    def main(self) -> str:
+        """Name the array that a task writes last: where its shard is, the block is done."""
+        return [array.name for array in self.arrays if array.per_block][-1]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes that one task writes."""
+        total = sum(array.bytes for array in self.arrays if array.per_block)
+        return math.ceil(total * self.grid.block_columns / self.grid.columns)
+
+    @cached_property
+    def output_bytes(self) -> int:
+        """Bytes of the finished store's numbers."""
+        return sum(array.bytes for array in self.arrays)
+
+    @property
+    def memory_needed(self) -> int:
+        """Bytes that a worker needs at its peak."""
+        return sum(self.memory.values())
+
+    def __str__(self) -> str:
+        shapes, grid, capacity = self.shapes, self.grid, self.capacity
+        available = capacity.memory_per_worker
+        lines = [
+            (
+                f"columns   p = {shapes.p:,}; inputs n = {shapes.n:,}, "
+                f"hidden units m = {shapes.m:,}, outputs q = {shapes.q:,}; {self.dtype}"
+            ),
+            (
+                f"blocks    {grid.blocks:,} tasks of {grid.block_columns:,} columns, "
+                f"{format_bytes(self.block_bytes)} each; chunks of {grid.chunk_columns:,} columns"
+            ),
+            f"output    {format_bytes(self.output_bytes)} in all",
+            *(
+                f"  {array.name:10} {' × '.join(map(str, array.dimensions)):24} "
+                f"{' × '.join(f'{size:,}' for size in array.shape):24} "
+                f"{format_bytes(array.bytes)}"
+                for array in self.arrays
+            ),
+            f"memory    a worker needs {format_bytes(self.memory_needed)} of "
+            + (
+                "an amount that the cluster will tell"
+                if available is None
+                else format_bytes(available)
+            ),
+            *(f"  {term:20} {format_bytes(size)}" for term, size in self.memory.items()),
+            (
+                f"cluster   {capacity.workers} × {capacity.threads_per_worker} "
+                "(workers × threads of each)"
+            ),
+        ]
+        return "\n".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plan as plain values, for JSON."""
+        grid = self.grid
+        return {
+            "shapes": {name: getattr(self.shapes, name) for name in "pnmq"},
+            "products": list(self.products),
+            "dtype": self.dtype,
+            "blocks": grid.blocks,
+            "block_columns": grid.block_columns,
+            "chunk_columns": grid.chunk_columns,
+            "block_bytes": self.block_bytes,
+            "output_bytes": self.output_bytes,
+            "arrays": [
+                {
+                    "name": array.name,
+                    "dimensions": list(array.dimensions),
+                    "shape": list(array.shape),
+                    "shards": list(array.shards),
+                    "chunks": list(array.chunks),
+                    "dtype": array.dtype,
+                    "bytes": array.bytes,
+                }
+                for array in self.arrays
+            ],
+            "memory": {
+                "needed": self.memory_needed,
+                "available": self.capacity.memory_per_worker,
+                "terms": dict(self.memory),
+            },
+            "cluster": {
+                "workers": self.capacity.workers,
+                "threads_per_worker": self.capacity.threads_per_worker,
+            },
+        }
+
+
+def make_plan(
+    shapes: Shapes,
+    *,
+    products: tuple[str, ...],
+    dtype: str,
+    x_itemsize: int,
+    kernel_bytes: int,
+    capacity: Capacity,
+    block_size: int | Literal["auto"] = "auto",
+    chunk_size: int | Literal["auto"] = "auto",
+    grid: Grid | None = None,
+) -> Plan:
+    """Plan a run.
+
+    Parameters
+    ----------
+    products
+        In the order of the job file's list: jacobian, value, norm, mean.
+    dtype
+        float32 or float64: of the results.
+    x_itemsize
+        Bytes of one number of X.
+    kernel_bytes
+        Bytes that a worker keeps between blocks for the weights and what is made of them.
+    block_size, chunk_size
+        Bytes, or auto.
+    grid
+        That of a store which exists; the sizes above are then not asked.
+
+    Raises
+    ------
+    TooLargeError
+        The plan does not fit a worker's memory.
+    """
+    itemsize = 4 if dtype == "float32" else 8
+    dense = "jacobian" in products
+    fixed = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
+    per_column = _memory_per_column(shapes, products, itemsize, x_itemsize)
+    # A job without the tensor is cut by what it works on instead
+    column_bytes = (shapes.q * shapes.n if dense else max(shapes.n, shapes.m, shapes.q)) * itemsize
+    if grid is None:
+        room = None
+        if capacity.memory_per_worker is not None:
+            usable = _USABLE * capacity.memory_per_worker - sum(fixed.values())
+            room = int(usable / capacity.threads_per_worker / sum(per_column.values()))
+        grid = _make_grid(shapes.p, column_bytes, block_size, chunk_size, room)
+    threads = capacity.threads_per_worker
+    columns = min(grid.block_columns, shapes.p)
+    memory = fixed | {term: b * columns * threads for term, b in per_column.items()}
+    plan = Plan(
+        shapes, products, dtype, grid, _arrays(shapes, products, dtype, grid), memory, capacity
+    )
+    _check_memory(plan, block_size)
+    return plan
+
+
+def _memory_per_column(
+    shapes: Shapes, products: tuple[str, ...], itemsize: int, x_itemsize: int
+) -> dict[str, int]:
+    """Bytes that a thread holds for each column of its block, term by term."""
+    working = max(itemsize, x_itemsize)
+    terms = {
+        "columns of X": shapes.n * (x_itemsize + working),
+        "hidden units": _HIDDEN_COPIES * shapes.m * working,
+    }
+    if "jacobian" in products:
+        # The block itself, and the copies of it that encode a shard and its checksums
+        terms["tensor block"] = shapes.q * shapes.n * itemsize
+        terms["encoding"] = 2 * shapes.q * shapes.n * itemsize
+    if "value" in products:
+        terms["values"] = 3 * shapes.q * working
+    return terms
+
+
+def _make_grid(
+    p: int,
+    column_bytes: int,
+    block_size: int | Literal["auto"],
+    chunk_size: int | Literal["auto"],
+    room: int | None,
+) -> Grid:
+    if block_size == "auto":
+        target = min(max(p * column_bytes // _BLOCKS, _SMALLEST_BLOCK), _BLOCK_BYTES)
+        block = max(1, target // column_bytes)
+        block = block if room is None else max(1, min(block, room))
+    else:
+        block = max(1, block_size // column_bytes)
+    block = min(block, p)
+    chunk = max(1, (_CHUNK_BYTES if chunk_size == "auto" else chunk_size) // column_bytes)
+    if chunk >= block:
+        return Grid(p, block, block)
+    return Grid(p, block // chunk * chunk, chunk)
+
+
+def _arrays(
+    shapes: Shapes, products: tuple[str, ...], dtype: str, grid: Grid
+) -> tuple[ArrayPlan, ...]:
+    """Arrays that the run makes, the main one last of those that are written per block."""
+    p, n, m, q = shapes.p, shapes.n, shapes.m, shapes.q
+    B, C = grid.block_columns, grid.chunk_columns
+    column, out, inp = "column", "output", "input"
+    known = {
+        "mean": [
+            ArrayPlan("mean", (q, n), (q, n), (q, n), (out, inp), dtype, per_block=False),
+            # A block's Σ_k s′_k; kept, so that a resumed run sums what an undisturbed one sums
+            ArrayPlan(
+                "slope_sum", (grid.blocks, m), (1, m), (1, m), ("block", "hidden"), "float64",
+                per_block=True,
+            ),
+        ],
+        "norm": [ArrayPlan("norm", (p,), (B,), (B,), (column,), dtype, per_block=True)],
+        "value": [ArrayPlan("value", (p, q), (B, q), (B, q), (column, out), dtype, per_block=True)],
+        "jacobian": [
+            ArrayPlan(
+                "jacobian", (p, q, n), (B, q, n), (C, q, n), (column, out, inp), dtype,
+                per_block=True,
+            )
+        ],
+    }  # fmt: skip
+    return tuple(array for name, arrays in known.items() if name in products for array in arrays)
+
+
+def _check_memory(plan: Plan, block_size: int | Literal["auto"]) -> None:
+    available = plan.capacity.memory_per_worker
+    if available is None or plan.memory_needed <= _USABLE * available:
+        return
+    terms = ", ".join(f"{term} {format_bytes(size)}" for term, size in plan.memory.items())
+    columns = plan.grid.block_columns
+    options = ["raise cluster.memory_per_worker"]
+    if plan.capacity.threads_per_worker > 1:
+        options.append("lower cluster.threads_per_worker")
+    elif plan.capacity.workers > 1:
+        options.append("lower cluster.workers, whose memory the others then share")
+    if columns > 1:
+        now = "" if block_size == "auto" else f" (now {format_bytes(block_size)})"
+        options.append(f"lower output.block_size{now}")
+    raise TooLargeError(
+        f"a worker needs {format_bytes(plan.memory_needed)} for blocks of {columns:,} "
+        f"{'column' if columns == 1 else 'columns'} on {plan.capacity.threads_per_worker} "
+        f"{'thread' if plan.capacity.threads_per_worker == 1 else 'threads'} ({terms}), and has "
+        f"{format_bytes(available)}, of which Dask lets it use {_USABLE:.0%}. "
+        f"To mend it, {', or '.join(options)}."
+    )
+
+
+def format_bytes(size: float) -> str:
+    """Write bytes as people do: 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError

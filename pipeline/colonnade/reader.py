@@ -1,0 +1,41 @@
+"""Open a store for analysis: an xarray Dataset, lazy and labelled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xarray as xr
+
+from colonnade.errors import IncompleteError
+from colonnade.store import Store
+
+__all__ = ["open"]
+
+
+def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: A001
+    """Open a store as a lazy Dataset whose dask chunks follow the store's.
+
+    Parameters
+    ----------
+    path
+        The store.
+    incomplete
+        Open it even if blocks are missing; they read as NaN.
+
+    Raises
+    ------
+    IncompleteError
+        Blocks are missing, and `incomplete` is not set.
+    StoreError
+        There is no store of colonnade at the path.
+    """
+    store = Store.open(path)
+    if store.record.state != "complete" and not incomplete:
+        done, blocks = len(store.done()), store.grid.blocks
+        raise IncompleteError(
+            f"{path} is not finished: {done:,} of {blocks:,} blocks are there, the others read as "
+            "NaN. Finish it with the command that made it (colonnade run), or open it as it is "
+            "with incomplete=True."
+        )
+    dataset: xr.Dataset = xr.open_zarr(str(path), consolidated=False)
+    return dataset

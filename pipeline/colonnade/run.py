@@ -1,0 +1,313 @@
+"""The story of a run, top to bottom: check, plan, create or resume, submit, collect, finish."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import distributed
+import numpy as np
+
+from colonnade import clusters
+from colonnade.columns import Columns, open_columns
+from colonnade.errors import IncompleteError, InputError, StoppedError, StoreError, UsageError
+from colonnade.events import (
+    BlockDone,
+    BlockFailed,
+    ClusterReady,
+    Listener,
+    RunFinished,
+    RunStarted,
+    ignore,
+)
+from colonnade.jacobian import Kernel, kernel_bytes
+from colonnade.job import Job
+from colonnade.jobfile import load_job
+from colonnade.network import Network
+from colonnade.plan import Capacity, Grid, Plan, Shapes, make_plan
+from colonnade.store import InputRecord, Store, input_record, network_record
+from colonnade.task import Address, compute_block
+
+__all__ = ["plan", "run"]
+
+# In flight for each thread: one computed, one on its way there, two for the scheduler's delays
+_IN_FLIGHT = 4
+_RETRIES = 2
+
+JobLike = str | Path | Mapping[str, Any] | Job
+
+
+def plan(job: JobLike, overrides: Iterable[str] = ()) -> Plan:
+    """Plan a run and touch nothing.
+
+    Parameters
+    ----------
+    job
+        A job file's path, or a mapping or `Job` of the same content.
+    overrides
+        ``section.key=value`` each.
+
+    Raises
+    ------
+    UsageError
+        What `run` would refuse before it starts, but for a store that is in its way.
+    """
+    checked = _check(load_job(job, overrides))
+    return checked.plan(clusters.expected_capacity(checked.job.cluster))
+
+
+def run(
+    job: JobLike,
+    overrides: Iterable[str] = (),
+    *,
+    overwrite: bool = False,
+    listener: Listener = ignore,
+) -> RunFinished:
+    """Compute what is missing of a job's store and finish it; call it again to resume.
+
+    Parameters
+    ----------
+    job, overrides
+        As for `plan`.
+    overwrite
+        Replace another job's store, or a finished one, at the same path.
+    listener
+        Called with each event of the run, in this thread.
+
+    Raises
+    ------
+    UsageError
+        The job, its files or its cluster are wrong; nothing was changed.
+    IncompleteError
+        Blocks failed; the store is resumable.
+    StoppedError
+        SIGINT or SIGTERM came; the store is resumable.
+    """
+    _refuse_spawned()
+    clock = time.perf_counter()
+    checked = _check(load_job(job, overrides).located())
+    path = checked.job.output.path
+    with _stoppable(path):
+        store = _found(checked, overwrite=overwrite)
+        missing = None if store is None else _missing(store)
+        receipts: list[BlockDone] = []
+        failures: list[BlockFailed] = []
+        if store is None or missing:
+            grid = None if store is None else store.grid
+            # Refused here, a job that is too large has not even started a cluster
+            checked.plan(clusters.expected_capacity(checked.job.cluster), grid)
+            with clusters.connect(checked.job.cluster) as cluster:
+                planned = checked.plan(cluster.capacity, grid)
+                if store is None:
+                    store = Store.create(path, planned, checked.network, checked.job, checked.x)
+                store.adopt(checked.job)
+                missing = _missing(store)
+                listener(_started(store, missing))
+                listener(_ready(checked.job, cluster))
+                for event in _compute(cluster, store, missing):
+                    listener(event)
+                    (receipts if isinstance(event, BlockDone) else failures).append(event)  # type: ignore[arg-type]
+        else:
+            listener(_started(store, []))
+        if store.record.state != "complete" and not _missing(store):
+            store.finish(_final_results(store))
+    finished = RunFinished(
+        store=path,
+        state=store.record.state,
+        columns=store.grid.columns,
+        blocks=store.grid.blocks,
+        blocks_computed=len(receipts),
+        blocks_failed=len(failures),
+        bytes_written=sum(receipt.bytes_written for receipt in receipts),
+        seconds=time.perf_counter() - clock,
+        peak_memory=max((receipt.peak_memory for receipt in receipts), default=0),
+    )
+    listener(finished)
+    if store.record.state != "complete":
+        raise _incomplete(path, failures)
+    return finished
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A job whose files have been opened and found to fit."""
+
+    job: Job
+    network: Network
+    columns: Columns
+    x: InputRecord
+
+    def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
+        network, output = self.network, self.job.output
+        return make_plan(
+            Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
+            products=output.products,
+            dtype=output.dtype,
+            x_itemsize=self.columns.dtype.itemsize,
+            kernel_bytes=kernel_bytes(network, output.dtype),
+            capacity=capacity,
+            block_size=output.block_size,
+            chunk_size=output.chunk_size,
+            grid=grid,
+        )
+
+
+def _check(job: Job) -> _Checked:
+    settings = job.network
+    names = settings.names.model_dump(exclude_none=True) if settings.names else None
+    network = Network.load(settings.weights, settings.activation, names)
+    columns = open_columns(job.input.path, job.input.array, job.input.orientation)
+    if columns.n != network.n:
+        raise InputError(_shapes_side_by_side(job, network, columns))
+    try:
+        return _Checked(job, network, columns, input_record(columns))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
+
+
+def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
+    other = "columns_by_features"
+    if job.input.orientation == other:
+        other = "features_by_columns"
+    hint = ""
+    if columns.p == network.n:
+        hint = f" X fits the other way round: set input.orientation: {other}."
+    return (
+        f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
+        f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
+        f"{job.network.weights}; X {columns.stored_shape}, read as {job.input.orientation}, "
+        f"in {job.input.path}.{hint}"
+    )
+
+
+def _found(checked: _Checked, *, overwrite: bool) -> Store | None:
+    """Find the store that this run goes on with; None where one must be made."""
+    store = Store.find(checked.job.output.path)
+    if store is None or overwrite or store.record.state == "creating":
+        return None
+    different = store.record.differences(checked.job, network_record(checked.network), checked.x)
+    if different:
+        raise StoreError(
+            f"{store.path} holds the store of another job, which differs in "
+            f"{', '.join(different)}. Choose another output.path, or replace it with --overwrite."
+        )
+    return store
+
+
+def _missing(store: Store) -> list[int]:
+    if store.record.state == "complete":
+        return []
+    done = store.done()
+    return [block for block in range(store.grid.blocks) if block not in done]
+
+
+def _started(store: Store, missing: list[int]) -> RunStarted:
+    grid = store.grid
+    return RunStarted(
+        store=store.path,
+        columns=grid.columns,
+        columns_done=grid.columns - grid.count(missing),
+        blocks=grid.blocks,
+        blocks_done=grid.blocks - len(missing),
+    )
+
+
+def _ready(job: Job, cluster: clusters.Cluster) -> ClusterReady:
+    capacity = cluster.capacity
+    return ClusterReady(
+        kind=job.cluster.kind,
+        workers=capacity.workers,
+        threads=capacity.workers * capacity.threads_per_worker,
+        dashboard=cluster.dashboard,
+    )
+
+
+def _compute(
+    cluster: clusters.Cluster, store: Store, missing: list[int]
+) -> Iterator[BlockDone | BlockFailed]:
+    """Submit the missing blocks, a bounded number at a time, and yield what becomes of each."""
+    client, capacity = cluster.client, cluster.capacity
+    address = Address(store.path, store.record.id)
+    waiting = iter(missing)
+    blocks: dict[str, int] = {}
+    collected = distributed.as_completed()
+
+    def submit_next() -> None:
+        for block in waiting:
+            key = f"block-{block}-{address.id}-{time.monotonic_ns()}"
+            blocks[key] = block
+            collected.add(client.submit(compute_block, address, block, key=key, retries=_RETRIES))
+            return
+
+    for _ in range(_IN_FLIGHT * capacity.workers * capacity.threads_per_worker):
+        submit_next()
+    for future in collected:
+        block = blocks.pop(future.key)
+        submit_next()
+        if future.status == "finished":
+            yield future.result()
+        else:
+            start, stop = store.grid.bounds(block)
+            yield BlockFailed(block, start, stop, _cause(future))
+
+
+def _cause(future: distributed.Future[Any]) -> str:
+    error = future.exception()
+    return f"{type(error).__name__}: {error}" if error is not None else str(future.status)
+
+
+def _final_results(store: Store) -> dict[str, np.ndarray[Any, Any]]:
+    if "mean" not in store.record.job.output.products:
+        return {}
+    network = store.network()
+    kernel = Kernel(network, network.dtype, store.record.job.output.dtype)
+    slope_sum = store.read("slope_sum").sum(axis=0)
+    return {"mean": kernel.mean(slope_sum / store.grid.columns)}
+
+
+def _incomplete(path: str, failures: list[BlockFailed]) -> IncompleteError:
+    if not failures:
+        return IncompleteError(f"{path} is incomplete: blocks have gone while it was written.")
+    first = failures[0]
+    others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    return IncompleteError(
+        f"{path} is incomplete: block {first.block} (columns {first.start} to {first.stop - 1})"
+        f"{others} failed: {first.cause}. The same command computes what is missing.",
+        {failure.block: failure.cause for failure in failures},
+    )
+
+
+def _refuse_spawned() -> None:
+    """Say what to do where a script without a main guard is run again by its own workers."""
+    if getattr(multiprocessing.process.current_process(), "_inheriting", False):
+        raise UsageError(
+            "colonnade.run starts worker processes, and each of them imports your script: put the "
+            "call under `if __name__ == '__main__':`."
+        )
+
+
+@contextmanager
+def _stoppable(path: str) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into StoppedError, so that the cluster is closed on the way out."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        del frame
+        raise StoppedError(signum, f"{path} keeps its finished blocks; run again to go on.")
+
+    old = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,426 @@
+"""The Zarr group that a run makes: create it, write a block, list what is there, finish it.
+
+Metadata is written by one process, the run's; a task writes whole shards and nothing else. What
+is done is asked of the store: a block is done when its shard of the main array is there.
+"""
+
+from __future__ import annotations
+
+import platform
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+import zarr.core.sync
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from colonnade.columns import Columns, open_columns
+from colonnade.errors import StoreError
+from colonnade.job import Job
+from colonnade.network import ARRAYS, Network
+from colonnade.plan import ArrayPlan, Grid, Plan
+
+__all__ = ["InputRecord", "NetworkRecord", "Record", "Status", "Store"]
+
+FORMAT: Literal[1] = 1
+KEY = "colonnade"
+
+_Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "jacobian": {
+        "long_name": "Jacobian of the network's outputs with respect to its inputs, at each column",
+        "formula": f"jacobian[k,i,j] = ∂y_i/∂x_j = Σ_h W2[i,h] σ′(z[h,k]) W1[h,j], z[h,k] = {_Z}",
+    },
+    "value": {
+        "long_name": "output of the network at each column",
+        "formula": f"value[k,i] = y_i = Σ_h W2[i,h] σ(z[h,k]) + b2[i], z[h,k] = {_Z}",
+    },
+    "norm": {
+        "long_name": "Frobenius norm of the Jacobian at each column",
+        "formula": "norm[k] = sqrt(Σ_ij jacobian[k,i,j]²)",
+    },
+    "mean": {
+        "long_name": "mean of the Jacobian over all columns",
+        "formula": "mean[i,j] = Σ_k jacobian[k,i,j] / p = Σ_h W2[i,h] (Σ_k σ′(z[h,k]) / p) W1[h,j]",
+    },
+    "slope_sum": {
+        "long_name": "sum of the slopes over the columns of each block",
+        "formula": f"slope_sum[b,h] = Σ_(k in block b) σ′(z[h,k]), z[h,k] = {_Z}",
+    },
+    "W1": {"long_name": "weights of the first layer, W"},
+    "b1": {"long_name": "bias of the first layer, b"},
+    "W2": {"long_name": "weights of the second layer, U"},
+    "b2": {"long_name": "bias of the second layer, c"},
+}
+_WEIGHT_DIMENSIONS = {
+    "W1": ("hidden", "input"),
+    "b1": ("hidden",),
+    "W2": ("output", "hidden"),
+    "b2": ("output",),
+}
+
+
+class NetworkRecord(BaseModel):
+    """Which network a store belongs to."""
+
+    model_config = ConfigDict(frozen=True)
+    fingerprint: str
+    inputs: int
+    hidden: int
+    outputs: int
+
+
+class InputRecord(BaseModel):
+    """Which X a store belongs to."""
+
+    model_config = ConfigDict(frozen=True)
+    fingerprint: str
+    columns: int
+    dtype: str
+
+
+class Record(BaseModel):
+    """What a store says of itself, in its attribute `colonnade`.
+
+    Attributes
+    ----------
+    state
+        creating: its arrays are being made, nothing is computed; writing; complete.
+    id
+        Of this making of the store, so that a worker never takes one store for another.
+    main
+        The array whose shards tell which blocks are done.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    format: Literal[1] = FORMAT
+    state: Literal["creating", "writing", "complete"]
+    id: str
+    created: str
+    finished: str | None = None
+    job: Job
+    network: NetworkRecord
+    input: InputRecord
+    grid: Grid
+    main: str
+    versions: dict[str, str]
+
+    def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
+        """Say in what another job differs from the store's; the cluster does not count."""
+        found = []
+        if self.network != network:
+            found.append("the network (its weights or its activation)")
+        if self.input != x:
+            found.append("X")
+        mine, other = (j.output.model_dump(exclude={"path"}) for j in (self.job, job))
+        found += [
+            f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
+            for key in mine
+            if mine[key] != other[key]
+        ]
+        return found
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a store is."""
+
+    path: str
+    record: Record
+    missing: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the status as plain values, for JSON."""
+        record, grid = self.record, self.record.grid
+        return {
+            "path": self.path,
+            "state": record.state,
+            "columns": grid.columns,
+            "columns_done": grid.columns - grid.count(self.missing),
+            "blocks": grid.blocks,
+            "blocks_done": grid.blocks - len(self.missing),
+            "missing": list(self.missing),
+            **record.model_dump(mode="json", include={"created", "finished", "versions", "job"}),
+        }
+
+    def __str__(self) -> str:
+        record, grid = self.record, self.record.grid
+        output, network = record.job.output, record.network
+        done, columns = grid.blocks - len(self.missing), grid.columns - grid.count(self.missing)
+        lines = [
+            f"store     {self.path}, {record.state}",
+            f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
+            f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
+            (
+                f"network   n = {network.inputs}, m = {network.hidden}, q = {network.outputs}, "
+                f"{record.job.network.activation['name']}; {record.job.network.weights}"
+            ),
+            f"input     {record.job.input.path}",
+            f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
+            + (f", finished {record.finished}" if record.finished else ""),
+        ]
+        if self.missing:
+            lines.insert(2, f"missing   blocks {_ranges(self.missing)}")
+        return "\n".join(lines)
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """Write ascending numbers as people do: 3–7, 12."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    told = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
+    return ", ".join(told[:20]) + (f" and {len(told) - 20} more runs" if len(told) > 20 else "")
+
+
+def _told(value: Any) -> str:
+    return "+".join(value) if isinstance(value, tuple) else str(value)
+
+
+class Store:
+    """A store at a path, as it was when it was opened."""
+
+    def __init__(self, path: str, group: zarr.Group, record: Record) -> None:
+        self.path = path
+        self.record = record
+        self._group = group
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a store that exists.
+
+        Raises
+        ------
+        StoreError
+            There is none, or what is there is not of this format.
+        """
+        store = cls.find(path)
+        if store is None:
+            raise StoreError(f"{path}: there is no store.")
+        return store
+
+    @classmethod
+    def find(cls, path: str | Path) -> Store | None:
+        """Open a store, or return None where nothing is at its path.
+
+        Raises
+        ------
+        StoreError
+            Something else is there.
+        """
+        place = Path(path)
+        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+            return None
+        foreign = f"{path}: this is no store of colonnade"
+        if not place.is_dir():
+            raise StoreError(f"{foreign}, but a file.")
+        try:
+            group = zarr.open_group(str(path), mode="r+", use_consolidated=False)
+            attributes = group.attrs.asdict()
+        # zarr raises whatever damaged metadata happens to break
+        except Exception as error:
+            raise StoreError(f"{foreign}: {_reason(error)}.") from error
+        if KEY not in attributes:
+            raise StoreError(f"{foreign}: the Zarr group there has no attribute {KEY!r}.")
+        made = attributes[KEY]
+        if isinstance(made, Mapping) and made.get("format") != FORMAT:
+            raise StoreError(
+                f"{path}: the store has format {made.get('format')!r}; this version of colonnade "
+                f"reads format {FORMAT}."
+            )
+        try:
+            record = Record.model_validate(made)
+        except ValidationError as error:
+            where = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+            raise StoreError(
+                f"{path}: the store's attribute {KEY!r} is damaged: {where}."
+            ) from error
+        return cls(str(path), group, record)
+
+    @classmethod
+    def create(cls, path: str, plan: Plan, network: Network, job: Job, x: InputRecord) -> Store:
+        """Make the store's arrays and write the weights, over an old store if there is one.
+
+        Raises
+        ------
+        StoreError
+            The place cannot be written to, or holds something else than a store.
+        """
+        old = cls.find(path)
+        if old is not None:
+            # Whatever happens while it is emptied, nobody takes it for a whole store
+            old._update(state="creating", finished=None)
+        record = Record(
+            state="creating",
+            id=uuid.uuid4().hex,
+            created=_now(),
+            job=job,
+            network=network_record(network),
+            input=x,
+            grid=plan.grid,
+            main=plan.main,
+            versions=_versions(),
+        )
+        try:
+            group = zarr.create_group(
+                path, overwrite=old is not None, attributes={KEY: record.model_dump(mode="json")}
+            )
+            for array in plan.arrays:
+                _create(group, array, job.output.compression)
+            for name in ARRAYS:
+                _create_weights(group, name, getattr(network, name))
+        except OSError as error:
+            raise StoreError(f"{path}: the store cannot be made: {_reason(error)}.") from error
+        store = cls(path, group, record)
+        store._update(state="writing")
+        return store
+
+    @property
+    def grid(self) -> Grid:
+        """How its columns fall into blocks."""
+        return self.record.grid
+
+    def network(self) -> Network:
+        """Rebuild the network from the store's own arrays."""
+        W1, b1, W2, b2 = (self.read(name) for name in ARRAYS)
+        return Network(W1, b1, W2, b2, self.record.job.network.activation)
+
+    def columns(self) -> Columns:
+        """Open X where the store's job says that it is."""
+        x = self.record.job.input
+        return open_columns(x.path, x.array, x.orientation)
+
+    def done(self) -> set[int]:
+        """Blocks that are finished: one listing of the main array's keys."""
+        array = self._array(self.record.main)
+        encode = array.metadata.encode_chunk_key
+        keys = {encode((b, *(0,) * (array.ndim - 1))): b for b in range(self.grid.blocks)}
+        present = zarr.core.sync.sync(_list(array))
+        return {block for key, block in keys.items() if key in present}
+
+    def status(self) -> Status:
+        """Ask the store how far it is."""
+        done = self.done()
+        missing = (block for block in range(self.grid.blocks) if block not in done)
+        return Status(self.path, self.record, tuple(missing))
+
+    def write(self, block: int, results: Mapping[str, NDArray[Any]]) -> int:
+        """Write a block's shard of each array, the main array's last; return their bytes.
+
+        `results` holds for each array the block's part, first axis first.
+        """
+        written = 0
+        for name in sorted(results, key=lambda name: name == self.record.main):
+            array, part = self._array(name), results[name]
+            start = block * (array.shards or array.chunks)[0]
+            array[start : start + part.shape[0]] = part
+            written += part.nbytes
+        return written
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one array whole; for the small ones."""
+        return np.asarray(self._array(name)[...])
+
+    def adopt(self, job: Job) -> None:
+        """Take over a resumed run's job: its files may have moved, its cluster may be another."""
+        if job != self.record.job:
+            self._update(job=job)
+
+    def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
+        """Write what is known at the end alone, then say that the store is complete."""
+        for name, result in results.items():
+            self._array(name)[...] = result
+        self._update(state="complete", finished=_now())
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        if name not in self._arrays:
+            array = self._group.get(name)
+            if not isinstance(array, zarr.Array):
+                raise StoreError(f"{self.path}: the store has no array {name!r}.")
+            # Else a block of zeros (saturated slopes) would leave no key, and never be done
+            self._arrays[name] = array.with_config({"write_empty_chunks": True})
+        return self._arrays[name]
+
+    def _update(self, **changes: Any) -> None:
+        self.record = self.record.model_copy(update=changes)
+        self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
+
+
+async def _list(array: zarr.Array[Any]) -> set[str]:
+    return {key async for key in array.store.list_dir(array.path)}
+
+
+def network_record(network: Network) -> NetworkRecord:
+    """Describe a network for a store's attributes."""
+    return NetworkRecord(
+        fingerprint=network.fingerprint, inputs=network.n, hidden=network.m, outputs=network.q
+    )
+
+
+def input_record(columns: Columns) -> InputRecord:
+    """Describe X for a store's attributes; reads up to 32 MiB, or 64 columns, of it."""
+    return InputRecord(
+        fingerprint=columns.fingerprint(), columns=columns.p, dtype=str(columns.dtype)
+    )
+
+
+def _create(
+    group: zarr.Group, plan: ArrayPlan, compression: Literal["none", "lz4", "zstd"]
+) -> None:
+    compressors: list[Any] = [Crc32cCodec()]
+    if compression != "none" and plan.per_block:
+        compressors.insert(0, BloscCodec(cname=compression, clevel=5, shuffle="shuffle"))
+    group.create_array(
+        plan.name,
+        shape=plan.shape,
+        dtype=plan.dtype,
+        chunks=plan.chunks,
+        shards=plan.shards if plan.shards != plan.chunks else None,
+        compressors=compressors,
+        filters=None,
+        fill_value=np.nan,
+        # One directory an array: listing what is done is one scan, however many blocks there are
+        chunk_key_encoding={"name": "default", "separator": "."},
+        dimension_names=plan.dimensions,
+        attributes=_ATTRIBUTES[plan.name],
+    )
+
+
+def _create_weights(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=values.shape,
+        compressors=[Crc32cCodec()],
+        filters=None,
+        fill_value=np.nan,
+        dimension_names=_WEIGHT_DIMENSIONS[name],
+        attributes=_ATTRIBUTES[name],
+    )
+    array[...] = values
+
+
+def _versions() -> dict[str, str]:
+    packages: Iterable[str] = ("colonnade", "numpy", "zarr", "dask")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).rstrip(".")
