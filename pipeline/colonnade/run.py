@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -235,14 +236,14 @@ def _compute(
 ) -> Iterator[BlockDone | BlockFailed]:
     """Submit the missing blocks, a bounded number at a time, and yield what becomes of each."""
     client, capacity = cluster.client, cluster.capacity
-    address = Address(store.path, store.record.id)
+    address = Address(store.path, store.record.id, run=uuid.uuid4().hex)
     waiting = iter(missing)
     blocks: dict[str, int] = {}
     collected = distributed.as_completed()
 
     def submit_next() -> None:
         for block in waiting:
-            key = f"block-{block}-{address.id}-{time.monotonic_ns()}"
+            key = f"block-{block}-{address.run}"
             blocks[key] = block
             collected.add(client.submit(compute_block, address, block, key=key, retries=_RETRIES))
             return

@@ -31,10 +31,15 @@ __all__ = ["Address", "compute_block"]
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a store is, and which making of it: a path may be overwritten between two runs."""
+    """Where a store is, which making of it, and for which run.
+
+    On a cluster that outlives a run, the path may be overwritten before the next one, and the
+    next one's X may lie elsewhere.
+    """
 
     path: str
     id: str
+    run: str
 
 
 def compute_block(address: Address, block: int) -> BlockDone:

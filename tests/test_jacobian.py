@@ -1,0 +1,240 @@
+"""Section by section of the mathematics: the fast kernel, the definition, differences, autodiff."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import dask.array as da
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import colonnade as cn
+from colonnade.errors import InputError
+from colonnade.jacobian import Kernel
+from colonnade.jacobian import jacobian_by_definition as by_definition
+from support import M, N, P, Q, make_columns, make_network
+
+jacobian_module = import_module("colonnade.jacobian")  # its function hides it in the package
+
+sizes = st.sampled_from([1, 2, 3, 5, 7, 11, 13, 17])
+dtypes = st.sampled_from([np.float32, np.float64])
+smooth = st.sampled_from(["tanh", "gelu", "silu", "softplus", "sigmoid", "mish", "sin", "gaussian"])
+
+
+def bound(network: cn.Network, dtype: type) -> np.ndarray:
+    """|T - its definition| ≤ this: the rounding of a sum of m products, entry by entry (q, n)."""
+    terms = np.abs(network.W2).astype(float) @ np.abs(network.W1).astype(float)
+    slope_limit = 1.6  # of every σ′ here
+    z_error = 8 * (network.n + 1)  # roundings that z gathers, through a σ″ of at most about 1
+    return slope_limit * terms * (network.m + z_error + 8) * np.finfo(dtype).eps
+
+
+@given(n=sizes, m=sizes, q=sizes, p=sizes, dtype=dtypes, name=smooth, seed=st.integers(0, 2**32))
+def test_kernel_equals_the_definition(n, m, q, p, dtype, name, seed) -> None:
+    network = make_network(n, m, q, name, dtype, seed)
+    X = make_columns(n, p, dtype, seed + 1)
+    T = cn.jacobian(network, X)
+    assert T.shape == (p, q, n)
+    assert T.dtype == dtype
+    assert np.all(np.abs(T - by_definition(network, X)) <= bound(network, dtype))
+
+
+@given(n=sizes, m=sizes, q=sizes, p=sizes, dtype=dtypes, width=st.integers(1, 4))
+def test_scaled_slices_equal_the_one_product(n, m, q, p, dtype, width) -> None:
+    network, X = make_network(n, m, q, "tanh", dtype), make_columns(n, p, dtype)
+    product = cn.jacobian(network, X)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jacobian_module, "_PRODUCT_LIMIT", 0)
+        patch.setattr(jacobian_module, "_SLICE_BYTES", width * m * q * np.dtype(dtype).itemsize)
+        sliced = cn.jacobian(network, X)
+    assert np.all(np.abs(product - sliced) <= bound(network, dtype))
+
+
+@given(n=sizes, m=sizes, q=sizes, p=sizes, name=smooth, seed=st.integers(0, 2**32))
+def test_definition_equals_central_differences_of_Y(n, m, q, p, name, seed) -> None:  # noqa: N802
+    network = make_network(n, m, q, name, np.float64, seed)
+    X = make_columns(n, p, np.float64, seed + 1)
+    h = 1e-5
+    differences = np.empty((p, q, n))
+    for j in range(n):
+        step = h * np.eye(n)[:, [j]]
+        differences[:, :, j] = (cn.forward(network, X + step) - cn.forward(network, X - step)).T
+    differences /= 2 * h
+    # h² σ‴/6 and ε|Y|/h are both near 1e-10
+    for T in (by_definition(network, X), cn.jacobian(network, X)):
+        np.testing.assert_allclose(T, differences, rtol=1e-7, atol=1e-8 * max(m, n))
+
+
+def test_agrees_with_autodiff() -> None:
+    network, X = make_network(dtype=np.float64), make_columns(dtype=np.float64)
+    with jax.enable_x64(True):
+        W, b, U, c = (jnp.asarray(network.__dict__[name]) for name in ("W1", "b1", "W2", "b2"))
+        blocks = jax.vmap(jax.jacrev(lambda x: U @ jnp.tanh(W @ x + b) + c))(jnp.asarray(X.T))
+    np.testing.assert_allclose(cn.jacobian(network, X), np.asarray(blocks), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("n", "m", "q"), [(5, 7, 3), (5, 7, 7)], ids=["q<m", "q=m"])
+def test_the_accepted_answer_is_not_the_derivative(n: int, m: int, q: int) -> None:
+    """dY = (US′) ⊙ (W dX) has factors of q and m rows; where q = m its values still differ."""
+    network = make_network(n, m, q, "tanh", np.float64)
+    X = make_columns(n, 11, np.float64)
+    dX = make_columns(n, 11, np.float64, seed=2)
+    h = 1e-6
+    dY = (cn.forward(network, X + h * dX) - cn.forward(network, X - h * dX)) / (2 * h)
+
+    J = cn.jacobian(network, X)
+    np.testing.assert_allclose(np.einsum("kij,jk->ik", J, dX), dY, rtol=1e-6, atol=1e-8)
+
+    left, right = network.W2 @ cn.slopes(network, X), network.W1 @ dX
+    if q != m:
+        with pytest.raises(ValueError, match="broadcast"):
+            left * right
+    else:
+        assert np.linalg.norm(left * right - dY) > 0.1 * np.linalg.norm(dY)
+
+
+def test_blocks_are_the_diagonal_of_the_whole_derivative() -> None:
+    """∂vec(Y)/∂vec(X) = (I_p ⊗ U) Diag(vec S′) (I_p ⊗ W), with vec stacking columns."""
+    network, X = make_network(dtype=np.float64), make_columns(p=3, dtype=np.float64)
+    eye = np.eye(3)
+    slopes = np.diag(cn.slopes(network, X).ravel(order="F"))
+    whole = np.kron(eye, network.W2) @ slopes @ np.kron(eye, network.W1)
+    expected = np.zeros_like(whole)
+    for k, J in enumerate(cn.jacobian(network, X)):
+        expected[k * Q : (k + 1) * Q, k * N : (k + 1) * N] = J
+    np.testing.assert_allclose(whole, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_norm_and_mean_equal_their_definitions(dtype: type) -> None:
+    network, X = make_network(dtype=dtype), make_columns(dtype=dtype)
+    kernel = Kernel(network, dtype, dtype)
+    S = kernel.slope(kernel.preactivation(X))
+    T = by_definition(network, X)
+    eps = np.finfo(dtype).eps
+    norms = np.sqrt((T**2).sum(axis=(1, 2)))
+    np.testing.assert_allclose(kernel.norm(S), norms, rtol=100 * eps)
+    mean = kernel.mean(S.mean(axis=1, dtype=np.float64))
+    np.testing.assert_allclose(mean, T.mean(axis=0), rtol=100 * eps, atol=100 * eps)
+    assert kernel.norm(S).dtype == mean.dtype == dtype
+
+
+def test_norm_in_many_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, X = make_network(), make_columns()
+    kernel = Kernel(network, X.dtype, np.float32)
+    S = kernel.slope(kernel.preactivation(X))
+    whole = kernel.norm(S)
+    monkeypatch.setattr(jacobian_module, "_SLICE_BYTES", 3 * 8 * M)
+    np.testing.assert_allclose(kernel.norm(S), whole, rtol=1e-6)
+
+
+def test_norm_of_a_vanishing_jacobian_is_zero() -> None:
+    """Two hidden units that cancel: the square's rounding must not make a NaN."""
+    W, U = np.ones((2, 3)), np.array([[1.0, -1.0]])
+    network = cn.Network(W, None, U, None, "tanh")
+    X = make_columns(3, 17, np.float64)
+    kernel = Kernel(network, X.dtype, np.float64)
+    assert np.all(kernel.norm(kernel.slope(kernel.preactivation(X))) == 0)
+
+
+@pytest.mark.parametrize("chunks", [(N, P), (N, 13), (2, 13), (1, 1)])
+def test_dask_arrays(network: cn.Network, X: np.ndarray, chunks: tuple[int, int]) -> None:
+    lazy = da.from_array(X, chunks=chunks)
+    T = cn.jacobian(network, lazy)
+    assert isinstance(T, da.Array)
+    assert T.chunks == (lazy.chunks[1], (Q,), (N,))
+    assert T.dtype == np.float32
+    np.testing.assert_allclose(
+        T.compute(scheduler="sync"), cn.jacobian(network, X), rtol=1e-5, atol=1e-6
+    )
+    for function, rows in ((cn.forward, Q), (cn.slopes, M)):
+        result = function(network, lazy)
+        assert result.chunks == ((rows,), lazy.chunks[1])
+        np.testing.assert_allclose(
+            result.compute(scheduler="sync"), function(network, X), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_dask_arrays_are_computed_only_where_asked(network: cn.Network, X: np.ndarray) -> None:
+    def read(block: np.ndarray, block_info: dict | None = None) -> np.ndarray:
+        if block_info and block_info[0]["chunk-location"][1] == 3:
+            raise OSError("this chunk is not to be read")
+        return block
+
+    lazy = da.from_array(X, chunks=(N, 13)).map_blocks(read, dtype=X.dtype, meta=X[:0, :0])
+    first = cn.jacobian(network, lazy)[:13].compute(scheduler="sync")
+    np.testing.assert_allclose(first, cn.jacobian(network, X[:, :13]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "x", "result"),
+    [
+        (np.float32, np.float32, np.float32),
+        (np.float32, np.float16, np.float32),
+        (np.float32, np.uint8, np.float32),
+        (np.float32, np.int32, np.float64),
+        (np.float32, np.float64, np.float64),
+        (np.float64, np.float32, np.float64),
+        (np.float64, np.int64, np.float64),
+    ],
+)
+def test_dtype_of_results(weights: type, x: type, result: type) -> None:
+    network = make_network(dtype=weights)
+    X = np.ones((N, 2), x)
+    for T in (cn.jacobian(network, X), cn.forward(network, X), cn.slopes(network, X)):
+        assert T.dtype == result
+
+
+def test_float32_results_of_float64_input_do_not_cancel() -> None:
+    """Large inputs that are nearly alike: z is formed in float64, and rounded only behind σ′."""
+    network = cn.Network([[1.0]], [-101325.0], [[1.0]], None, "tanh")
+    X = np.array([[101325.001, 101325.5]])
+    exact = 1 / np.cosh([0.001, 0.5]) ** 2
+    T = cn.jacobian(network, X, dtype=np.float32)
+    assert T.dtype == np.float32
+    np.testing.assert_allclose(T[:, 0, 0], exact, rtol=1e-7)
+
+
+def test_integers_are_exact_to_the_53rd_bit() -> None:
+    network = cn.Network([[1.0]], [-(2.0**53)], [[1.0]], None, "tanh")
+    X = np.array([[2**53 - 1, 2**53]], np.int64)
+    np.testing.assert_allclose(cn.jacobian(network, X)[:, 0, 0], 1 / np.cosh([-1.0, 0]) ** 2)
+
+
+def test_nan_stays_in_its_column(network: cn.Network, X: np.ndarray) -> None:
+    X[2, 5] = np.nan
+    T = cn.jacobian(network, X)
+    assert np.isnan(T[5]).all()
+    assert np.isfinite(np.delete(T, 5, axis=0)).all()
+
+
+def test_out_is_written_in_place(network: cn.Network, X: np.ndarray) -> None:
+    kernel = Kernel(network, X.dtype, np.float32)
+    out = np.full((P, Q, N), np.nan, np.float32)
+    assert kernel.blocks(cn.slopes(network, X), out) is out
+    np.testing.assert_array_equal(out, cn.jacobian(network, X))
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (np.ones((N + 2, 4)), r"\(5, p\).*\(7, 4\)"),
+        (np.ones(N), r"\(5,\)"),
+        (np.ones((N, 4), complex), "complex128"),
+        (np.full((N, 4), "a"), "real numbers"),
+    ],
+)
+def test_wrong_columns_are_refused(network: cn.Network, bad: np.ndarray, told: str) -> None:
+    for X in (bad, da.from_array(bad)):
+        for function in (cn.jacobian, cn.forward, cn.slopes):
+            with pytest.raises(InputError, match=told):
+                function(network, X)
+
+
+def test_wrong_dtype_is_refused(network: cn.Network, X: np.ndarray) -> None:
+    with pytest.raises(InputError, match="float16"):
+        cn.jacobian(network, X, dtype=np.float16)

@@ -1,0 +1,79 @@
+"""The floors of the house: a file imports only from floors below its own, at its top."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import colonnade
+
+FLOORS = {
+    7: ["cli"],
+    6: ["run"],
+    5: ["task", "reader"],
+    4: ["store", "clusters", "progress"],
+    3: ["plan", "jacobian", "columns", "jobfile"],
+    2: ["network", "job"],
+    1: ["activations"],
+    0: ["errors", "events"],
+}
+FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
+PACKAGE = Path(colonnade.__file__).parent
+# The package's face: they import from anywhere, and nothing imports from them but the version
+FACES = {"__init__", "__main__"}
+HEAVY = {"xarray": {"reader"}, "distributed": {"clusters", "run"}, "click": {"cli"}}
+
+
+def imports(tree: ast.AST) -> list[tuple[str, bool]]:
+    """Modules that a file imports, and whether at its top."""
+    top = {id(node) for node in ast.iter_child_nodes(tree)}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            # `from colonnade import clusters` names a module, `from colonnade.x import y` a name
+            face = node.module == "colonnade"
+            names = [f"colonnade.{a.name}" for a in node.names] if face else [str(node.module)]
+        else:
+            continue
+        found += [(name, id(node) in top) for name in names]
+    return found
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.stem not in FACES)
+
+
+def module(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_file_has_a_floor() -> None:
+    assert {module(path) for path in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_imports_go_down(path: Path) -> None:
+    for name, at_top in imports(ast.parse(path.read_text())):
+        first, *rest = name.split(".")
+        allowed = HEAVY.get(first)
+        assert allowed is None or module(path) in allowed, f"{path.name} imports {name}"
+        if first != "colonnade" or rest == ["__version__"]:
+            continue
+        assert at_top, f"{path.name} imports {name} within a function"
+        below = FLOOR[rest[0]] < FLOOR[module(path)] or rest[0] == module(path)
+        assert below, f"{path.name} (floor {FLOOR[module(path)]}) imports {name}"
+
+
+def test_plan_is_pure_arithmetic() -> None:
+    names = {
+        name.split(".")[0] for name, _ in imports(ast.parse((PACKAGE / "plan.py").read_text()))
+    }
+    assert names.isdisjoint({"numpy", "zarr", "dask", "distributed"})
+
+
+def test_public_names() -> None:
+    assert colonnade.__all__ == sorted(colonnade.__all__)
+    assert all(hasattr(colonnade, name) for name in colonnade.__all__)

@@ -1,0 +1,347 @@
+"""The whole story on a real Dask cluster: results, resuming, refusing, failing, stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+import zarr
+from distributed import LocalCluster
+
+import colonnade as cn
+from colonnade.errors import (
+    ClusterError,
+    IncompleteError,
+    InputError,
+    StoreError,
+    TooLargeError,
+)
+from colonnade.events import BlockDone, BlockFailed, ClusterReady, RunFinished, RunStarted
+from support import M, N, P, Q, make_columns, make_network, save_network
+
+BLOCKS = 8
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A scheduler that runs already: most runs here share it, to save the start of a cluster."""
+    with LocalCluster(
+        n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, memory_limit=0
+    ) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def shared(address: str) -> dict[str, Any]:
+    return {"kind": "address", "address": address, "workers": 2}
+
+
+@pytest.fixture
+def make(job, shared):
+    """Make a job on the shared cluster."""
+
+    def make_job(**sections: dict[str, Any]) -> dict[str, Any]:
+        document = job(**sections)
+        return {**document, "cluster": shared} if "cluster" not in sections else document
+
+    return make_job
+
+
+def bits(path: str | Path) -> dict[str, bytes]:
+    """Every file of a store but the group's attributes, which tell of times and ids."""
+    root = Path(path)
+    files = (file for file in root.rglob("*") if file.is_file())
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in files
+        if file != root / "zarr.json"
+    }
+
+
+def test_a_local_cluster_of_the_size_asked(job, network, X) -> None:
+    events: list[Any] = []
+    finished = cn.run(job(cluster={"workers": 2, "threads_per_worker": 1}), listener=events.append)
+    started, ready, *blocks, last = events
+    assert (started.columns, started.blocks, started.blocks_done) == (P, BLOCKS, 0)
+    assert (ready.kind, ready.workers, ready.threads) == ("local", 2, 2)
+    assert ready.dashboard.startswith("http://127.0.0.1:")
+    assert sorted(block.block for block in blocks) == list(range(BLOCKS))
+    assert {type(block) for block in blocks} == {BlockDone}
+    # Workers are processes of their own
+    assert f":{os.getpid()}" not in {block.process[block.process.rindex(":") :] for block in blocks}
+    assert last is finished
+    assert isinstance(last, RunFinished)
+    assert (last.state, last.blocks_computed, last.blocks_failed) == ("complete", BLOCKS, 0)
+    assert last.bytes_written == P * (Q * N + Q + 1) * 4 + BLOCKS * M * 8
+
+    ds = cn.open(finished.store)
+    T = cn.jacobian(network, X).astype(np.float64)
+    np.testing.assert_allclose(ds.jacobian, T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ds.value, cn.forward(network, X).T, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(ds.norm, np.linalg.norm(T, axis=(1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(ds["mean"], T.mean(axis=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "products", [["jacobian"], ["value"], ["norm"], ["mean"], ["mean", "norm"], ["value", "mean"]]
+)
+def test_each_product_alone(make, network, X, products: list[str], dtype: str) -> None:
+    # 13 columns of the widest of X, the slopes and Y, where no tensor sets the block
+    width = Q * N if "jacobian" in products else M
+    size = 13 * width * (4 if dtype == "float32" else 8)
+    job = make(output={"products": products, "dtype": dtype, "block_size": size})
+    finished = cn.run(job)
+    assert finished.blocks == BLOCKS
+    ds = cn.open(finished.store)
+    T = cn.jacobian(network, X, dtype=np.float64)
+    expected = {
+        "jacobian": T,
+        "value": cn.forward(network, X).T,
+        "norm": np.linalg.norm(T, axis=(1, 2)),
+        "mean": T.mean(axis=0),
+    }
+    assert {"jacobian", "value", "norm", "mean"} & set(ds) == set(products)
+    for product in products:
+        assert ds[product].dtype == dtype
+        np.testing.assert_allclose(ds[product], expected[product], rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("orientation", ["features_by_columns", "columns_by_features"])
+@pytest.mark.parametrize("format", ["npy", "zarr2", "zarr3"])
+def test_every_input_gives_the_same_bits(make, tmp_path, X, orientation: str, format: str) -> None:  # noqa: A002
+    expected = bits(cn.run(make()).store)
+    stored = X if orientation == "features_by_columns" else np.ascontiguousarray(X.T)
+    path = tmp_path / f"other.{format}"
+    if format == "npy":
+        np.save(path, stored)
+    else:
+        chunks = (2, 17) if orientation == "features_by_columns" else (17, 2)
+        array = zarr.create_array(
+            path, shape=X.shape[:: 1 if stored is X else -1], chunks=chunks, dtype="f4",
+            zarr_format=int(format[-1]),
+        )  # fmt: skip
+        array[:] = stored
+    job = make(
+        input={"path": str(path), "orientation": orientation},
+        output={"path": str(tmp_path / "other-out.zarr")},
+    )
+    assert bits(cn.run(job).store) == expected
+
+
+def test_a_complete_store_is_left_alone(make) -> None:
+    first = cn.run(make())
+    before = {path: path.stat().st_mtime_ns for path in Path(first.store).rglob("*")}
+    events: list[Any] = []
+    # No cluster is even asked for
+    again = cn.run(
+        make(cluster={"kind": "address", "address": "tcp://127.0.0.1:9"}), listener=events.append
+    )
+    assert again.blocks_computed == 0
+    assert [type(event) for event in events] == [RunStarted, RunFinished]
+    assert {path: path.stat().st_mtime_ns for path in Path(first.store).rglob("*")} == before
+
+
+def test_resuming_computes_only_what_is_missing(make) -> None:
+    store = Path(cn.run(make()).store)
+    expected = bits(store)
+    lost = [2, 7]
+    for block in lost:
+        (store / "jacobian" / f"c.{block}.0.0").unlink()
+    attributes = zarr.open_group(store, mode="r+")
+    attributes.update_attributes(
+        {"colonnade": {**attributes.attrs["colonnade"], "state": "writing"}}
+    )
+    events: list[Any] = []
+    finished = cn.run(make(), listener=events.append)
+    assert events[0].blocks_done == BLOCKS - len(lost)
+    assert sorted(event.block for event in events if isinstance(event, BlockDone)) == lost
+    assert (finished.state, finished.blocks_computed) == ("complete", len(lost))
+    assert bits(store) == expected
+
+
+def test_resuming_keeps_the_grid_of_the_store(make, job) -> None:
+    """block_size: auto may mean another size on another cluster."""
+    output = {"block_size": "auto"}
+    store = Path(cn.run(make(output=output)).store)
+    expected = bits(store)
+    (store / "jacobian" / "c.0.0.0").unlink()
+    attributes = zarr.open_group(store, mode="r+")
+    attributes.update_attributes(
+        {"colonnade": {**attributes.attrs["colonnade"], "state": "writing"}}
+    )
+    cn.run(job(output=output, cluster={"workers": 1, "memory_per_worker": "1 GiB"}))
+    assert bits(store) == expected
+
+
+def test_a_store_left_while_it_was_created_is_made_again(make) -> None:
+    store = Path(cn.run(make()).store)
+    expected = bits(store)
+    attributes = zarr.open_group(store, mode="r+")
+    attributes.update_attributes(
+        {"colonnade": {**attributes.attrs["colonnade"], "state": "creating"}}
+    )
+    assert cn.run(make()).blocks_computed == BLOCKS
+    assert bits(store) == expected
+
+
+def other_weights(path: Path) -> dict[str, Any]:
+    save_network(path / "other.npz", make_network(seed=9))
+    return {"network": {"weights": str(path / "other.npz")}}
+
+
+def other_columns(path: Path) -> dict[str, Any]:
+    X = make_columns()
+    X[0, 50] += 1
+    np.save(path / "other.npy", X)
+    return {"input": {"path": str(path / "other.npy")}}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (other_weights, "the network"),
+        (lambda _: {"network": {"activation": "gelu"}}, "its activation"),
+        (other_columns, " X"),
+        (lambda _: {"output": {"dtype": "float64"}}, r"output.dtype \(float32 .* float64"),
+        (lambda _: {"output": {"block_size": 1200}}, "output.block_size"),
+        (lambda _: {"output": {"products": ["norm"]}}, r"output.products \(jacobian\+value"),
+        (lambda _: {"output": {"compression": "zstd"}}, "output.compression"),
+    ],
+)
+def test_another_job_is_refused_and_replaces_only_when_told(make, tmp_path, change, told) -> None:
+    store = Path(cn.run(make()).store)
+    before = bits(store)
+    other = make(**change(tmp_path))
+    with pytest.raises(StoreError, match=told):
+        cn.run(other)
+    assert bits(store) == before
+    assert cn.run(other, overwrite=True).state == "complete"
+    assert bits(store) != before
+
+
+def test_moved_files_are_the_same_job(make, tmp_path) -> None:
+    store = Path(cn.run(make()).store)
+    expected = bits(store)
+    (store / "jacobian" / "c.3.0.0").unlink()
+    attributes = zarr.open_group(store, mode="r+")
+    attributes.update_attributes(
+        {"colonnade": {**attributes.attrs["colonnade"], "state": "writing"}}
+    )
+    (tmp_path / "X.npy").rename(tmp_path / "moved.npy")
+    cn.run(make(input={"path": str(tmp_path / "moved.npy")}))
+    assert bits(store) == expected
+
+
+def test_overwrite_never_takes_what_is_not_ours(make, tmp_path) -> None:
+    (tmp_path / "folder").mkdir()
+    letter = tmp_path / "folder" / "letter.txt"
+    letter.write_text("mine")
+    with pytest.raises(StoreError, match="no store of colonnade"):
+        cn.run(make(output={"path": str(letter.parent)}), overwrite=True)
+    assert letter.read_text() == "mine"
+
+
+def test_failed_blocks_are_named_and_the_others_finish(make, tmp_path, X) -> None:
+    """A corrupt chunk of X: columns 17 to 33 cannot be read, hence blocks 1 and 2."""
+    array = zarr.create_array(tmp_path / "X.zarr", shape=X.shape, chunks=(N, 17), dtype="f4")
+    array[:] = X
+    expected = bits(cn.run(make(output={"path": str(tmp_path / "expected.zarr")})).store)
+    job = make(input={"path": str(tmp_path / "X.zarr")})
+    chunk = tmp_path / "X.zarr" / "c" / "0" / "1"
+    whole = chunk.read_bytes()
+    # The fingerprint reads X, so that the damage must come between it and the tasks
+    events: list[Any] = []
+
+    def damage(event: Any) -> None:
+        events.append(event)
+        if isinstance(event, ClusterReady):
+            chunk.write_bytes(whole[:20])
+
+    with pytest.raises(IncompleteError, match=r"block [12] .*and 1 more failed") as caught:
+        cn.run(job, listener=damage)
+    assert set(caught.value.failures) == {1, 2}
+    assert {event.block for event in events if isinstance(event, BlockFailed)} == {1, 2}
+    with pytest.raises(IncompleteError, match="6 of 8"):
+        cn.open(job["output"]["path"])
+    chunk.write_bytes(whole)
+    finished = cn.run(job)
+    assert finished.blocks_computed == 2
+    assert bits(finished.store) == expected
+
+
+def test_too_large_for_memory_is_refused_before_anything(job, tmp_path) -> None:
+    with pytest.raises(TooLargeError, match=r"needs .* has 64.0 MiB.*memory_per_worker"):
+        cn.run(job(cluster={"memory_per_worker": "64 MiB"}))
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_shapes_side_by_side(make, tmp_path) -> None:
+    np.save(tmp_path / "X.npy", make_columns(N + 2))
+    with pytest.raises(InputError, match=r"n = 5 .* n = 7 .*\(7, 5\).*\(3, 7\).*\(7, 101\)"):
+        cn.run(make())
+    np.save(tmp_path / "X.npy", make_columns(P, N))
+    with pytest.raises(InputError, match="orientation: columns_by_features"):
+        cn.run(make())
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_no_scheduler_at_the_address(job, tmp_path) -> None:
+    document = job()
+    document["cluster"] = {"kind": "address", "address": "tcp://127.0.0.1:9", "timeout": 0.5}
+    with pytest.raises(ClusterError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        cn.run(document)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_too_few_workers_at_the_address(make, shared, tmp_path) -> None:
+    with pytest.raises(ClusterError, match=r"2 of 3 workers came within 0\.5 s"):
+        cn.run(make() | {"cluster": {**shared, "workers": 3, "timeout": 0.5}})
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_from_another_thread(make) -> None:
+    """Signals can be caught by the main thread alone; a notebook's server may not be in it."""
+    results: list[Any] = []
+    job = make()
+    thread = threading.Thread(target=lambda: results.append(cn.run(job)))
+    thread.start()
+    thread.join()
+    assert results[0].state == "complete"
+
+
+def test_a_script_without_main_guard_is_told_so(job, tmp_path) -> None:
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job()))
+    script = tmp_path / "script.py"
+    script.write_text("import colonnade as cn\ncn.run('job.yaml')\n")
+    process = subprocess.Popen(
+        [sys.executable, script], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    told = ""
+    for line in process.stderr:
+        told += line
+        if "if __name__ == '__main__':" in line:
+            break
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert "put the call under `if __name__ == '__main__':`" in told
+
+
+def test_plan_touches_nothing(job, tmp_path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    planned = cn.plan(job())
+    assert planned.grid.blocks == BLOCKS
+    assert planned.output_bytes == (P * (Q * N + Q + 1) + Q * N) * 4 + BLOCKS * M * 8
+    assert sorted(tmp_path.rglob("*")) == sorted(
+        {*before, tmp_path / "network.npz", tmp_path / "X.npy"}
+    )
