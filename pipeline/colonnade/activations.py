@@ -281,7 +281,8 @@ def _gelu(z: Array) -> Array:
     # zΦ(z) = max(z, 0) − aΦ(−a), a = |z|
     a = _magnitude(z)
     h = _bell(a, 0.25)
-    return _positive(z) - a * _mills(a) * h * h
+    out: Array = _positive(z) - a * _mills(a) * h * h
+    return out
 
 
 def _gelu_slope(z: Array) -> Array:

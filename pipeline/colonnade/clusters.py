@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -28,6 +29,13 @@ class Cluster:
     client: distributed.Client
     capacity: Capacity
     dashboard: str
+
+
+def dask_setup(worker: distributed.Worker) -> None:
+    """Prepare a worker of a local cluster; Dask calls it where this module is preloaded."""
+    del worker
+    # Ctrl-C reaches the whole process group; the run alone is to answer it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def expected_capacity(settings: ClusterSettings) -> Capacity:
@@ -67,6 +75,7 @@ def _local(settings: LocalCluster) -> Iterator[distributed.Client]:
             host="127.0.0.1",
             dashboard_address="127.0.0.1:8787",
             silence_logs=logging.ERROR,
+            preload=[__name__],
         )
     with cluster, distributed.Client(cluster) as client:
         client.wait_for_workers(capacity.workers, timeout=120)

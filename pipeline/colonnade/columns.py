@@ -69,9 +69,23 @@ class Columns(ABC):
         OSError, ValueError
             The file has gone, is damaged, or is no longer what it was when it was opened.
         """
-        if self.orientation == "features_by_columns":
-            return self._read((slice(None), slice(start, stop)))
-        return self._read((slice(start, stop), slice(None))).T
+        whole, part = slice(None), slice(start, stop)
+        by_columns = self.orientation == "columns_by_features"
+        try:
+            stored = self._read((part, whole) if by_columns else (whole, part))
+        except (OSError, ValueError, MemoryError):
+            raise
+        # The codecs of damaged chunks raise whatever they please
+        except Exception as error:
+            raise ValueError(f"{self.path} cannot be read: {error}") from error
+        return stored.T if by_columns else stored
+
+    def _check_unchanged(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        if shape != self.stored_shape or dtype != self.dtype:
+            raise ValueError(
+                f"{self.path} has changed: it was {self.stored_shape} {self.dtype}, "
+                f"and is {shape} {dtype}"
+            )
 
     def fingerprint(self) -> str:
         """Name X by its content: sha256 over its shape, its dtype and its values.
@@ -102,9 +116,8 @@ class NpyColumns(Columns):
     """
 
     def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
-        mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        if mapped.shape != self.stored_shape or mapped.dtype != self.dtype:
-            raise ValueError(f"{self.path} has changed: it was {self.stored_shape} {self.dtype}")
+        mapped = _mapped(self.path)
+        self._check_unchanged(mapped.shape, mapped.dtype)
         return np.array(mapped[window])
 
 
@@ -115,7 +128,10 @@ class ZarrColumns(Columns):
     stored: zarr.Array[Any]
 
     def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
-        return np.asarray(self.stored[window])
+        # Opened anew, under a millisecond, since the chunks of an array that has gone read as zeros
+        node = zarr.open_array(self.stored.store, path=self.stored.path, mode="r")
+        self._check_unchanged(node.shape, node.dtype)
+        return np.asarray(node[window])
 
 
 def open_columns(
@@ -138,7 +154,7 @@ def open_columns(
         There is nothing to read, or it is no matrix of real numbers.
     """
     path = str(path)
-    if not os.path.lexists(path):
+    if not os.path.exists(path):
         raise InputError(f"{path}: there is no such file or directory (input.path).")
     opener = _opener(Path(path))
     return opener(path, array, orientation)
@@ -147,11 +163,11 @@ def open_columns(
 def _opener(path: Path) -> Callable[[str, str | None, Orientation], Columns]:
     if path.is_dir():
         return _open_zarr
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         return _open_npy
     hint = (
         " A .npz archive cannot be read in part: save X alone with np.save."
-        if path.suffix == ".npz"
+        if path.suffix.lower() == ".npz"
         else ""
     )
     raise InputError(
@@ -163,10 +179,17 @@ def _open_npy(path: str, array: str | None, orientation: Orientation) -> Columns
     if array is not None:
         raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({array!r}).")
     try:
-        mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        mapped = _mapped(path)
+    # a damaged header raises whatever it happens to break
+    except Exception as error:
         raise InputError(f"{path}: this cannot be read as a .npy file: {error}") from error
     return NpyColumns(path, orientation, *_checked(path, mapped.shape, mapped.dtype))
+
+
+def _mapped(path: str) -> NDArray[Any]:
+    """Map a .npy file; unlike np.load, this takes nothing else for one."""
+    mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    return mapped
 
 
 def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Columns:
@@ -180,6 +203,10 @@ def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Column
             )
     except InputError:
         raise
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: this directory holds neither a Zarr array nor a Zarr group."
+        ) from None
     # zarr raises whatever its metadata happens to break
     except Exception as error:
         told = str(error) or type(error).__name__

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -13,7 +16,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Discriminator,
-    Field,
     PlainValidator,
     Tag,
     WithJsonSchema,
@@ -42,49 +44,61 @@ class _Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+def _number(given: Any) -> float:
+    """Take a number, also as text: ${VAR} is that, and so is 1e-3 to YAML; NaN where it is none."""
+    try:
+        usable = isinstance(given, int | float | str) and not isinstance(given, bool)
+        return float(given) if usable else math.nan
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _path(given: Any) -> str:
+    path = os.fspath(given) if isinstance(given, os.PathLike) else given
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        raise ValueError("allowed: a path")
+    return path
+
+
 def _size(given: Any) -> int | Literal["auto"]:
     """Bytes from 'auto', 1048576, '64 MiB'."""
     if given == "auto":
         return "auto"
-    try:
-        if isinstance(given, bool):
-            raise TypeError
-        size = parse_bytes(given)
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError("allowed: auto, or bytes such as 67108864 or '64 MiB'") from None
-    if size < 1:
-        raise ValueError("allowed: auto, or at least one byte")
-    return size
+    text = isinstance(given, str) and re.fullmatch(_SIZE, given)
+    size = parse_bytes(given) if text else given
+    if isinstance(size, bool | str) or not isinstance(size, int | float):
+        raise ValueError("allowed: auto, or bytes such as 67108864 or '64 MiB'")
+    if not 1 <= size < _LARGEST_SIZE:
+        raise ValueError("allowed: auto, or from one byte to 8 EiB")
+    return int(size)
+
+
+def _whole(given: Any) -> int:
+    number = _number(given)
+    if not 1 <= number <= _MOST or number != int(number):
+        raise ValueError(f"allowed: a whole number from 1 to {_MOST}")
+    return int(number)
 
 
 def _count(given: Any) -> int | Literal["auto"]:
     if given == "auto":
         return "auto"
-    if isinstance(given, str) and given.strip().isdecimal():
-        given = int(given)
-    if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-        raise ValueError("allowed: auto, or a whole number from 1")
+    try:
+        return _whole(given)
+    except ValueError as error:
+        raise ValueError(str(error).replace(":", ": auto, or", 1)) from None
+
+
+def _seconds(given: Any) -> float:
+    if not 0 < _number(given) < math.inf:
+        raise ValueError("allowed: a number of seconds above 0")
+    return _number(given)
+
+
+def _address(given: Any) -> str:
+    if not isinstance(given, str) or not re.match(_ADDRESS, given):
+        raise ValueError("allowed: a scheduler's address such as tcp://10.0.0.1:8786")
     return given
-
-
-Size = Annotated[
-    int | Literal["auto"],
-    PlainValidator(_size),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"const": "auto"},
-                {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": r"^\s*[0-9.]+\s*([kKMGTP]i?)?B?\s*$"},
-            ]
-        }
-    ),
-]
-Count = Annotated[
-    int | Literal["auto"],
-    PlainValidator(_count),
-    WithJsonSchema({"anyOf": [{"const": "auto"}, {"type": "integer", "minimum": 1}]}),
-]
 
 
 def _activation(given: Any) -> dict[str, Any]:
@@ -93,10 +107,10 @@ def _activation(given: Any) -> dict[str, Any]:
         given = {"name": given}
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise ValueError("allowed: a name, or a mapping with a name and its parameters")
-    parameters = {str(key): value for key, value in given.items() if key != "name"}
+    parameters = {str(key): _number(value) for key, value in given.items() if key != "name"}
     for key, value in parameters.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"parameter {key} must be a number, not {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"parameter {key} must be a finite number")
     try:
         known = activation(given["name"], **parameters)
     except UsageError as error:
@@ -104,6 +118,51 @@ def _activation(given: Any) -> dict[str, Any]:
     return {"name": known.name, **known.parameters}
 
 
+def _listed(given: Any) -> Any:
+    given = [given] if isinstance(given, str) else given
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError(f"allowed: a list with at least one of {', '.join(_PRODUCTS)}")
+    return given
+
+
+# The same sizes as text for the job and for its JSON Schema
+_SIZE = r"\s*[0-9]+(\.[0-9]*)?([eE][0-9]{1,2})?\s*([kKmMgGtTpP][iI]?)?[bB]?\s*"
+_LARGEST_SIZE = 2**63
+_MOST = 10**6
+_ADDRESS = r"^(tcp|tls|ws|wss|ucx)://.+"
+_PRODUCTS: tuple[Product, ...] = get_args(Product)
+_WHOLE_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": _MOST}
+
+FilePath = Annotated[
+    str, PlainValidator(_path), WithJsonSchema({"type": "string", "pattern": r"\S"})
+]
+Size = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "auto"},
+                {"type": "integer", "minimum": 1, "exclusiveMaximum": _LARGEST_SIZE},
+                {"type": "string", "pattern": f"^{_SIZE}$"},
+            ]
+        }
+    ),
+]
+Whole = Annotated[int, PlainValidator(_whole), WithJsonSchema(_WHOLE_SCHEMA)]
+Count = Annotated[
+    int | Literal["auto"],
+    PlainValidator(_count),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, _WHOLE_SCHEMA]}),
+]
+Seconds = Annotated[
+    float,
+    PlainValidator(_seconds),
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0}),
+]
+Address = Annotated[
+    str, PlainValidator(_address), WithJsonSchema({"type": "string", "pattern": _ADDRESS})
+]
 ActivationName = Annotated[
     dict[str, Any],
     PlainValidator(_activation),
@@ -117,6 +176,19 @@ ActivationName = Annotated[
                     "required": ["name"],
                     "additionalProperties": {"type": "number"},
                 },
+            ]
+        }
+    ),
+]
+Products = Annotated[
+    tuple[Product, ...],
+    BeforeValidator(_listed),
+    AfterValidator(lambda chosen: tuple(p for p in _PRODUCTS if p in chosen)),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": list(_PRODUCTS)},
+                {"type": "array", "items": {"enum": list(_PRODUCTS)}, "minItems": 1},
             ]
         }
     ),
@@ -139,7 +211,7 @@ class ArrayNames(_Settings):
 class NetworkSettings(_Settings):
     """The network Y = U σ(W X + b) + c."""
 
-    weights: str
+    weights: FilePath
     """A .npz or .safetensors file with the four arrays."""
     activation: ActivationName
     """σ: a name, or {name: …} with its parameters."""
@@ -150,7 +222,7 @@ class NetworkSettings(_Settings):
 class InputSettings(_Settings):
     """The matrix X, n × p."""
 
-    path: str
+    path: FilePath
     """A .npy file, or a Zarr v2 or v3 array or group."""
     array: str | None = None
     """Which array, where the path holds several."""
@@ -161,7 +233,7 @@ class InputSettings(_Settings):
 class OutputSettings(_Settings):
     """The Zarr store."""
 
-    path: str
+    path: FilePath
     """Where the store is made."""
     layout: Literal["dense"] = "dense"
     """dense: the tensor itself."""
@@ -173,12 +245,7 @@ class OutputSettings(_Settings):
     """Bytes that a reader fetches at the least: a Zarr chunk within the shard."""
     compression: Literal["none", "lz4", "zstd"] = "none"
     """Of the tensor; it gains 5 to 14% on real networks and costs two to four times the time."""
-    products: Annotated[
-        tuple[Product, ...],
-        Field(min_length=1),
-        BeforeValidator(lambda given: [given] if isinstance(given, str) else given),
-        AfterValidator(lambda chosen: tuple(p for p in get_args(Product) if p in chosen)),
-    ] = ("jacobian",)
+    products: Products = ("jacobian",)
     """What to keep: the tensor, Y, ‖J_k‖_F of each column, the mean block."""
 
 
@@ -189,7 +256,7 @@ class LocalCluster(_Settings):
     """On this machine."""
     workers: Count = "auto"
     """Worker processes; auto: one a core, by threads_per_worker."""
-    threads_per_worker: Annotated[int, Field(ge=1)] = 1
+    threads_per_worker: Whole = 1
     """Blocks that a worker computes at a time, each on one core."""
     memory_per_worker: Size = "auto"
     """Bytes a worker may use; auto: an equal share of the machine's."""
@@ -200,11 +267,11 @@ class AddressCluster(_Settings):
 
     kind: Literal["address"]
     """At an address."""
-    address: Annotated[str, Field(pattern=r"^(tcp|tls|ws|wss|ucx)://.+")]
+    address: Address
     """The scheduler's, such as tcp://10.0.0.1:8786."""
-    workers: Annotated[int, Field(ge=1)] = 1
+    workers: Whole = 1
     """Workers to wait for before the first block."""
-    timeout: Annotated[float, Field(gt=0)] = 60
+    timeout: Seconds = 60
     """Seconds to wait for the scheduler and for the workers."""
 
 
@@ -235,7 +302,9 @@ class Job(_Settings):
             path = getattr(settings, field)
             if "://" in path:
                 return settings
-            return settings.model_copy(update={field: str(Path(path).expanduser().absolute())})
+            # unlike Path.expanduser, this leaves the ~ of an unknown user alone
+            expanded = Path(os.path.expanduser(path))  # noqa: PTH111
+            return settings.model_copy(update={field: str(expanded.absolute())})
 
         return self.model_copy(
             update={

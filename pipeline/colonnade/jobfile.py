@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -34,21 +35,29 @@ def load_job(source: str | Path | Mapping[str, Any] | Job, overrides: Iterable[s
     JobError
         Lists every problem with its path, what was given and what is allowed.
     """
+    origin = "job" if isinstance(source, Job | Mapping) else str(source)
     if isinstance(source, Job):
-        source = source.model_dump(mode="json")
-    if isinstance(source, Mapping):
-        document, origin = dict(source), "job"
-    else:
-        document, origin = _read_yaml(Path(source)), str(source)
+        # Its variables are expanded already
+        source = _each_text(source.model_dump(mode="json"), lambda text, _: text.replace("$", "$$"))
+    elif not isinstance(source, Mapping):
+        source = _read_yaml(Path(source))
     problems: list[str] = []
-    for override in overrides:
-        problems += _override(document, override)
-    document = _expanded(document, "", problems)
+    unset: list[str] = []
+    try:
+        # A copy: the caller's mapping stays as it is
+        document = _each_text(source, lambda text, _: text)
+        for override in overrides:
+            problems += _override(document, override)
+        document = _each_text(document, partial(_expanded, problems=problems, unset=unset))
+    except RecursionError:
+        raise JobError(f"{origin}: its sections are nested too deeply.") from None
     job = None
     try:
         job = Job.model_validate(document)
     except ValidationError as error:
-        problems += [_told(problem) for problem in error.errors(include_url=False)]
+        found = [_told(problem) for problem in error.errors(include_url=False)]
+        # What an unset variable leaves behind is no problem of its own
+        problems += [f"{path}: {text}" for path, text in found if not _reported(path, unset)]
     if job is None or problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise JobError("\n  ".join([f"{origin}: {count}", *problems]))
@@ -74,18 +83,27 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
 
 
+def _parsed(text: str) -> Any:
+    """Parse YAML; ValueError says in one line what is wrong with it."""
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
+    # PyYAML raises whatever !!int "", 2001-99-99 or a thousand brackets happen to break
+    except Exception as error:
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(told.replace('in "<unicode string>", ', "at ")) from error
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise JobError(f"{path}: there is no such job file.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise JobError(f"{path}: this job file cannot be read: {error}") from None
     try:
-        document = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise JobError(f"{path}: this is not YAML: {told}") from None
+        document = _parsed(text)
+    except ValueError as error:
+        raise JobError(f"{path}: this is not YAML: {error}") from None
     if not isinstance(document, dict):
         sections = ", ".join(Job.model_fields)
         raise JobError(f"{path}: a job file has the sections {sections}; this one has none.")
@@ -95,102 +113,128 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _override(document: dict[str, Any], text: str) -> list[str]:
     """Apply one ``section.key=value``; return the problems it has."""
     dotted, equals, value = text.partition("=")
-    keys = dotted.strip().split(".")
+    keys = [key.strip() for key in dotted.split(".")]
+    said = f"--set {_shown(text)}"
     if not equals or not all(keys):
-        return [f"--set {text}: expected section.key=value"]
+        return [f"{said}: expected section.key=value"]
     try:
-        parsed = yaml.load(value, _Loader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        return [f"--set {text}: the value is not YAML: {' '.join(str(error).split())}"]
+        parsed = _parsed(value)
+    except ValueError as error:
+        return [f"{said}: the value is not YAML: {error}"]
     place = document
-    for key in keys[:-1]:
-        below = place.setdefault(key, {})
-        if below is None or isinstance(below, str):
-            below = place[key] = {} if below is None else {"name": below}
+    for depth, key in enumerate(keys[:-1], start=1):
+        below = place.get(key)
+        if below is None:
+            below = place[key] = {}
+        elif isinstance(below, str) and keys[:depth] == ["network", "activation"]:
+            below = place[key] = {"name": below}
         if not isinstance(below, dict):
-            return [f"--set {text}: {key} holds {below!r}, which has no keys"]
+            return [f"{said}: {'.'.join(keys[:depth])} holds {_brief(below)}, not a section"]
         place = below
     place[keys[-1]] = parsed
     return []
 
 
+def _each_text(value: Any, change: Callable[[str, str], str], path: str = "") -> Any:
+    """Copy a document; `change` gets each text in it, and its path."""
+    if isinstance(value, str):
+        return change(value, path)
+    if isinstance(value, Mapping):
+        return {key: _each_text(v, change, f"{path}.{key}".lstrip(".")) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each_text(v, change, f"{path}.{i}") for i, v in enumerate(value)]
+    return value
+
+
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([^}]*)\})")
 
 
-def _expanded(value: Any, path: str, problems: list[str]) -> Any:
-    """Replace ${VAR} by the environment's value and $$ by $, in every string."""
-    if isinstance(value, dict):
-        return {
-            key: _expanded(below, f"{path}.{key}".lstrip("."), problems)
-            for key, below in value.items()
-        }
-    if isinstance(value, list):
-        return [_expanded(below, f"{path}.{i}", problems) for i, below in enumerate(value)]
-    if not isinstance(value, str):
-        return value
+def _expanded(text: str, path: str, problems: list[str], unset: list[str]) -> str:
+    """Replace ${VAR} by the environment's value, and $$ by $."""
 
     def replace(match: re.Match[str]) -> str:
         if match[1]:
             return "$"
         if match[2] not in os.environ:
             problems.append(f"{path}: the environment has no variable {match[2]!r}")
-            return ""
-        return os.environ[match[2]]
+            unset.append(path)
+        return os.environ.get(match[2], "")
 
-    return _VARIABLE.sub(replace, value)
+    return _VARIABLE.sub(replace, text)
 
 
-def _told(problem: ErrorDetails) -> str:
-    """One problem in one line: its path, what was given, what is allowed."""
+def _reported(path: str, unset: list[str]) -> bool:
+    return any(f"{place}.".startswith(f"{path}.") for place in unset)
+
+
+def _told(problem: ErrorDetails) -> tuple[str, str]:
+    """One problem: its path, and in one line what was given and what is allowed."""
     location = list(problem["loc"])
     # pydantic puts the kind of cluster that it chose behind "cluster"
     if location[0] == "cluster":
         del location[1:2]
-    path = ".".join(str(part) for part in location)
-    given = problem["input"]
+    given, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "invalid_key":
             known = _known_keys(problem["loc"][:-1])
-            near = get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-            suggestion = f"did you mean {near[0]}? " if near else ""
-            return f"{path}: unknown key; {suggestion}Known here: {', '.join(known)}"
+            near = _nearest(location[-1], known)
+            suggestion = f"did you mean {near}? " if near else ""
+            told = f"unknown key; {suggestion}Known here: {', '.join(known)}"
         case "missing":
-            return f"{path}: required, and not given"
+            told = "required, and not given"
         case "union_tag_invalid":
-            kinds = problem["ctx"]["expected_tags"]
-            return f"{path}.kind: given {problem['ctx']['tag']!r}; allowed: {kinds}"
+            location.append("kind")
+            told = _choice(given["kind"], context["expected_tags"])
         case "literal_error":
-            return f"{path}: given {given!r}; allowed: {problem['ctx']['expected']}{_near(problem)}"
+            told = _choice(given, context["expected"])
         case "value_error":
-            return f"{path}: given {_brief(given)}; {problem['ctx']['error']}"
-        case "model_type" | "model_attributes_type":
+            told = f"given {_brief(given)}; {context['error']}"
+        case "model_type":
             known = _known_keys(problem["loc"])
-            return f"{path}: given {_brief(given)}; expected a section with {', '.join(known)}"
+            told = f"given {_brief(given)}; expected a section with {', '.join(known)}"
         case _:
-            return f"{path}: given {_brief(given)}; {problem['msg'].lower()}"
+            told = f"given {_brief(given)}; {problem['msg'].lower()}"
+    return ".".join(_shown(str(part)) for part in location), told
 
 
 def _brief(given: Any) -> str:
-    text = repr(given)
-    return text if len(text) <= 80 else f"{text[:77]}…"
+    try:
+        return _shown(repr(given))
+    except ValueError:  # Python writes no integer of thousands of digits
+        return "a number too long to show"
 
 
-def _near(problem: ErrorDetails) -> str:
-    allowed = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-    near = get_close_matches(str(problem["input"]), allowed, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+def _shown(text: str) -> str:
+    """Fit a text into a line."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _choice(given: Any, expected: str) -> str:
+    """Tell a value from those that pydantic lists: 'a', 'b' or 'c'."""
+    near = _nearest(given, re.findall(r"'([^']*)'", expected))
+    suggestion = f"; did you mean {near}?" if near else ""
+    return f"given {_brief(given)}; allowed: {expected}{suggestion}"
+
+
+def _nearest(given: Any, known: Sequence[str]) -> str | None:
+    """Find the nearest of some words, whatever the case of their letters."""
+    if not isinstance(given, str):
+        return None
+    words = {word.lower(): word for word in known}
+    near = get_close_matches(given.lower(), words, n=1, cutoff=0.5)
+    return words[near[0]] if near else None
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
     """Keys of the section at this place of the job file."""
     models: list[type[BaseModel]] = [Job]
     for part in location:
-        below = [model for model in models if part in model.model_fields]
-        if below:
-            annotation = below[0].model_fields[str(part)].annotation
-            models = list(_models(annotation))
-        else:
+        # of several kinds pydantic names the one that it chose
+        if len(models) > 1:
             models = [m for m in models if part in get_args(m.model_fields["kind"].annotation)]
+        else:
+            models = list(_models(models[0].model_fields[str(part)].annotation))
     return [key for model in models[:1] for key in model.model_fields]
 
 

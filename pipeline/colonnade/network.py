@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError, deserialize
 
 from colonnade.activations import Activation, activation
-from colonnade.errors import NetworkError
+from colonnade.errors import NetworkError, UsageError
 
 __all__ = ["ARRAYS", "Network"]
 
@@ -24,6 +24,7 @@ ARRAYS = ("W1", "b1", "W2", "b2")
 """The names of the four arrays, in files, in stores and in the API."""
 
 _SHAPES = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,)"
+_REMEDY = "Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}."
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +66,14 @@ class Network:
         b2: ArrayLike | None,
         activation: str | Mapping[str, Any] | Activation,
     ) -> None:
-        first, second = np.asarray(W1), np.asarray(W2)
-        if first.ndim == 2 and second.ndim == 2:
-            b1 = np.zeros(first.shape[0], first.dtype) if b1 is None else b1
-            b2 = np.zeros(second.shape[0], second.dtype) if b2 is None else b2
-        given = dict(zip(ARRAYS, (first, np.asarray(b1), second, np.asarray(b2)), strict=True))
+        given = {
+            name: _as_array(name, array)
+            for name, array in zip(ARRAYS, (W1, b1, W2, b2), strict=True)
+            if array is not None or name in ("W1", "W2")
+        }
         _check_shapes(given)
+        for bias, weights in (("b1", "W1"), ("b2", "W2")):
+            given.setdefault(bias, np.zeros(given[weights].shape[0], np.float32))
         dtype = _common_dtype(given)
         for name, array in given.items():
             converted = np.array(array, dtype, order="C")
@@ -152,10 +155,8 @@ class Network:
         arrays = loader(path)
         try:
             chosen = _choose(arrays, dict(names) if names else None)
-            W1, b1, W2, b2 = (chosen.get(name) for name in ARRAYS)
-            if W1 is None or W2 is None:
-                raise NetworkError("W1 and W2 are needed; network.names leaves one out.")
-            return cls(W1, b1, W2, b2, activation)
+            b1, b2 = chosen.get("b1"), chosen.get("b2")
+            return cls(chosen["W1"], b1, chosen["W2"], b2, activation)
         except NetworkError as error:
             raise NetworkError(f"{path}: {error}") from None
 
@@ -165,8 +166,18 @@ def _as_activation(given: str | Mapping[str, Any] | Activation) -> Activation:
         return given
     if isinstance(given, str):
         return activation(given)
-    parameters = dict(given)
-    return activation(parameters.pop("name"), **parameters)
+    if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+        raise UsageError(
+            f"an activation is a name, or a mapping with a name and its parameters, not {given!r}"
+        )
+    return activation(**given)
+
+
+def _as_array(name: str, given: ArrayLike) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except ValueError as error:
+        raise NetworkError(f"{name} is no array of numbers: {error}") from error
 
 
 def _described(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -174,14 +185,14 @@ def _described(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> None:
-    W1, b1, W2, b2 = (arrays[name] for name in ARRAYS)
+    W1, W2 = arrays["W1"], arrays["W2"]
     fits = (
         W1.ndim == 2
         and W2.ndim == 2
         and min(*W1.shape, *W2.shape) > 0
-        and b1.shape == W1.shape[:1]
-        and b2.shape == W2.shape[:1]
         and W2.shape[1] == W1.shape[0]
+        and ("b1" not in arrays or arrays["b1"].shape == W1.shape[:1])
+        and ("b2" not in arrays or arrays["b2"].shape == W2.shape[:1])
     )
     if fits:
         return
@@ -211,26 +222,35 @@ def _choose(
 ) -> dict[str, NDArray[Any]]:
     """Find W1, b1, W2, b2 among the arrays of a file."""
     if names is not None:
+        if not {"W1", "W2"} <= set(names) <= set(ARRAYS):
+            raise NetworkError(
+                f"network.names gives {', '.join(names)}; it must give W1 and W2, and may give b1 "
+                "and b2."
+            )
         absent = [f"{key} = {name!r}" for key, name in names.items() if name not in arrays]
         if absent:
             raise NetworkError(
                 f"network.names asks for {', '.join(absent)}; the file holds {', '.join(arrays)}."
             )
         return {key: arrays[name] for key, name in names.items()}
-    if {"W1", "W2"} <= set(arrays) and (set(ARRAYS) <= set(arrays) or set(arrays) <= set(ARRAYS)):
+    if not {"W1", "W2"} <= set(arrays):
+        return _choose_by_shape(arrays)
+    if set(ARRAYS) <= set(arrays) or set(arrays) <= set(ARRAYS):
         return {name: arrays[name] for name in ARRAYS if name in arrays}
-    return _choose_by_shape(arrays)
+    raise NetworkError(
+        f"besides W1 and W2 a bias may be missing, or be under another name. "
+        f"The file holds {_described(arrays)}. {_REMEDY}"
+    )
 
 
 def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     vectors = [name for name, array in arrays.items() if array.ndim == 1]
     found = f"The file holds {_described(arrays) or 'no array'}."
-    remedy = "Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}."
     if len(matrices) != 2 or len(vectors) > 2 or len(arrays) != len(matrices) + len(vectors):
         raise NetworkError(
             f"a network with one hidden layer has two matrices and up to two vectors. "
-            f"{found} {remedy}"
+            f"{found} {_REMEDY}"
         )
     ways = []
     for first, second in permutations(matrices):
@@ -246,25 +266,42 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
     if len(ways) == 1:
         return {key: arrays[name] for key, name in ways[0].items() if name is not None}
     fit = "more than one way" if ways else "no way"
-    raise NetworkError(f"the shapes fit {_SHAPES} in {fit}. {found} {remedy}")
+    raise NetworkError(f"the shapes fit {_SHAPES} in {fit}. {found} {_REMEDY}")
 
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no zip archive, or not a whole one")
         with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise NetworkError(f"{path}: this is a single array, not a .npz archive.")
             return {name: np.asarray(archive[name]) for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    # zipfile and zlib raise whatever the damage happens to break
+    except Exception as error:
         raise NetworkError(f"{path}: this cannot be read as a .npz archive: {error}") from error
 
 
+_SAFETENSORS = {
+    "F64": "<f8", "F32": "<f4", "F16": "<f2",
+    "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1",
+    "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?",
+}  # fmt: skip
+
+
 def _load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    arrays = {}
     try:
-        with safe_open(path, framework="numpy") as tensors:
-            return {name: np.asarray(tensors.get_tensor(name)) for name in tensors.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, TypeError, ValueError, AttributeError) as error:
+        for name, tensor in deserialize(path.read_bytes()):
+            if tensor["dtype"] == "BF16":
+                # NumPy has no bfloat16; it is the upper half of a float32
+                array = (np.frombuffer(tensor["data"], "<u2").astype("<u4") << 16).view("<f4")
+            elif tensor["dtype"] in _SAFETENSORS:
+                array = np.frombuffer(tensor["data"], _SAFETENSORS[tensor["dtype"]])
+            else:
+                raise ValueError(f"{name} is of type {tensor['dtype']}")
+            arrays[name] = array.reshape(tensor["shape"])
+    except (OSError, SafetensorError, ValueError) as error:
         raise NetworkError(f"{path}: this cannot be read as safetensors: {error}") from error
+    return arrays
 
 
 _LOADERS: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
