@@ -281,6 +281,7 @@ def test_layouts_types_and_input(name):
         assert not np.shares_memory(whole, z)
         np.testing.assert_array_equal(z, before)
         np.testing.assert_array_equal(f(np.asfortranarray(z)), whole)
+        assert f(np.asfortranarray(z)).flags.f_contiguous
         np.testing.assert_array_equal(f(z[::2, ::-3]), whole[::2, ::-3])
         np.testing.assert_array_equal(f(z[7, 11]), whole[7, 11])
         np.testing.assert_array_equal(f(z.astype(">f8")), whole)

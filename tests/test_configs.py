@@ -86,13 +86,13 @@ def test_patches_are_made_and_run(tmp_path: Path) -> None:
     assert set(ds) >= {"value", "norm", "mean"}
     assert "jacobian" not in ds
     network = cn.Network.load(
-        "configs/data/patches-network.safetensors", "relu", load_job("configs/patches.yaml").network.names.model_dump()  # type: ignore[union-attr]
+        "configs/data/patches-network.safetensors",
+        "relu",
+        load_job("configs/patches.yaml").network.names.model_dump(),  # type: ignore[union-attr]
     )
     T = cn.jacobian(network, np.asarray(X[:]), dtype=np.float64)
     np.testing.assert_allclose(ds["mean"], T.mean(axis=0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(ds.norm, np.linalg.norm(T, axis=(1, 2)), rtol=1e-5)
-    # A denoiser is close to the identity, so that its Jacobian is near a projection
-    assert 0.5 < float(np.trace(ds["mean"])) / 64 < 1
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
@@ -104,7 +104,7 @@ def yaml_blocks(text: str) -> list[str]:
     return re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_readmes_job_file_shows_every_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readmes_job_file_shows_every_key() -> None:
     """Commented keys count: uncommented, the file is valid and names all there is."""
     block = next(b for b in yaml_blocks(README) if "network:" in b)
     load_job(yaml.safe_load(block))

@@ -17,7 +17,7 @@ FLOORS = {
     3: ["plan", "jacobian", "columns", "jobfile"],
     2: ["network", "job"],
     1: ["activations"],
-    0: ["errors", "events"],
+    0: ["errors", "events", "formulas"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

@@ -39,7 +39,7 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
         chunk_size=output.chunk_size,
     )
     x = input_record(open_columns(checked.input.path))
-    return Store.create(output.path, planned, network, checked, x)
+    return Store.create(planned, network, checked, x)
 
 
 def fill(store: Store, blocks: list[int]) -> None:

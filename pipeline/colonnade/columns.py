@@ -6,7 +6,6 @@ A reader knows X's shape without reading it, and reads a range of its columns an
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,11 +152,10 @@ def open_columns(
     InputError
         There is nothing to read, or it is no matrix of real numbers.
     """
-    path = str(path)
-    if not os.path.exists(path):
+    if not Path(path).exists():
         raise InputError(f"{path}: there is no such file or directory (input.path).")
     opener = _opener(Path(path))
-    return opener(path, array, orientation)
+    return opener(str(path), array, orientation)
 
 
 def _opener(path: Path) -> Callable[[str, str | None, Orientation], Columns]:

@@ -55,7 +55,7 @@ def _number(given: Any) -> float:
 
 def _path(given: Any) -> str:
     path = os.fspath(given) if isinstance(given, os.PathLike) else given
-    if not isinstance(path, str) or not path.strip() or "\0" in path:
+    if not isinstance(path, str) or not path.strip() or re.search("[\0\ud800-\udfff]", path):
         raise ValueError("allowed: a path")
     return path
 

@@ -171,7 +171,7 @@ def _told(problem: ErrorDetails) -> tuple[str, str]:
     """One problem: its path, and in one line what was given and what is allowed."""
     location = list(problem["loc"])
     # pydantic puts the kind of cluster that it chose behind "cluster"
-    if location[0] == "cluster":
+    if location[:1] == ["cluster"]:
         del location[1:2]
     given, context = problem["input"], problem.get("ctx", {})
     match problem["type"]:
@@ -194,7 +194,8 @@ def _told(problem: ErrorDetails) -> tuple[str, str]:
             told = f"given {_brief(given)}; expected a section with {', '.join(known)}"
         case _:
             told = f"given {_brief(given)}; {problem['msg'].lower()}"
-    return ".".join(_shown(str(part)) for part in location), told
+    # no place where a key is no Unicode
+    return ".".join(_shown(str(part)) for part in location) or "keys", told
 
 
 def _brief(given: Any) -> str:

@@ -173,7 +173,7 @@ def _as_activation(given: str | Mapping[str, Any] | Activation) -> Activation:
     return activation(**given)
 
 
-def _as_array(name: str, given: ArrayLike) -> NDArray[Any]:
+def _as_array(name: str, given: ArrayLike | None) -> NDArray[Any]:
     try:
         return np.asarray(given)
     except ValueError as error:
@@ -290,7 +290,7 @@ _SAFETENSORS = {
 def _load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     arrays = {}
     try:
-        for name, tensor in deserialize(path.read_bytes()):
+        for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
             if tensor["dtype"] == "BF16":
                 # NumPy has no bfloat16; it is the upper half of a float32
                 array = (np.frombuffer(tensor["data"], "<u2").astype("<u4") << 16).view("<f4")

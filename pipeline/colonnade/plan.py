@@ -91,9 +91,14 @@ class ArrayPlan:
     per_block: bool
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of one of its numbers."""
+        return int(self.dtype[-2:]) // 8
+
+    @property
     def bytes(self) -> int:
         """Bytes of its numbers, without checksums, indexes and the padding of the last shard."""
-        return math.prod(self.shape) * int(self.dtype[-2:]) // 8
+        return math.prod(self.shape) * self.itemsize
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,8 @@ class Plan:
     @property
     def block_bytes(self) -> int:
         """Bytes that one task writes."""
-        total = sum(array.bytes for array in self.arrays if array.per_block)
-        return math.ceil(total * self.grid.block_columns / self.grid.columns)
+        shards = (array for array in self.arrays if array.per_block)
+        return sum(math.prod(array.shards) * array.itemsize for array in shards)
 
     @cached_property
     def output_bytes(self) -> int:
@@ -146,8 +151,9 @@ class Plan:
                 f"hidden units m = {shapes.m:,}, outputs q = {shapes.q:,}; {self.dtype}"
             ),
             (
-                f"blocks    {grid.blocks:,} tasks of {grid.block_columns:,} columns, "
-                f"{format_bytes(self.block_bytes)} each; chunks of {grid.chunk_columns:,} columns"
+                f"blocks    {_counted(grid.blocks, 'task')} of "
+                f"{_counted(grid.block_columns, 'column')}, {format_bytes(self.block_bytes)} each; "
+                f"chunks of {_counted(grid.chunk_columns, 'column')}"
             ),
             f"output    {format_bytes(self.output_bytes)} in all",
             *(
@@ -246,20 +252,27 @@ def make_plan(
     per_column = _memory_per_column(shapes, products, itemsize, x_itemsize)
     # A job without the tensor is cut by what it works on instead
     column_bytes = (shapes.q * shapes.n if dense else max(shapes.n, shapes.m, shapes.q)) * itemsize
+    kept = grid is not None
     if grid is None:
         room = None
         if capacity.memory_per_worker is not None:
-            usable = _USABLE * capacity.memory_per_worker - sum(fixed.values())
-            room = int(usable / capacity.threads_per_worker / sum(per_column.values()))
-        grid = _make_grid(shapes.p, column_bytes, block_size, chunk_size, room)
+            usable = _usable(capacity.memory_per_worker) - sum(fixed.values())
+            room = usable // (capacity.threads_per_worker * sum(per_column.values()))
+        # The other arrays are read by the block: only the tensor is cut finer
+        finest = chunk_size if dense else shapes.p * column_bytes
+        grid = _make_grid(shapes.p, column_bytes, block_size, finest, room)
     threads = capacity.threads_per_worker
     columns = min(grid.block_columns, shapes.p)
     memory = fixed | {term: b * columns * threads for term, b in per_column.items()}
     plan = Plan(
         shapes, products, dtype, grid, _arrays(shapes, products, dtype, grid), memory, capacity
     )
-    _check_memory(plan, block_size)
+    _check_memory(plan, block_size, kept=kept)
     return plan
+
+
+def _usable(memory: int) -> int:
+    return int(_USABLE * memory)
 
 
 def _memory_per_column(
@@ -328,9 +341,9 @@ def _arrays(
     return tuple(array for name, arrays in known.items() if name in products for array in arrays)
 
 
-def _check_memory(plan: Plan, block_size: int | Literal["auto"]) -> None:
+def _check_memory(plan: Plan, block_size: int | Literal["auto"], *, kept: bool) -> None:
     available = plan.capacity.memory_per_worker
-    if available is None or plan.memory_needed <= _USABLE * available:
+    if available is None or plan.memory_needed <= _usable(available):
         return
     terms = ", ".join(f"{term} {format_bytes(size)}" for term, size in plan.memory.items())
     columns = plan.grid.block_columns
@@ -339,16 +352,21 @@ def _check_memory(plan: Plan, block_size: int | Literal["auto"]) -> None:
         options.append("lower cluster.threads_per_worker")
     elif plan.capacity.workers > 1:
         options.append("lower cluster.workers, whose memory the others then share")
-    if columns > 1:
+    if columns > 1 and kept:
+        options.append("make the store anew (--overwrite) with a lower output.block_size")
+    elif columns > 1:
         now = "" if block_size == "auto" else f" (now {format_bytes(block_size)})"
         options.append(f"lower output.block_size{now}")
     raise TooLargeError(
-        f"a worker needs {format_bytes(plan.memory_needed)} for blocks of {columns:,} "
-        f"{'column' if columns == 1 else 'columns'} on {plan.capacity.threads_per_worker} "
-        f"{'thread' if plan.capacity.threads_per_worker == 1 else 'threads'} ({terms}), and has "
-        f"{format_bytes(available)}, of which Dask lets it use {_USABLE:.0%}. "
+        f"a worker needs {format_bytes(plan.memory_needed)} for blocks of "
+        f"{_counted(columns, 'column')} on {_counted(plan.capacity.threads_per_worker, 'thread')} "
+        f"({terms}), and has {format_bytes(available)}, of which Dask lets it use {_USABLE:.0%}. "
         f"To mend it, {', or '.join(options)}."
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def format_bytes(size: float) -> str:

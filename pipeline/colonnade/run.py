@@ -94,8 +94,9 @@ def run(
     """
     _refuse_spawned()
     clock = time.perf_counter()
-    checked = _check(load_job(job, overrides).located())
-    path = checked.job.output.path
+    given = load_job(job, overrides)
+    path = given.output.path
+    checked = _check(given.located())
     with _stoppable(path):
         store = _found(checked, overwrite=overwrite)
         missing = None if store is None else _missing(store)
@@ -108,16 +109,16 @@ def run(
             with clusters.connect(checked.job.cluster) as cluster:
                 planned = checked.plan(cluster.capacity, grid)
                 if store is None:
-                    store = Store.create(path, planned, checked.network, checked.job, checked.x)
+                    store = Store.create(planned, checked.network, checked.job, checked.x)
                 store.adopt(checked.job)
                 missing = _missing(store)
-                listener(_started(store, missing))
+                listener(_started(path, store, missing))
                 listener(_ready(checked.job, cluster))
                 for event in _compute(cluster, store, missing):
                     listener(event)
                     (receipts if isinstance(event, BlockDone) else failures).append(event)  # type: ignore[arg-type]
         else:
-            listener(_started(store, []))
+            listener(_started(path, store, []))
         if store.record.state != "complete" and not _missing(store):
             store.finish(_final_results(store))
     finished = RunFinished(
@@ -210,10 +211,10 @@ def _missing(store: Store) -> list[int]:
     return [block for block in range(store.grid.blocks) if block not in done]
 
 
-def _started(store: Store, missing: list[int]) -> RunStarted:
+def _started(path: str, store: Store, missing: list[int]) -> RunStarted:
     grid = store.grid
     return RunStarted(
-        store=store.path,
+        store=path,
         columns=grid.columns,
         columns_done=grid.columns - grid.count(missing),
         blocks=grid.blocks,

@@ -250,14 +250,15 @@ class Store:
         return cls(str(path), group, record)
 
     @classmethod
-    def create(cls, path: str, plan: Plan, network: Network, job: Job, x: InputRecord) -> Store:
-        """Make the store's arrays and write the weights, over an old store if there is one.
+    def create(cls, plan: Plan, network: Network, job: Job, x: InputRecord) -> Store:
+        """Make the arrays at the job's output path and write the weights, over an old store.
 
         Raises
         ------
         StoreError
             The place cannot be written to, or holds something else than a store.
         """
+        path = job.output.path
         old = cls.find(path)
         if old is not None:
             # Whatever happens while it is emptied, nobody takes it for a whole store

@@ -1,0 +1,580 @@
+"""The job file: what is read from it, and every way in which it is refused."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+import re
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from colonnade.activations import ACTIVATIONS
+from colonnade.errors import JobError
+from colonnade.job import (
+    AddressCluster,
+    ArrayNames,
+    InputSettings,
+    Job,
+    LocalCluster,
+    NetworkSettings,
+    OutputSettings,
+    json_schema,
+)
+from colonnade.jobfile import load_job
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+WHOLE = """\
+network:
+  weights: w.npz
+  activation: {name: leaky_relu, negative_slope: 1e-3}   # which YAML takes for a string
+  names: {W1: fc1.weight, W2: fc2.weight, b2: fc2.bias}
+input: {path: s3://bucket/x.zarr, array: X, orientation: columns_by_features}
+output:
+  path: out.zarr
+  layout: dense
+  dtype: float64
+  block_size: 64 MiB
+  chunk_size: 2.5 kB
+  compression: zstd
+  products: [mean, jacobian, mean]
+cluster: {kind: address, address: "tls://h:8786", workers: 3, timeout: 2.5}
+"""
+LOCAL = {"network": {"weights": "w.npz", "activation": "tanh"}, "input": {"path": "x.npy"},
+         "output": {"path": "o.zarr"}}  # fmt: skip
+ADDRESS = LOCAL | {"cluster": {"kind": "address", "address": "tcp://h:1"}}
+SECTIONS = {
+    "network": NetworkSettings,
+    "network.names": ArrayNames,
+    "input": InputSettings,
+    "output": OutputSettings,
+}
+
+
+def job(base: dict[str, Any] = LOCAL, /, **changes: Any) -> dict[str, Any]:
+    """Change a job: output__dtype=… stands for output.dtype."""
+    document = copy.deepcopy(base)
+    for name, value in changes.items():
+        *sections, key = name.split("__")
+        place = document
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[key] = copy.deepcopy(value)
+    return document
+
+
+def told(document: Any, *overrides: str) -> list[str]:
+    """Return the problems of a job that must have some, a line each."""
+    with pytest.raises(JobError) as caught:
+        load_job(document, overrides)
+    head, *lines = str(caught.value).split("\n  ")
+    count = f"{len(lines)} problems" if len(lines) > 1 else "1 problem"
+    assert head == f"job: {count}"
+    assert all(line.isprintable() for line in lines)
+    return lines
+
+
+def test_whole_job(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(WHOLE)
+    names = ArrayNames(W1="fc1.weight", W2="fc2.weight", b2="fc2.bias")
+    assert load_job(path) == Job(
+        network=NetworkSettings(
+            weights="w.npz",
+            activation={"name": "leaky_relu", "negative_slope": 0.001},
+            names=names,
+        ),
+        input=InputSettings(
+            path="s3://bucket/x.zarr", array="X", orientation="columns_by_features"
+        ),
+        output=OutputSettings(
+            path="out.zarr", dtype="float64", block_size=64 * 2**20, chunk_size=2500,
+            compression="zstd", products=("jacobian", "mean"),
+        ),
+        cluster=AddressCluster(kind="address", address="tls://h:8786", workers=3, timeout=2.5),
+    )  # fmt: skip
+
+
+def test_least_job() -> None:
+    found = load_job(LOCAL)
+    assert found.output.model_dump(exclude={"path"}) == {
+        "layout": "dense", "dtype": "float32", "block_size": "auto", "chunk_size": "auto",
+        "compression": "none", "products": ("jacobian",),
+    }  # fmt: skip
+    assert found.cluster == LocalCluster(
+        kind="local", workers="auto", threads_per_worker=1, memory_per_worker="auto"
+    )
+    assert found.network.names is found.input.array is None
+
+
+def test_every_problem_in_one_report() -> None:
+    lines = told(
+        {
+            "network": {"activation": "tahn", "names": {"w1": "a", "W2": "b"}},
+            "input": {"path": "", "orientation": "columns_by_faetures"},
+            "output": {"path": 3, "block_size": "lots", "products": ["mean", "jacobain"]},
+            "cluster": {"workers": -2},
+            "ouput": {},
+        }
+    )
+    expected = {
+        "network.weights": "required, and not given",
+        "network.activation": "given 'tahn'; no activation 'tahn'; nearest: tanh",
+        "network.names.W1": "required, and not given",
+        "network.names.w1": "unknown key; did you mean W1? Known here: W1, b1, W2, b2",
+        "input.path": "given ''; allowed: a path",
+        "input.orientation": "given 'columns_by_faetures'; allowed: 'features_by_columns' or "
+        "'columns_by_features'; did you mean columns_by_features?",
+        "output.path": "given 3; allowed: a path",
+        "output.block_size": "given 'lots'; allowed: auto, or bytes such as 67108864 or '64 MiB'",
+        "output.products.1": "given 'jacobain'; allowed: 'jacobian', 'value', 'norm' or 'mean'; "
+        "did you mean jacobian?",
+        "cluster.workers": "given -2; allowed: auto, or a whole number from 1",
+        "ouput": "unknown key; did you mean output? Known here: network, input, output, cluster",
+    }
+    assert sorted(line.split(": ")[0] for line in lines) == sorted(expected)
+    for path, text in expected.items():
+        assert any(line.startswith(f"{path}: {text}") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("base", "section", "near", "model"),
+    [(LOCAL, section, model, model) for section, model in SECTIONS.items()]
+    + [(LOCAL, "cluster", LocalCluster, LocalCluster)]
+    + [(ADDRESS, "cluster", AddressCluster, AddressCluster)],
+)
+def test_unknown_keys(base, section, near, model) -> None:
+    names = {"network__names": {"W1": "a", "W2": "b"}} if section == "network.names" else {}
+    for key in near.model_fields:
+        misspelt = key + "x"
+        (line,) = told(job(base, **names, **{f"{section}.{misspelt}".replace(".", "__"): 1}))
+        known = ", ".join(model.model_fields)
+        assert line == f"{section}.{misspelt}: unknown key; did you mean {key}? Known here: {known}"
+    (line,) = told(job(base, **names, **{f"{section}.@@".replace(".", "__"): 1}))
+    assert line == f"{section}.@@: unknown key; Known here: {', '.join(model.model_fields)}"
+
+
+@pytest.mark.parametrize("key", ["two\nlines", "\ud800", 7, None, "x" * 500])
+def test_strange_keys_keep_the_report_readable(key) -> None:
+    (line,) = told(LOCAL | {key: 1})
+    assert "unknown key" in line
+    assert len(line) < 200
+
+
+SIZES = {
+    "auto": "auto", 1: 1, "64 MiB": 64 * 2**20, "64MB": 64 * 10**6, 1e6: 10**6, "1e6": 10**6,
+    "3 kib": 3072, "0.5 GiB": 2**29, " 7 B ": 7, "2.": 2, 2**63 - 1: 2**63 - 1,
+}  # fmt: skip
+WRONG_SIZES = [0, -1, "0", "-5 MiB", "lots", "", "MiB", "1.2.3", "1 EB", "nan", "1e999", "1e19",
+               True, False, None, [], {}, 0.5, float("inf"), float("nan"), 2**63, 10**400, "AUTO",
+               16**5000]  # fmt: skip
+COUNTS = {"auto": "auto", 1: 1, "13": 13, 10**6: 10**6, 2.0: 2}
+WRONG_COUNTS = [0, -3, "0", "-3", 1.5, "two", "", True, False, None, [3], float("nan"), 10**6 + 1,
+                10**400, 16**5000]  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["output__block_size", "output__chunk_size",
+                                 "cluster__memory_per_worker"])  # fmt: skip
+def test_sizes(key) -> None:
+    section, field = key.split("__")
+    for text, size in SIZES.items():
+        found = getattr(getattr(load_job(job(**{key: text})), section), field)
+        assert found == size
+        assert type(found) is type(size)
+    for text in WRONG_SIZES:
+        (line,) = told(job(**{key: text}))
+        assert re.match(rf"{section}\.{field}: given .*; allowed: auto, or ", line), text
+
+
+@pytest.mark.parametrize("key", ["workers", "threads_per_worker"])
+def test_counts(key) -> None:
+    auto = {"workers"} & {key}
+    for text, count in COUNTS.items():
+        if text == "auto" and not auto:
+            continue
+        found = getattr(load_job(job(**{f"cluster__{key}": text})).cluster, key)
+        assert found == count
+        assert type(found) is type(count)
+    for text in WRONG_COUNTS if auto else ["auto", *WRONG_COUNTS]:
+        (line,) = told(job(**{f"cluster__{key}": text}))
+        allowed = "auto, or a whole number" if auto else "a whole number"
+        assert re.match(rf"cluster\.{key}: given .*; allowed: {allowed} from 1 ", line), text
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"address": "h:1"}, "cluster.address: given 'h:1'; allowed: a scheduler's address"),
+        ({"address": 3}, "cluster.address: given 3; allowed: a scheduler's address"),
+        ({"workers": "auto"}, "cluster.workers: given 'auto'; allowed: a whole number from 1"),
+        ({"timeout": 0}, "cluster.timeout: given 0; allowed: a number of seconds above 0"),
+        ({"timeout": True}, "cluster.timeout: given True; allowed: a number of seconds"),
+        ({"timeout": float("inf")}, "cluster.timeout: given inf; allowed: a number of seconds"),
+        ({"kind": "loacl"}, "cluster.kind: given 'loacl'; allowed: 'local', 'address'; did you "
+         "mean local?"),
+        ({"kind": None}, "cluster.kind: given None; allowed: 'local', 'address'"),
+    ],
+)  # fmt: skip
+def test_clusters(changes, line) -> None:
+    (found,) = told(ADDRESS | {"cluster": ADDRESS["cluster"] | changes})
+    assert found.startswith(line)
+
+
+@pytest.mark.parametrize("given", [None, "local", 3, ["local"]])
+@pytest.mark.parametrize("section", ["network", "input", "output", "cluster"])
+def test_what_is_no_section(section, given) -> None:
+    (line,) = told(LOCAL | {section: given})
+    assert line.startswith(f"{section}: given {given!r}; expected a section with ")
+
+
+def test_products() -> None:
+    def chosen(given: Any) -> tuple[str, ...]:
+        return load_job(job(output__products=given)).output.products
+
+    assert chosen("norm") == ("norm",)
+    assert chosen(["mean", "norm", "mean", "value"]) == ("value", "norm", "mean")
+    everything = ("jacobian", "value", "norm", "mean")
+    assert all(chosen(p) == everything for p in itertools.permutations(everything))
+    for wrong in ([], None, 3, {"norm": 1}):
+        (line,) = told(job(output__products=wrong))
+        assert line.startswith(f"output.products: given {wrong!r}; allowed: a list with at least")
+    lines = told(job(output__products=["gram", 3, "norms"]))
+    assert [line.split(": ")[0] for line in lines] == ["output.products.0", "output.products.1",
+                                                       "output.products.2"]  # fmt: skip
+    assert lines[2].endswith("did you mean norm?")
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"name": "leaky_relu", "slope": 0.2}, "leaky_relu has no parameter 'slope'"),
+        ({"name": "tanh", "negative_slope": 0.2}, "tanh has no parameter 'negative_slope'"),
+        *(({"name": "leaky_relu", "negative_slope": wrong}, "negative_slope must be a finite number")
+          for wrong in ("steep", True, None, [1], float("nan"), float("inf"), 10**400)),
+        *((wrong, "allowed: a name, or a mapping")
+          for wrong in (3, None, [], {}, {"name": 3}, {"negative_slope": 1})),
+    ],
+)  # fmt: skip
+def test_activations(given, problem) -> None:
+    (line,) = told(job(network__activation=given))
+    assert line.startswith("network.activation: given ")
+    assert problem in line
+
+
+def test_every_activation_is_canonical() -> None:
+    for name, formula in ACTIVATIONS.items():
+        short = load_job(job(network__activation=name)).network.activation
+        assert short == {"name": name, **formula.parameters}
+        assert load_job(job(network__activation=short)).network.activation == short
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place", "value"),
+    [
+        (["output.dtype=float64"], ("output", "dtype"), "float64"),
+        (["output.products=[norm, mean]"], ("output", "products"), ("norm", "mean")),
+        (["output.block_size=1", "output.block_size = 3 kB "], ("output", "block_size"), 3000),
+        (["cluster.workers=5"], ("cluster", "workers"), 5),
+        (["input.path=a=b"], ("input", "path"), "a=b"),
+        (["network.activation=elu", "network.activation.alpha=0.5"], ("network", "activation"),
+         {"name": "elu", "alpha": 0.5}),
+        (["network.names={W1: a, W2: b}", "network.names.b2=c"], ("network", "names"),
+         ArrayNames(W1="a", W2="b", b2="c")),
+    ],
+)  # fmt: skip
+def test_overrides(overrides, place, value) -> None:
+    section, field = place
+    document = job()
+    assert getattr(getattr(load_job(document, overrides), section), field) == value
+    assert document == LOCAL  # the caller's mapping is not touched
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        *((wrong, f"--set {wrong}: expected section.key=value")
+          for wrong in ("output.dtype", "=3", "a..b=3", ".=1", "output.=1", "")),
+        ("output.path.x=3", "--set output.path.x=3: output.path holds 'o.zarr', not a section"),
+        ("output.dtype=[", "--set output.dtype=[: the value is not YAML: "),
+        ("output.dtype={a: 1, a: 2}", "--set output.dtype={a: 1, a: 2}: the value is not YAML: "
+         "the key a is written twice"),
+        ("output.dtype=!!python/name:os.system", "--set output.dtype=!!python/name:os.system: "
+         "the value is not YAML: could not determine a constructor"),
+        ("cluster.workers=2001-99-99", "--set cluster.workers=2001-99-99: the value is not YAML"),
+        ("cluster.workers=!!int ''", "--set cluster.workers=!!int '': the value is not YAML"),
+        ("output.dtype=" + "[" * 5000, "--set output.dtype=["),
+        ("cluster.workers=", "cluster.workers: given None"),
+        ("network.activation.negative_slope=0.1", "network.activation: given {'name': 'tanh', "
+         "'negative_slope': 0.1}; tanh has no parameter"),
+        ("ouput.dtype=float64", "ouput: unknown key; did you mean output?"),
+    ],
+)  # fmt: skip
+def test_wrong_overrides(override, problem) -> None:
+    (line,) = told(job(), override)
+    assert line.startswith(problem)
+    assert told(job(output__dtype="int8"), override)[-1].startswith(("output.dtype", problem))
+
+
+def test_variables(monkeypatch) -> None:
+    monkeypatch.setenv("DIR", "/d")
+    monkeypatch.setenv("NUMBER", "7")
+    monkeypatch.setenv("NORM", "norm")
+    monkeypatch.setenv("NESTED", "${DIR}")
+    found = load_job(
+        job(
+            input__path="${DIR}/${NUMBER}.npy",
+            output__path="$${DIR}/$HOME$$/${NESTED}",
+            output__products=["${NORM}"],
+            output__block_size="${NUMBER} kB",
+            cluster__workers="${NUMBER}",
+            network__activation={"name": "elu", "alpha": "${NUMBER}"},
+        ),
+        ["output.chunk_size=${NUMBER}"],
+    )
+    assert found.input.path == "/d/7.npy"
+    assert found.output.path == "${DIR}/$HOME$/${DIR}"
+    assert found.output.products == ("norm",)
+    assert (found.output.block_size, found.output.chunk_size) == (7000, 7)
+    assert found.cluster.workers == 7
+    assert found.network.activation == {"name": "elu", "alpha": 7.0}
+    assert load_job(found) == found  # which does not expand it again
+
+
+def test_unset_variables_are_reported_once(monkeypatch) -> None:
+    monkeypatch.delenv("GONE", raising=False)
+    lines = told(
+        job(
+            input__path="${GONE}/x.npy",
+            output__path="${GONE}",
+            output__products=["norm", "${GONE}"],
+            output__dtype="${}",
+            cluster__kind="${GONE}",
+            network__activation={"name": "${GONE}"},
+            network__weights="",
+        )
+    )
+    paths = ["network.activation.name", "input.path", "output.path", "output.products.1",
+             "cluster.kind"]  # fmt: skip
+    said = "the environment has no variable"
+    assert sorted(lines) == sorted(
+        [f"{path}: {said} 'GONE'" for path in paths]
+        + [f"output.dtype: {said} ''", "network.weights: given ''; allowed: a path"]
+    )
+    assert load_job(job(output__dtype="${GONE}"), ["output.dtype=float64"])
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "a job file has the sections network, input, output, cluster; this one has none"),
+        (b"# nothing\n", "this one has none"),
+        (b"- a\n- b\n", "this one has none"),
+        (b"tanh", "this one has none"),
+        (b"a: [", "this is not YAML: while parsing a flow node"),
+        (b"a: 1\n---\nb: 2\n", "this is not YAML: expected a single document"),
+        (b"network: {activation: tanh, activation: relu}", "the key activation is written twice"),
+        (b"input:\n  path: a\ninput:\n  path: b\n", "the key input is written twice at line 3"),
+        (b"a: \xff\xfe", "this job file cannot be read: 'utf-8' codec"),
+        (b"a: \x00", "this is not YAML: unacceptable character"),
+        (b"a: !!python/object/apply:os.system [touch pwned]", "could not determine a constructor"),
+        (b"a: !!bool maybe", "this is not YAML"),
+        (b"a: !!timestamp now", "this is not YAML"),
+        (b"? [a]\n: 1", "this is not YAML"),
+        (b"&a {b: *a}", "this is not YAML"),
+        (b"a: &a [*a]", "nested too deeply"),
+        (b"a: " + b"[" * 5000, "this is not YAML"),
+    ],
+)
+def test_files_that_are_no_jobs(tmp_path, monkeypatch, content, problem) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("job.yaml").write_bytes(content)
+    with pytest.raises(JobError, match=re.escape(problem)) as caught:
+        load_job("job.yaml")
+    assert str(caught.value).startswith("job.yaml: ")
+    assert os.listdir() == ["job.yaml"]
+
+
+def test_files_that_are_not_there(tmp_path) -> None:
+    with pytest.raises(JobError, match=r"none\.yaml: there is no such job file\.$"):
+        load_job(tmp_path / "none.yaml")
+    with pytest.raises(JobError, match="this job file cannot be read: .*directory"):
+        load_job(tmp_path)
+    with pytest.raises(JobError, match="this job file cannot be read"):
+        load_job("a\0b")
+
+
+def test_located(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    found = load_job(
+        job(
+            network__weights="w.npz", input__path="~/x.npy", output__path="s3://b/o.zarr",
+            cluster__workers=3,
+        )
+    ).located()  # fmt: skip
+    assert found.network.weights == str(tmp_path / "w.npz")
+    assert found.input.path == "/home/someone/x.npy"
+    assert found.output.path == "s3://b/o.zarr"
+    assert found.cluster.workers == 3
+    assert found.located() == found
+    unknown = load_job(job(input__path="~no-such-user/x.npy")).located()
+    assert unknown.input.path == str(tmp_path / "~no-such-user/x.npy")
+
+
+@pytest.mark.parametrize("source", [LOCAL, ADDRESS, yaml.safe_load(WHOLE), *CONFIGS], ids=str)
+def test_round_trip(source) -> None:
+    found = load_job(source)
+    dumped = found.model_dump(mode="json")
+    assert load_job(dumped) == found
+    assert load_job(yaml.safe_load(yaml.safe_dump(dumped))) == found
+    assert load_job(MappingProxyType(dumped)) == found
+    assert Job.model_validate_json(found.model_dump_json()) == found
+
+
+def test_shipped_configs_are_there() -> None:
+    assert [path.name for path in CONFIGS] == ["digits.yaml", "patches.yaml"]
+
+
+def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
+    """Check a value against the part of JSON Schema that the job's schema uses."""
+    kinds = {"object": dict, "string": str, "array": list, "integer": int, "number": int | float,
+             "null": type(None)}  # fmt: skip
+    checks = {
+        "$ref": lambda s: accepts(root["$defs"][s.removeprefix("#/$defs/")], value, root),
+        "anyOf": lambda s: any(accepts(part, value, root) for part in s),
+        "oneOf": lambda s: sum(accepts(part, value, root) for part in s) == 1,
+        "const": lambda s: value == s,
+        "enum": lambda s: value in s,
+        "type": lambda s: isinstance(value, kinds[s]) and not isinstance(value, bool),
+        "pattern": lambda s: not isinstance(value, str) or re.search(s, value) is not None,
+        "minimum": lambda s: value >= s,
+        "maximum": lambda s: value <= s,
+        "exclusiveMinimum": lambda s: value > s,
+        "exclusiveMaximum": lambda s: value < s,
+        "minItems": lambda s: len(value) >= s,
+        "items": lambda s: all(accepts(s, item, root) for item in value),
+        "required": lambda s: set(s) <= set(value),
+        "properties": lambda s: all(accepts(s[k], v, root) for k, v in value.items() if k in s),
+        "additionalProperties": lambda s: all(
+            s and accepts(s, v, root) for k, v in value.items() if k not in schema["properties"]
+        ),
+    }
+    notes = {"title", "description", "default", "$defs", "$schema"}
+    assert set(schema) - notes <= set(checks)
+    # the type first: what follows takes it for granted
+    ordered = sorted(set(schema) - notes, key=lambda word: word != "type")
+    return all(checks[word](schema[word]) for word in ordered)
+
+
+def test_schema_has_exactly_the_keys_of_the_models() -> None:
+    schema = json_schema()
+    models = [*SECTIONS.values(), LocalCluster, AddressCluster]
+    parts = {"Job": schema} | schema["$defs"]
+    assert set(parts) == {model.__name__ for model in [Job, *models]}
+    for model in [Job, *models]:
+        part = parts[model.__name__]
+        assert set(part["properties"]) == set(model.model_fields)
+        assert part["additionalProperties"] is False
+        required = {key for key, field in model.model_fields.items() if field.is_required()}
+        assert set(part.get("required", [])) == required
+    for part in (parts[model.__name__] for model in models):
+        assert all(field["description"] for field in part["properties"].values())
+
+
+@pytest.mark.parametrize(
+    ("document", "valid"),
+    [
+        *((document, True) for document in (LOCAL, ADDRESS, yaml.safe_load(WHOLE))),
+        *((yaml.safe_load(path.read_text()), True) for path in CONFIGS),
+        *((job(output__block_size=size), True) for size in SIZES if not isinstance(size, float)),
+        *((job(output__block_size=s), False) for s in WRONG_SIZES if s not in ("0", "1e19")),
+        *((job(cluster__workers=n), False) for n in WRONG_COUNTS),
+        (job(output__products="norm"), True),
+        (job(output__products=[]), False),
+        (job(output__products=["norms"]), False),
+        (job(network__activation="tahn"), False),
+        (job(network__weights=" "), False),
+        (job(ADDRESS, cluster__address="h:1"), False),
+        (job(ADDRESS, cluster__timeout=0), False),
+        (job(ADDRESS, cluster__adress="tcp://h:1"), False),
+        (job(cluster__kind="slurm"), False),
+        (job(x=1), False),
+        ({}, False),
+    ],
+)
+def test_schema_agrees_with_the_loader(document, valid) -> None:
+    if valid:
+        assert load_job(document)
+    else:
+        assert told(document)
+    # 1e-3, which an editor takes for the number that is meant
+    if document.get("network", {}).get("activation") == yaml.safe_load(WHOLE)["network"]["activation"]:
+        document = job(document, network__activation={"name": "leaky_relu", "negative_slope": 1e-3})
+    schema = json_schema()
+    assert accepts(schema, document, schema) is valid
+
+
+scalars = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.dates()
+    | st.binary(max_size=3)
+    | st.sampled_from(["auto", "tanh", "local", "address", "norm", "${A}", "$$", "1 MiB", "./x"])
+)  # fmt: skip
+keys = st.sampled_from(
+    ["network", "input", "output", "cluster", "names", "activation", "name", "alpha", "W1", "kind"]
+    + ["path", "weights", "products", "workers", "block_size", "address", "timeout", "dtype"]
+) | st.text(max_size=4)
+anything = st.recursive(
+    scalars,
+    lambda below: st.lists(below, max_size=3)
+    | st.dictionaries(keys | st.integers() | st.none(), below, max_size=4),
+    max_leaves=12,
+)
+jobs = st.builds(
+    lambda document, changes: {**document, **changes},
+    st.sampled_from([LOCAL, ADDRESS]),
+    st.dictionaries(keys, st.dictionaries(keys, anything, max_size=4) | anything, max_size=3),
+)
+
+
+@settings(max_examples=400)
+@given(document=jobs | st.dictionaries(keys, anything, max_size=4))
+def test_no_document_does_worse_than_job_error(document) -> None:
+    try:
+        found = load_job(document)
+    except JobError as error:
+        assert "problem" in str(error)  # noqa: PT017
+    else:
+        assert load_job(found) == found
+
+
+@settings(max_examples=300)
+@given(text=st.text(alphabet="abA1 \n:-[]{}#&*!?|>'\"%@`,.=<\\$_\t", max_size=40))
+@example(text="a: !!int ''")
+@example(text="a: !!float ''")
+@example(text="a: !!binary é")
+@example(text="a: !!set {b, c}")
+@example(text="a: {<<: 3}")
+@example(text="a: '\\ud800'\n\"\\ud800\": 1")
+@example(text="a: 0x" + "f" * 5000)
+def test_no_text_does_worse_than_job_error(tmp_path_factory, text) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzz.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(JobError):
+        load_job(path, [text])
+
+
+@settings(max_examples=200)
+@given(override=st.text(max_size=20) | st.builds("{}={}".format, st.lists(keys).map(".".join),
+       st.text(max_size=12)))  # fmt: skip
+def test_no_override_does_worse_than_job_error(override) -> None:
+    try:
+        found = load_job(LOCAL, [override])
+    except JobError:
+        return
+    assert isinstance(found, Job)
