@@ -43,15 +43,33 @@ def test_kernel_equals_the_definition(n, m, q, p, dtype, name, seed) -> None:
     assert np.all(np.abs(T - by_definition(network, X)) <= bound(network, dtype))
 
 
-@given(n=sizes, m=sizes, q=sizes, p=sizes, dtype=dtypes, width=st.integers(1, 4))
-def test_scaled_slices_equal_the_one_product(n, m, q, p, dtype, width) -> None:
+@given(
+    n=sizes, m=sizes, q=sizes, p=sizes, dtype=dtypes, size=st.integers(1, 4000),
+    method=st.sampled_from(["product", "scale U", "scale W"]),
+)  # fmt: skip
+def test_every_method_equals_the_definition(n, m, q, p, dtype, size, method) -> None:
     network, X = make_network(n, m, q, "tanh", dtype), make_columns(n, p, dtype)
-    product = cn.jacobian(network, X)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jacobian_module, "_PRODUCT_LIMIT", 0)
-        patch.setattr(jacobian_module, "_SLICE_BYTES", width * m * q * np.dtype(dtype).itemsize)
-        sliced = cn.jacobian(network, X)
-    assert np.all(np.abs(product - sliced) <= bound(network, dtype))
+        patch.setattr(jacobian_module, "_method", lambda *_: method)
+        patch.setattr(jacobian_module, "_SLICE_BYTES", size)
+        T = cn.jacobian(network, X)
+    assert np.all(np.abs(T - by_definition(network, X)) <= bound(network, dtype))
+
+
+@pytest.mark.parametrize(
+    ("n", "m", "q", "columns", "method"),
+    [
+        (128, 256, 64, 512, "product"),
+        (64, 64, 10, 1024, "product"),
+        (20, 128, 1, 1024, "product"),
+        (256, 512, 128, 64, "scale U"),  # so few columns would read all of K each time
+        (556, 512, 368, 10, "scale U"),  # K has 419 MB
+        (64, 2048, 1000, 32, "scale W"),  # and here 524, but U is what takes long to scale
+    ],
+)
+def test_method_is_chosen_by_shape(n, m, q, columns, method) -> None:
+    network = make_network(n, m, q)
+    assert jacobian_module._method(network, np.float32, columns) == method
 
 
 @given(n=sizes, m=sizes, q=sizes, p=sizes, name=smooth, seed=st.integers(0, 2**32))
@@ -112,7 +130,7 @@ def test_blocks_are_the_diagonal_of_the_whole_derivative() -> None:
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_norm_and_mean_equal_their_definitions(dtype: type) -> None:
     network, X = make_network(dtype=dtype), make_columns(dtype=dtype)
-    kernel = Kernel(network, dtype, dtype)
+    kernel = Kernel(network, dtype, dtype, P)
     S = kernel.slope(kernel.preactivation(X))
     T = by_definition(network, X)
     eps = np.finfo(dtype).eps
@@ -125,7 +143,7 @@ def test_norm_and_mean_equal_their_definitions(dtype: type) -> None:
 
 def test_norm_in_many_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     network, X = make_network(), make_columns()
-    kernel = Kernel(network, X.dtype, np.float32)
+    kernel = Kernel(network, X.dtype, np.float32, P)
     S = kernel.slope(kernel.preactivation(X))
     whole = kernel.norm(S)
     monkeypatch.setattr(jacobian_module, "_SLICE_BYTES", 3 * 8 * M)
@@ -137,7 +155,7 @@ def test_norm_of_a_vanishing_jacobian_is_zero() -> None:
     W, U = np.ones((2, 3)), np.array([[1.0, -1.0]])
     network = cn.Network(W, None, U, None, "tanh")
     X = make_columns(3, 17, np.float64)
-    kernel = Kernel(network, X.dtype, np.float64)
+    kernel = Kernel(network, X.dtype, np.float64, 17)
     assert np.all(kernel.norm(kernel.slope(kernel.preactivation(X))) == 0)
 
 
@@ -213,7 +231,7 @@ def test_nan_stays_in_its_column(network: cn.Network, X: np.ndarray) -> None:
 
 
 def test_out_is_written_in_place(network: cn.Network, X: np.ndarray) -> None:
-    kernel = Kernel(network, X.dtype, np.float32)
+    kernel = Kernel(network, X.dtype, np.float32, P)
     out = np.full((P, Q, N), np.nan, np.float32)
     assert kernel.blocks(cn.slopes(network, X), out) is out
     np.testing.assert_array_equal(out, cn.jacobian(network, X))

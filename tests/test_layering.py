@@ -14,7 +14,7 @@ FLOORS = {
     6: ["run"],
     5: ["task", "reader"],
     4: ["store", "clusters", "progress"],
-    3: ["plan", "jacobian", "columns", "jobfile"],
+    3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job"],
     1: ["activations"],
     0: ["errors", "events", "formulas"],

@@ -15,7 +15,7 @@ products behind it do not.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import dask.array as da
 import numpy as np
@@ -32,12 +32,17 @@ __all__ = [
     "kernel_bytes",
     "result_dtype",
     "slopes",
+    "strip_columns",
 ]
 
-# K is made once and read once a block: worth its memory while that is small beside a block's.
-_PRODUCT_LIMIT = 64 * 2**20
-# Bytes of the scaled slice (U · s′): about one core's second-level cache.
+# K is made once and kept: worth its memory up to here
+_PRODUCT_LIMIT = 256 * 2**20
+# Bytes of U or W scaled by the slopes of a few columns: about one core's second-level cache
 _SLICE_BYTES = 2**20
+# Columns whose slopes are computed at a time: their temporaries fit a cache, and are enough rows
+# for a matrix product to run at speed
+_STRIP_BYTES = 2**20
+_STRIP_COLUMNS = 1024
 
 AnyMatrix = TypeVar("AnyMatrix", NDArray[Any], da.Array)
 
@@ -145,13 +150,36 @@ def result_dtype(network: Network, x_dtype: DTypeLike) -> np.dtype[Any]:
     return np.result_type(np.float32, network.dtype, np.dtype(x_dtype))
 
 
-def kernel_bytes(network: Network, dtype: DTypeLike) -> int:
-    """Bytes that a `Kernel` of this dtype keeps between blocks, shared by a process's threads."""
+def strip_columns(network: Network, dtype: DTypeLike) -> int:
+    """Columns to give to a `Kernel` at a time, so that what lies between X and T stays in cache."""
+    return max(_STRIP_COLUMNS, _STRIP_BYTES // (network.m * np.dtype(dtype).itemsize))
+
+
+def kernel_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
+    """Bytes that a `Kernel` keeps between blocks, shared by a process's threads."""
     itemsize = np.dtype(dtype).itemsize
-    product = network.m * network.q * network.n * itemsize
-    workspace = max(_SLICE_BYTES, network.m * network.q * itemsize)
     weights = 2 * (network.m + 1) * (network.n + network.q) * 8
-    return weights + (product if product <= _PRODUCT_LIMIT else workspace)
+    if _method(network, dtype, columns) == "product":
+        return weights + network.m * network.q * network.n * itemsize
+    scaled = network.m * max(network.q, network.n) + network.q * network.n
+    return weights + max(_SLICE_BYTES, scaled * itemsize)
+
+
+_Method = Literal["product", "scale U", "scale W"]
+
+
+def _method(network: Network, dtype: DTypeLike, columns: int) -> _Method:
+    """Choose how T is computed, by shape alone: the same job always gives the same bits.
+
+    Beside its 2mqn flops a column, the product reads all of K once for `columns` columns, and
+    the others write a scaled U (or W) for each column that serves n (or q) numbers only. The
+    weights of the three are measured ones.
+    """
+    m, n, q = network.m, network.n, network.q
+    costs: dict[_Method, float] = {"scale U": 25 / n, "scale W": 100 / q + 100 / m}
+    if m * q * n * np.dtype(dtype).itemsize <= _PRODUCT_LIMIT:
+        costs["product"] = 12 / columns
+    return min(costs, key=lambda method: costs[method])
 
 
 class Kernel:
@@ -165,23 +193,25 @@ class Kernel:
         The dtype in which X comes.
     dtype
         The dtype of the results, float32 or float64.
+    columns
+        How many columns `blocks` is going to be given at a time.
     """
 
-    def __init__(self, network: Network, x_dtype: DTypeLike, dtype: DTypeLike) -> None:
+    def __init__(
+        self, network: Network, x_dtype: DTypeLike, dtype: DTypeLike, columns: int
+    ) -> None:
         self.network = network
         self.dtype = np.dtype(dtype)
         self.working_dtype = np.result_type(result_dtype(network, x_dtype), self.dtype)
+        self._method = _method(network, dtype, columns)
         self._U = network.W2.astype(self.dtype)
         self._W = network.W1.astype(self.dtype)
 
     # K[h, (i,j)] = U[i,h] W[h,j]: row by row the Kronecker product of Uᵀ and W (Khatri–Rao)
     @cached_property
-    def _K(self) -> NDArray[Any] | None:  # noqa: N802 (the letter of the mathematics)
-        m, q, n = self.network.m, self.network.q, self.network.n
-        if m * q * n * self.dtype.itemsize > _PRODUCT_LIMIT:
-            return None
+    def _K(self) -> NDArray[Any]:  # noqa: N802 (the letter of the mathematics)
         K: NDArray[Any] = self._U.T[:, :, None] * self._W[:, None, :]
-        return K.reshape(m, q * n)
+        return K.reshape(self.network.m, -1)
 
     # ‖U Diag(s) W‖²_F = Σ_hg s_h (UᵀU)[h,g] (WWᵀ)[h,g] s_g, in float64: the sum may cancel
     @cached_property
@@ -219,18 +249,39 @@ class Kernel:
         B = S.shape[1]
         S = S.astype(self.dtype, copy=False)
         out = np.empty((B, q, n), self.dtype) if out is None else out
-        if self._K is not None:
-            # T as B × qn is S′ᵀ K: one matrix product for the whole block
+        if self._method == "product":
+            # T as B × qn is S′ᵀ K: one matrix product for all columns
             np.matmul(S.T, self._K, out=out.reshape(B, q * n))
-            return out
-        # (U · s′_k) stacked over columns, (b·q) × m, times W, as many columns as the cache holds
-        width = max(1, _SLICE_BYTES // (self.network.m * q * self.dtype.itemsize))
-        scaled = np.empty((width, q, self.network.m), self.dtype)
-        for k in range(0, B, width):
-            b = min(width, B - k)
-            np.multiply(self._U, S.T[k : k + b, None, :], out=scaled[:b])
-            np.matmul(scaled[:b].reshape(b * q, -1), self._W, out=out[k : k + b].reshape(b * q, n))
+        elif self._method == "scale U":
+            self._scale_U(np.ascontiguousarray(S.T), out)
+        else:
+            self._scale_W(np.ascontiguousarray(S.T), out)
         return out
+
+    # (U · s′_k) stacked over a few columns, (b·q) × m, times W, is those columns' T as (b·q) × n
+    def _scale_U(self, S: NDArray[Any], out: NDArray[Any]) -> None:  # noqa: N802
+        m, q, n = self.network.m, self.network.q, self.network.n
+        width = max(1, _SLICE_BYTES // (m * q * self.dtype.itemsize))
+        scaled = np.empty((width, q, m), self.dtype)
+        for k in range(0, len(S), width):
+            s = S[k : k + width, None, :]
+            b = len(s)
+            np.multiply(self._U, s, out=scaled[:b])
+            np.matmul(scaled[:b].reshape(b * q, m), self._W, out=out[k : k + b].reshape(b * q, n))
+
+    # U times (s′_k · W) of a few columns side by side, m × (b·n), is their T with columns and
+    # outputs exchanged; for many outputs and few inputs, where scaling U is the larger work
+    def _scale_W(self, S: NDArray[Any], out: NDArray[Any]) -> None:  # noqa: N802
+        m, q, n = self.network.m, self.network.q, self.network.n
+        width = max(1, 4 * _SLICE_BYTES // ((m + q) * n * self.dtype.itemsize))
+        Wt = np.ascontiguousarray(self._W.T)
+        scaled = np.empty((width, n, m), self.dtype)
+        for k in range(0, len(S), width):
+            s = S[k : k + width, None, :]
+            b = len(s)
+            np.multiply(Wt, s, out=scaled[:b])
+            product = self._U @ scaled[:b].reshape(b * n, m).T
+            out[k : k + b] = product.reshape(q, b, n).transpose(1, 0, 2)
 
     def norm(self, S: NDArray[Any]) -> NDArray[Any]:
         """‖J_k‖_F for every column of S (m, B): (B,), without forming a block."""
@@ -250,12 +301,12 @@ class Kernel:
 
 
 def _blocks(X: NDArray[Any], network: Network, out_dtype: np.dtype[Any]) -> NDArray[Any]:
-    kernel = Kernel(network, X.dtype, out_dtype)
+    kernel = Kernel(network, X.dtype, out_dtype, X.shape[1])
     return kernel.blocks(kernel.slope(kernel.preactivation(X)))
 
 
 def _of_preactivation(X: NDArray[Any], network: Network, what: str) -> NDArray[Any]:
-    kernel = Kernel(network, X.dtype, result_dtype(network, X.dtype))
+    kernel = Kernel(network, X.dtype, result_dtype(network, X.dtype), X.shape[1])
     return cast("NDArray[Any]", getattr(kernel, what)(kernel.preactivation(X)))
 
 

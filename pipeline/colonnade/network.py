@@ -271,9 +271,10 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
 
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
+        # np.load takes what is no zip for a pickle, and leaves a damaged one open
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no zip archive, or not a whole one")
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: np.asarray(archive[name]) for name in archive.files}
     # zipfile and zlib raise whatever the damage happens to break
     except Exception as error:
@@ -290,7 +291,8 @@ _SAFETENSORS = {
 def _load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     arrays = {}
     try:
-        for name, tensor in deserialize(path.read_bytes()):  # type: ignore[no-untyped-call]
+        # in no order of its own
+        for name, tensor in sorted(deserialize(path.read_bytes())):  # type: ignore[no-untyped-call]
             if tensor["dtype"] == "BF16":
                 # NumPy has no bfloat16; it is the upper half of a float32
                 array = (np.frombuffer(tensor["data"], "<u2").astype("<u4") << 16).view("<f4")

@@ -10,6 +10,7 @@ A block is a run of columns: what one task computes, and one shard of each array
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,7 +67,7 @@ class Grid:
     @property
     def blocks(self) -> int:
         """Number of blocks; the last may hold fewer columns."""
-        return math.ceil(self.columns / self.block_columns)
+        return -(-self.columns // self.block_columns)
 
     def bounds(self, block: int) -> tuple[int, int]:
         """First column of a block, and the one after its last."""
@@ -219,6 +220,8 @@ def make_plan(
     dtype: str,
     x_itemsize: int,
     kernel_bytes: int,
+    strip_columns: int,
+    compression: str,
     capacity: Capacity,
     block_size: int | Literal["auto"] = "auto",
     chunk_size: int | Literal["auto"] = "auto",
@@ -236,6 +239,10 @@ def make_plan(
         Bytes of one number of X.
     kernel_bytes
         Bytes that a worker keeps between blocks for the weights and what is made of them.
+    strip_columns
+        Columns whose pre-activations and slopes are held at a time.
+    compression
+        none, lz4 or zstd.
     block_size, chunk_size
         Bytes, or auto.
     grid
@@ -248,25 +255,31 @@ def make_plan(
     """
     itemsize = 4 if dtype == "float32" else 8
     dense = "jacobian" in products
-    fixed = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
-    per_column = _memory_per_column(shapes, products, itemsize, x_itemsize)
     # A job without the tensor is cut by what it works on instead
     column_bytes = (shapes.q * shapes.n if dense else max(shapes.n, shapes.m, shapes.q)) * itemsize
+
+    def needed(columns: int) -> dict[str, int]:
+        kept = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
+        terms = _thread_memory(
+            shapes, products, itemsize, x_itemsize, columns, strip_columns, compression
+        )
+        return kept | {t: capacity.threads_per_worker * size for t, size in terms.items()}
+
     kept = grid is not None
     if grid is None:
         room = None
         if capacity.memory_per_worker is not None:
-            usable = _usable(capacity.memory_per_worker) - sum(fixed.values())
-            room = usable // (capacity.threads_per_worker * sum(per_column.values()))
+            # The most columns whose block fits
+            usable = _usable(capacity.memory_per_worker)
+            room = bisect_right(
+                range(1, shapes.p + 1), usable, key=lambda columns: sum(needed(columns).values())
+            )
         # The other arrays are read by the block: only the tensor is cut finer
         finest = chunk_size if dense else shapes.p * column_bytes
         grid = _make_grid(shapes.p, column_bytes, block_size, finest, room)
-    threads = capacity.threads_per_worker
-    columns = min(grid.block_columns, shapes.p)
-    memory = fixed | {term: b * columns * threads for term, b in per_column.items()}
-    plan = Plan(
-        shapes, products, dtype, grid, _arrays(shapes, products, dtype, grid), memory, capacity
-    )
+    arrays = _arrays(shapes, products, dtype, grid)
+    memory = needed(min(grid.block_columns, shapes.p))
+    plan = Plan(shapes, products, dtype, grid, arrays, memory, capacity)
     _check_memory(plan, block_size, kept=kept)
     return plan
 
@@ -275,21 +288,30 @@ def _usable(memory: int) -> int:
     return int(_USABLE * memory)
 
 
-def _memory_per_column(
-    shapes: Shapes, products: tuple[str, ...], itemsize: int, x_itemsize: int
+def _thread_memory(
+    shapes: Shapes,
+    products: tuple[str, ...],
+    itemsize: int,
+    x_itemsize: int,
+    columns: int,
+    strip_columns: int,
+    compression: str,
 ) -> dict[str, int]:
-    """Bytes that a thread holds for each column of its block, term by term."""
+    """Bytes that a thread holds for a block of so many columns, term by term."""
     working = max(itemsize, x_itemsize)
+    strip = min(columns, strip_columns)
     terms = {
-        "columns of X": shapes.n * (x_itemsize + working),
-        "hidden units": _HIDDEN_COPIES * shapes.m * working,
+        "columns of X": shapes.n * (x_itemsize * columns + working * strip),
+        "hidden units": _HIDDEN_COPIES * shapes.m * working * strip,
     }
     if "jacobian" in products:
-        # The block itself, and the copies of it that encode a shard and its checksums
-        terms["tensor block"] = shapes.q * shapes.n * itemsize
-        terms["encoding"] = 2 * shapes.q * shapes.n * itemsize
+        tensor = shapes.q * shapes.n * itemsize * columns
+        terms["tensor block"] = tensor
+        if compression != "none":
+            # The chunks as they are compressed, and the shard that they are joined to
+            terms["encoding"] = 2 * tensor
     if "value" in products:
-        terms["values"] = 3 * shapes.q * working
+        terms["values"] = shapes.q * (itemsize * columns + 2 * working * strip)
     return terms
 
 
@@ -372,7 +394,7 @@ def _counted(number: int, what: str) -> str:
 def format_bytes(size: float) -> str:
     """Write bytes as people do: 1.5 GiB."""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if size < 1024 or unit == "TiB":
+        if round(size) < 1024 or unit == "TiB":
             return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
         size /= 1024
     raise AssertionError

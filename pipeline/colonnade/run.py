@@ -29,7 +29,7 @@ from colonnade.events import (
     RunStarted,
     ignore,
 )
-from colonnade.jacobian import Kernel, kernel_bytes
+from colonnade.jacobian import Kernel, kernel_bytes, strip_columns
 from colonnade.job import Job
 from colonnade.jobfile import load_job
 from colonnade.network import Network
@@ -149,12 +149,15 @@ class _Checked:
 
     def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
         network, output = self.network, self.job.output
+        strip = strip_columns(network, output.dtype)
         return make_plan(
             Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
             products=output.products,
             dtype=output.dtype,
             x_itemsize=self.columns.dtype.itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype),
+            kernel_bytes=kernel_bytes(network, output.dtype, strip),
+            strip_columns=strip,
+            compression=output.compression,
             capacity=capacity,
             block_size=output.block_size,
             chunk_size=output.chunk_size,
@@ -270,7 +273,7 @@ def _final_results(store: Store) -> dict[str, np.ndarray[Any, Any]]:
     if "mean" not in store.record.job.output.products:
         return {}
     network = store.network()
-    kernel = Kernel(network, network.dtype, store.record.job.output.dtype)
+    kernel = Kernel(network, network.dtype, store.record.job.output.dtype, columns=1)
     slope_sum = store.read("slope_sum").sum(axis=0)
     return {"mean": kernel.mean(slope_sum / store.grid.columns)}
 

@@ -6,6 +6,7 @@ is done is asked of the store: a block is done when its shard of the main array 
 
 from __future__ import annotations
 
+import math
 import platform
 import uuid
 from collections.abc import Iterable, Mapping
@@ -21,12 +22,14 @@ import zarr.core.sync
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
 
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError
 from colonnade.job import Job
 from colonnade.network import ARRAYS, Network
 from colonnade.plan import ArrayPlan, Grid, Plan
+from colonnade.shards import ShardBuffer, ShardLayout
 
 __all__ = ["InputRecord", "NetworkRecord", "Record", "Status", "Store"]
 
@@ -96,8 +99,9 @@ class Record(BaseModel):
         creating: its arrays are being made, nothing is computed; writing; complete.
     id
         Of this making of the store, so that a worker never takes one store for another.
-    main
-        The array whose shards tell which blocks are done.
+    arrays
+        Those that a task writes a shard of, in this order; the last one's shards tell which
+        blocks are done.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -110,8 +114,13 @@ class Record(BaseModel):
     network: NetworkRecord
     input: InputRecord
     grid: Grid
-    main: str
+    arrays: tuple[str, ...]
     versions: dict[str, str]
+
+    @property
+    def main(self) -> str:
+        """The array whose shards tell which blocks are done."""
+        return self.arrays[-1]
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs from the store's; the cluster does not count."""
@@ -271,7 +280,7 @@ class Store:
             network=network_record(network),
             input=x,
             grid=plan.grid,
-            main=plan.main,
+            arrays=tuple(array.name for array in plan.arrays if array.per_block),
             versions=_versions(),
         )
         try:
@@ -317,17 +326,26 @@ class Store:
         missing = (block for block in range(self.grid.blocks) if block not in done)
         return Status(self.path, self.record, tuple(missing))
 
-    def write(self, block: int, results: Mapping[str, NDArray[Any]]) -> int:
-        """Write a block's shard of each array, the main array's last; return their bytes.
+    def buffer(self, name: str) -> ShardBuffer:
+        """Make a buffer for one shard of an array, to be filled and given to `write`."""
+        return ShardBuffer(_layout(self._array(name)), fill=np.nan)
 
-        `results` holds for each array the block's part, first axis first.
+    def write(self, block: int, buffers: Mapping[str, ShardBuffer]) -> int:
+        """Write a block's shard of each array, the main array's last; return their numbers' bytes.
+
+        A buffer of the array's own codecs is written as it is; zarr encodes the others.
         """
         written = 0
-        for name in sorted(results, key=lambda name: name == self.record.main):
-            array, part = self._array(name), results[name]
+        for name in self.record.arrays:
+            array, buffer = self._array(name), buffers[name]
             start = block * (array.shards or array.chunks)[0]
-            array[start : start + part.shape[0]] = part
-            written += part.nbytes
+            stop = min(start + (array.shards or array.chunks)[0], array.shape[0])
+            if _is_raw(array):
+                key = array.metadata.encode_chunk_key((block, *(0,) * (array.ndim - 1)))
+                _put(array, key, buffer.seal(stop - start))
+            else:
+                array[start:stop] = buffer.rows(0, stop - start)
+            written += array.dtype.itemsize * (stop - start) * math.prod(array.shape[1:])
         return written
 
     def read(self, name: str) -> NDArray[Any]:
@@ -357,6 +375,37 @@ class Store:
     def _update(self, **changes: Any) -> None:
         self.record = self.record.model_copy(update=changes)
         self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
+
+
+def _is_raw(array: zarr.Array[Any]) -> bool:
+    """Whether the array's chunks are its numbers and a crc32c, as `shards` lays them out."""
+    metadata: Any = array.metadata.to_dict()
+    codecs = list(metadata["codecs"])
+    raw = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    if array.shards is not None:
+        inner = codecs[0]["configuration"]
+        ends = inner["index_location"] == "end" and list(inner["index_codecs"]) == raw
+        return ends and list(inner["codecs"]) == raw
+    return codecs == raw
+
+
+def _layout(array: zarr.Array[Any]) -> ShardLayout:
+    rows, chunk = (array.shards or array.chunks)[0], array.chunks[0]
+    dtype = np.dtype(array.dtype).newbyteorder("<")
+    if not _is_raw(array):
+        return ShardLayout(1, rows, array.shape[1:], dtype, sharded=False)
+    return ShardLayout(
+        rows // chunk, chunk, array.shape[1:], dtype, sharded=array.shards is not None
+    )
+
+
+def _put(array: zarr.Array[Any], key: str, data: NDArray[np.uint8]) -> None:
+    buffer = default_buffer_prototype().buffer.from_array_like(data)
+    path = f"{array.path}/{key}"
+    if hasattr(array.store, "set_sync"):
+        array.store.set_sync(path, buffer)
+    else:
+        zarr.core.sync.sync(array.store.set(path, buffer))
 
 
 async def _list(array: zarr.Array[Any]) -> set[str]:

@@ -1,8 +1,8 @@
 """One block, on a worker: read its columns, compute, write its shards, return a receipt.
 
 A process keeps what all blocks of a store share (open arrays, weights, the kernel), and each of
-its threads one buffer, so that the steady state allocates nothing of a block's size. It is all
-read from the store: a restarted worker needs nothing but its next block's number.
+its threads one set of buffers, so that the steady state allocates nothing of a block's size. All
+of it is read from the store: a restarted worker needs nothing but its next block's number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from colonnade.columns import Columns
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
-from colonnade.jacobian import Kernel
+from colonnade.jacobian import Kernel, strip_columns
+from colonnade.shards import ShardBuffer
 from colonnade.store import Store
 
 __all__ = ["Address", "compute_block"]
@@ -57,9 +58,9 @@ def compute_block(address: Address, block: int) -> BlockDone:
     start, stop = work.store.grid.bounds(block)
     X = work.columns.read(start, stop)
     read = time.perf_counter()
-    results = work.results(X)
+    buffers = work.compute(X)
     computed = time.perf_counter()
-    written = work.store.write(block, results)
+    written = work.store.write(block, buffers)
     ended = time.perf_counter()
     return BlockDone(
         block=block,
@@ -89,35 +90,49 @@ class _Work:
     store: Store
     columns: Columns
     kernel: Kernel
-    products: tuple[str, ...]
+    chunk_columns: int
+    strip: int
     local: threading.local = field(default_factory=threading.local)
 
-    def results(self, X: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Compute the block's part of every array of the store, its columns along the first axis.
+    def compute(self, X: NDArray[Any]) -> dict[str, ShardBuffer]:
+        """Compute the block's shard of every array, in buffers that the thread's next block takes.
 
-        The tensor's part is this thread's buffer, which its next block overwrites.
+        In strips of columns that do not cross a chunk of the tensor, so that Z and S′ are small.
         """
-        kernel, results = self.kernel, {}
-        Z = kernel.preactivation(X)
-        if "value" in self.products:
-            results["value"] = kernel.value(Z).T
-        if self.products != ("value",):
-            S = kernel.slope(Z)
-            if "mean" in self.products:
-                results["slope_sum"] = S.sum(axis=1, dtype=np.float64)[None]
-            if "norm" in self.products:
-                results["norm"] = kernel.norm(S)
-            if "jacobian" in self.products:
-                results["jacobian"] = kernel.blocks(S, self._buffer(X.shape[1]))
-        return results
+        buffers = self._buffers()
+        columns = X.shape[1]
+        if "slope_sum" in buffers:
+            buffers["slope_sum"].rows(0, 1)[...] = 0
+        for first in range(0, columns, self.chunk_columns):
+            end = min(first + self.chunk_columns, columns)
+            for start in range(first, end, self.strip):
+                self._strip(X, start, min(start + self.strip, end), buffers)
+        return buffers
 
-    def _buffer(self, columns: int) -> NDArray[Any]:
-        buffer: NDArray[Any] | None = getattr(self.local, "buffer", None)
-        if buffer is None:
-            network = self.kernel.network
-            shape = (self.store.grid.block_columns, network.q, network.n)
-            buffer = self.local.buffer = np.empty(shape, self.kernel.dtype)
-        return buffer[:columns]
+    def _strip(
+        self, X: NDArray[Any], start: int, stop: int, buffers: dict[str, ShardBuffer]
+    ) -> None:
+        kernel = self.kernel
+        Z = kernel.preactivation(X[:, start:stop])
+        if "value" in buffers:
+            buffers["value"].rows(start, stop)[...] = kernel.value(Z).T
+        if buffers.keys() == {"value"}:
+            return
+        S = kernel.slope(Z)
+        if "slope_sum" in buffers:
+            buffers["slope_sum"].rows(0, 1)[0] += S.sum(axis=1, dtype=np.float64)
+        if "norm" in buffers:
+            buffers["norm"].rows(start, stop)[...] = kernel.norm(S)
+        if "jacobian" in buffers:
+            kernel.blocks(S, buffers["jacobian"].rows(start, stop))
+
+    def _buffers(self) -> dict[str, ShardBuffer]:
+        buffers: dict[str, ShardBuffer] | None = getattr(self.local, "buffers", None)
+        if buffers is None:
+            buffers = self.local.buffers = {
+                name: self.store.buffer(name) for name in self.store.record.arrays
+            }
+        return buffers
 
 
 @lru_cache(maxsize=1)
@@ -127,10 +142,12 @@ def _cached(address: Address) -> _Work:
         raise StoreError(
             f"{address.path}: the store was made anew while a run was writing it; that run ends."
         )
-    columns = store.columns()
-    output = store.record.job.output
-    kernel = Kernel(store.network(), columns.dtype, output.dtype)
-    return _Work(store, columns, kernel, output.products)
+    columns, network = store.columns(), store.network()
+    dtype = store.record.job.output.dtype
+    chunk_columns = store.grid.chunk_columns
+    strip = min(chunk_columns, strip_columns(network, dtype))
+    kernel = Kernel(network, columns.dtype, dtype, strip)
+    return _Work(store, columns, kernel, chunk_columns, strip)
 
 
 _preparing = threading.Lock()

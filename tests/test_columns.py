@@ -1,0 +1,345 @@
+"""X on a disk: every format reads the same columns, touches little, and says what is wrong."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from colonnade import columns
+from colonnade.columns import open_columns
+from colonnade.errors import InputError
+from support import make_columns
+
+N, P = 7, 29
+WINDOWS = [(0, P), (0, 1), (P - 1, P), (3, 11), (12, 13), (11, 24), (5, 5)]
+
+
+def save_npy(path: Path, stored: np.ndarray) -> None:
+    np.save(path, stored)
+
+
+def save_npy2(path: Path, stored: np.ndarray) -> None:
+    with path.open("wb") as file:
+        np.lib.format.write_array(file, np.asfortranarray(stored), version=(2, 0))
+
+
+def save_zarr(path: Path, stored: np.ndarray, **options: Any) -> None:
+    options = {"chunks": (3, 4), "zarr_format": 3} | options
+    # zarr writes v3 arrays of foreign bytes no differently, but warns
+    native = (
+        stored if options["zarr_format"] == 2 else stored.astype(stored.dtype.newbyteorder("="))
+    )
+    zarr.create_array(path, data=native, overwrite=True, **options)
+
+
+FORMATS: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {
+    "npy": ("x.npy", save_npy, {}),
+    "npy, version 2, Fortran": ("x.NPY", save_npy2, {}),
+    "zarr v2": ("x.zarr", save_zarr, {"zarr_format": 2}),
+    "zarr v2, F": ("x.zarr", save_zarr, {"zarr_format": 2, "order": "F", "chunks": (2, 5)}),
+    "zarr v3": ("x.zarr", save_zarr, {}),
+    "zarr v3, one chunk": ("x", save_zarr, {"chunks": (100, 100), "compressors": None}),
+    "zarr v3, split rows": ("x.zarr", save_zarr, {"chunks": (1, 8)}),
+    "zarr v3, shards": ("x.zarr", save_zarr, {"chunks": (2, 3), "shards": (4, 9)}),
+    "directory named .npy": ("x.npy", save_zarr, {}),
+}
+ORIENTATIONS = ("features_by_columns", "columns_by_features")
+
+
+@pytest.fixture(params=FORMATS)
+def save(request, tmp_path) -> Callable[..., columns.Columns]:
+    """Save X (n, p) in each of the formats, either way round, and open it."""
+    name, writer, options = FORMATS[request.param]
+
+    def saved(X: np.ndarray, orientation: Any = "features_by_columns") -> columns.Columns:
+        stored = X if orientation == "features_by_columns" else X.T
+        writer(tmp_path / name, stored, **options)
+        return open_columns(tmp_path / name, orientation=orientation)
+
+    return saved
+
+
+@pytest.fixture
+def X() -> np.ndarray:  # noqa: N802 (the letter of the mathematics)
+    return make_columns(N, P, np.float32)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_reads_exactly_these_columns(save, X, orientation) -> None:
+    source = save(X, orientation)
+    assert (source.n, source.p, source.dtype) == (N, P, np.float32)
+    for start, stop in WINDOWS:
+        part = source.read(start, stop)
+        assert type(part) is np.ndarray
+        assert part.dtype == np.float32
+        np.testing.assert_array_equal(part, X[:, start:stop], strict=True)
+        # an array of its own: neither read-only nor a view of a mapping, nor shared
+        part[...] = np.nan
+        base = part if part.base is None else part.base
+        assert base.base is None
+        assert not isinstance(base, np.memmap)
+    np.testing.assert_array_equal(source.read(0, P), X, strict=True)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["f8", "f4", "f2", ">f8", ">f4", "i1", "u8", "<i4", ">i2", "bool"]
+)
+def test_dtypes(save, X, dtype) -> None:
+    given = np.abs(9 * X).astype(dtype)
+    source = save(given, ORIENTATIONS[len(dtype) % 2])
+    part = source.read(3, 11)
+    assert part.dtype == source.dtype
+    assert part.dtype.newbyteorder("=") == given.dtype.newbyteorder("=")
+    np.testing.assert_array_equal(part, given[:, 3:11])
+
+
+shapes = st.tuples(st.integers(1, 9), st.integers(1, 23))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shape=shapes, chunks=shapes, shard=st.integers(0, 3), version=st.sampled_from([2, 3]),
+       by_columns=st.booleans(), data=st.data())  # fmt: skip
+def test_any_chunks(tmp_path, shape, chunks, shard, version, by_columns, data) -> None:
+    stored = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    shards = {"shards": (chunks[0] * shard, chunks[1])} if shard and version == 3 else {}
+    save_zarr(tmp_path / "x.zarr", stored, chunks=chunks, zarr_format=version, **shards)
+    source = open_columns(tmp_path / "x.zarr", orientation=ORIENTATIONS[by_columns])
+    X = stored.T if by_columns else stored
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, X.shape[1])] * 2)))
+    np.testing.assert_array_equal(source.read(start, stop), X[:, start:stop], strict=True)
+    np.save(tmp_path / "x.npy", X)
+    assert open_columns(tmp_path / "x.npy").fingerprint() == source.fingerprint()
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_fingerprint_is_that_of_the_content(save, X, orientation, tmp_path, monkeypatch) -> None:
+    np.save(tmp_path / "other.npy", X.astype(">f4"))
+    other = open_columns(tmp_path / "other.npy")
+    source = save(X, orientation)
+    assert re.fullmatch("sha256:[0-9a-f]{64}", source.fingerprint())
+    assert source.fingerprint() == other.fingerprint()
+    whole = source.fingerprint()
+    monkeypatch.setattr(columns, "_WHOLE_BYTES", X.nbytes)
+    assert source.fingerprint() == whole
+    monkeypatch.setattr(columns, "_WHOLE_BYTES", X.nbytes - 1)
+    monkeypatch.setattr(columns, "_SAMPLES", 5)
+    assert source.fingerprint() == other.fingerprint() != whole
+    monkeypatch.setattr(columns, "_SAMPLES", P + 1)  # more than there are: all, each once
+    assert source.fingerprint() == whole
+
+
+def test_fingerprint_tells_everything_apart(tmp_path, X) -> None:
+    different = [X, X[::-1], X[:, ::-1], X[:, :-1], X[:-1], X.T, X.astype("f8"), X.view("i4")]
+    different += [X.reshape(1, -1), X.reshape(-1, 1)]
+    for place in itertools.product((0, N - 1), (0, 13, P - 1)):
+        changed = X.copy()
+        changed[place] = np.nextafter(changed[place], np.float32(9))
+        different.append(changed)
+    for i, other in enumerate(different):
+        np.save(tmp_path / f"{i}.npy", other)
+    found = {open_columns(tmp_path / f"{i}.npy").fingerprint() for i in range(len(different))}
+    assert len(found) == len(different)
+
+
+def test_fingerprint_of_much_samples_both_ends(tmp_path, X, monkeypatch) -> None:
+    monkeypatch.setattr(columns, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(columns, "_SAMPLES", 4)
+    np.save(tmp_path / "x.npy", X)
+    source = open_columns(tmp_path / "x.npy")
+    before = source.fingerprint()
+    noticed = []
+    for k in range(P):
+        changed = X.copy()
+        changed[-1, k] += 1
+        np.save(tmp_path / "x.npy", changed)
+        if source.fingerprint() != before:
+            noticed.append(k)
+    assert noticed == [0, 9, 18, P - 1]
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_read_touches_no_other_chunk(tmp_path, X, orientation) -> None:
+    stored = X if orientation == "features_by_columns" else X.T
+    path = tmp_path / "x.zarr"
+    chunks = (3, 4) if orientation == "features_by_columns" else (4, 3)
+    save_zarr(path, stored, chunks=chunks)
+    source = open_columns(path, orientation=orientation)
+    # only the chunks of columns 8 to 15 stay what they are
+    across, along = (0, 1) if orientation == "features_by_columns" else (1, 0)
+    kept = []
+    for chunk in (file for file in (path / "c").rglob("*") if file.is_file()):
+        place = [int(part) for part in chunk.relative_to(path / "c").parts]
+        if place[along] in (2, 3):
+            kept.append(place[across])
+        else:
+            chunk.write_bytes(b"garbage")
+    assert sorted(kept) == [0, 0, 1, 1, 2, 2]
+    for start, stop in [(8, 16), (9, 10), (11, 13)]:
+        np.testing.assert_array_equal(source.read(start, stop), X[:, start:stop])
+    for start, stop in [(7, 16), (8, 17), (0, P)]:
+        with pytest.raises(ValueError, match="cannot be read"):
+            source.read(start, stop)
+
+
+def group(path: Path, version: int, **arrays: np.ndarray) -> Path:
+    made = zarr.create_group(path, zarr_format=version, overwrite=True)
+    for name, array in arrays.items():
+        made.create_array(name.replace("__", "/"), data=array)
+    return path
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_groups(tmp_path, X, version) -> None:
+    path = group(tmp_path / "g.zarr", version, X=X, time=X[0], cube=X[None])
+    np.testing.assert_array_equal(open_columns(path).read(3, 5), X[:, 3:5])
+    group(path, version, A=2 * X, X=X, deep__B=3 * X)
+    for name, factor in {"X": 1, "A": 2, "deep/B": 3}.items():
+        np.testing.assert_array_equal(open_columns(path, name).read(3, 5), factor * X[:, 3:5])
+    np.testing.assert_array_equal(open_columns(path / "deep").read(3, 5), 3 * X[:, 3:5])
+    for name, problem in {
+        None: "2 of its arrays could be X; name it with input.array; ",
+        "B": "there is no array 'B'; ",
+        "deep": "there is no array 'deep'; ",
+    }.items():
+        assert refused(path, name) == f"{problem}the group holds A {X.shape}, X {X.shape}."
+    assert "'..'" in refused(path, "../g.zarr")
+    group(path, version, time=X[0])
+    assert refused(path) == (
+        f"none of its arrays could be X; name it with input.array; the group holds time ({P},)."
+    )
+    assert refused(path, "time") == f"X must be a matrix that is not empty; its shape is ({P},)."
+    group(path, version)
+    assert refused(path).endswith("the group holds no array.")
+
+
+def refused(path: str | Path, array: str | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        open_columns(path, array)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    assert "unsafely" not in text  # NumPy's advice for what is no .npy file
+    return text.removeprefix(f"{path}: ")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 5), (0, 3), (3, 0)])
+@pytest.mark.parametrize("kind", ["npy", 2, 3])
+def test_what_is_no_matrix(tmp_path, shape, kind) -> None:
+    if kind == "npy":
+        np.save(tmp_path / "x.npy", np.ones(shape))
+    else:
+        zarr.create_array(tmp_path / "x.npy", shape=shape, dtype="f8", zarr_format=kind)
+    text = refused(tmp_path / "x.npy")
+    assert text == f"X must be a matrix that is not empty; its shape is {shape}."
+
+
+@pytest.mark.parametrize("dtype", ["c8", "c16", "g", "U3", "S3", "M8[s]", "m8[s]", "f4,f8"])
+def test_wrong_dtypes(tmp_path, dtype) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 3), dtype))
+    told = f"X is of type {np.dtype(dtype)}; it must hold real numbers of up to 64 bits."
+    assert refused(tmp_path / "x.npy") == told
+    if dtype in ("c8", "U3", "M8[s]"):
+        zarr.create_array(tmp_path / "x.zarr", shape=(2, 3), dtype=dtype, zarr_format=2)
+        assert refused(tmp_path / "x.zarr") == told
+
+
+class Evil:
+    """Unpickled, it makes a directory."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.mkdir, (Path("pwned"),)
+
+
+def test_pickles_are_never_loaded(tmp_path, monkeypatch, X) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", X)
+    source = open_columns("x.npy")
+    np.save("x.npy", np.array([[Evil()]], object))
+    assert "Python objects in dtype" in refused("x.npy")
+    with pytest.raises(ValueError, match="Python objects in dtype"):
+        source.read(0, 1)
+    Path("x.npy").write_bytes(pickle.dumps(Evil()))
+    assert "the magic string is not correct" in refused("x.npy")
+    assert not Path("pwned").exists()
+    pickle.loads(Path("x.npy").read_bytes())  # noqa: S301 (shows that it would have)
+    assert Path("pwned").exists()
+
+
+def header(text: str) -> bytes:
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text.encode() + bytes(999)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\x93NUM", b"garbage" * 99, b"PK\x03\x04" + bytes(99), header("(" * 300),
+        *(header(f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}}}")
+          for shape in ("(3, -5)", f"(3, {10**30})", "(True, 5)", "(3, 5", "(3, 500)")),
+        header("{'descr': 'zz', 'fortran_order': False, 'shape': (3, 5)}"),
+        header("{'descr': '<f8', 'fortran_order': 3, 'shape': (3, 5)}"),
+    ],
+)  # fmt: skip
+def test_damaged_npy_headers(tmp_path, content) -> None:
+    (tmp_path / "x.npy").write_bytes(content)
+    assert refused(tmp_path / "x.npy").startswith("this cannot be read as a .npy file: ")
+
+
+@given(cut=st.integers(0, 128 + 4 * N * P - 1))
+def test_truncated_npy(tmp_path_factory, cut) -> None:
+    path = tmp_path_factory.getbasetemp() / "cut.npy"
+    np.save(path, make_columns(N, P))
+    assert path.stat().st_size == 128 + 4 * N * P
+    path.write_bytes(path.read_bytes()[:cut])
+    assert refused(path).startswith("this cannot be read as a .npy file: ")
+
+
+def test_what_is_no_input(tmp_path, X, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for missing in ("x.npy", "x.zarr", "s3://bucket/x.zarr", "a\0b"):
+        assert refused(missing) == "there is no such file or directory (input.path)."
+    Path("dangling.npy").symlink_to("nowhere")
+    assert refused("dangling.npy") == "there is no such file or directory (input.path)."
+    np.savez("x.npz", X=X)
+    assert refused("x.npz").endswith("cannot be read in part: save X alone with np.save.")
+    for name in ("x.csv", "x"):
+        Path(name).write_text("1,2")
+        assert refused(name) == (
+            "this format is not known; X is read from a .npy file or a Zarr directory."
+        )
+    Path("d.zarr").mkdir()
+    for content in (None, "notes.txt"):
+        if content:
+            Path("d.zarr", content).write_text("x")
+        assert refused("d.zarr") == "this directory holds neither a Zarr array nor a Zarr group."
+    Path("d.zarr/zarr.json").write_text("nonsense")
+    assert refused("d.zarr").startswith("this cannot be read as Zarr: ")
+    np.save("x.npy", X)
+    save_zarr(Path("x.zarr"), X)
+    assert refused("x.npy", "X") == "a .npy file holds one array; leave out input.array ('X')."
+    assert refused("x.zarr", "X") == "this is a single Zarr array; leave out input.array ('X')."
+
+
+def test_a_source_that_changes_is_noticed(save, X) -> None:
+    source = save(X)
+    path = Path(source.path)
+    save(X + 1)  # what looks the same cannot be told, and is read as it is
+    np.testing.assert_array_equal(source.read(3, 5), X[:, 3:5] + 1)
+    for other in (X[:, :-1], X[:-1], X.astype("f8")):
+        save(other)
+        with pytest.raises(ValueError, match=re.escape(f"it was ({N}, {P}) float32, and is")):
+            source.read(3, 5)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    # a Zarr array that has gone must not read as zeros
+    for use in (lambda: source.read(3, 5), source.fingerprint):
+        with pytest.raises(FileNotFoundError):
+            use()
