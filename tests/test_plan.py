@@ -37,6 +37,7 @@ requests = st.fixed_dictionaries(
         "products": chosen,
         "dtype": st.sampled_from(["float32", "float64"]),
         "x_itemsize": st.sampled_from([1, 2, 4, 8]),
+        "working_itemsize": st.sampled_from([4, 8]),
         "kernel_bytes": st.integers(0, 2**28),
         "strip_columns": st.sampled_from([1, 7, 1024]),
         "compression": st.sampled_from(["none", "lz4"]),
@@ -53,6 +54,7 @@ def planned(**changes: Any) -> Plan:
         "products": ("jacobian",),
         "dtype": "float32",
         "x_itemsize": 4,
+        "working_itemsize": 4,
         "kernel_bytes": 1000,
         "strip_columns": 1024,
         "compression": "none",
@@ -165,7 +167,7 @@ def test_memory_grows_by_the_column_and_the_thread(request) -> None:
     plan = make_plan(**request)
     threads = request["capacity"].threads_per_worker
     s, item, x = request["shapes"], 8 if request["dtype"] == "float64" else 4, request["x_itemsize"]
-    work = max(item, x)
+    work = request["working_itemsize"]
     block = min(plan.grid.block_columns, s.p)
     strip = min(block, request["strip_columns"])
     terms = {

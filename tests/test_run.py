@@ -21,6 +21,7 @@ from colonnade.errors import (
     ClusterError,
     IncompleteError,
     InputError,
+    StoppedError,
     StoreError,
     TooLargeError,
 )
@@ -226,6 +227,39 @@ def test_another_job_is_refused_and_replaces_only_when_told(make, tmp_path, chan
     assert bits(store) == before
     assert cn.run(other, overwrite=True).state == "complete"
     assert bits(store) != before
+
+
+def test_another_byte_order_is_the_same_x(make, tmp_path, X) -> None:
+    store = Path(cn.run(make()).store)
+    np.save(tmp_path / "big.npy", X.astype(">f4"))
+    assert cn.run(make(input={"path": str(tmp_path / "big.npy")})).blocks_computed == 0
+    assert (store / "zarr.json").is_file()
+
+
+def test_home_in_paths(make, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    job = make(input={"path": "~/X.npy"}, output={"path": "~/out.zarr"})
+    assert cn.plan(job).grid.blocks == BLOCKS
+    assert cn.run(job).state == "complete"
+    assert (tmp_path / "out.zarr" / "zarr.json").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+def test_a_stop_that_python_drops_is_not_lost(make) -> None:
+    """A signal that strikes in a finaliser raises into nothing; the next event must stop."""
+
+    class Struck:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def strike(event: Any) -> None:
+        if isinstance(event, BlockDone):
+            Struck()
+
+    job = make()
+    with pytest.raises(StoppedError, match="SIGTERM"):
+        cn.run(job, listener=strike)
+    assert cn.run(job).state == "complete"
 
 
 def test_moved_files_are_the_same_job(make, tmp_path) -> None:

@@ -34,6 +34,7 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
         products=output.products,
         dtype=output.dtype,
         x_itemsize=4,
+        working_itemsize=4,
         kernel_bytes=0,
         strip_columns=1024,
         compression=output.compression,

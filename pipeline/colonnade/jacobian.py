@@ -33,6 +33,7 @@ __all__ = [
     "result_dtype",
     "slopes",
     "strip_columns",
+    "working_dtype",
 ]
 
 # K is made once and kept: worth its memory up to here
@@ -150,6 +151,11 @@ def result_dtype(network: Network, x_dtype: DTypeLike) -> np.dtype[Any]:
     return np.result_type(np.float32, network.dtype, np.dtype(x_dtype))
 
 
+def working_dtype(network: Network, x_dtype: DTypeLike, dtype: DTypeLike) -> np.dtype[Any]:
+    """Find the dtype of Z and of σ and σ′ of it, where results are of `dtype`."""
+    return np.result_type(result_dtype(network, x_dtype), np.dtype(dtype))
+
+
 def strip_columns(network: Network, dtype: DTypeLike) -> int:
     """Columns to give to a `Kernel` at a time, so that what lies between X and T stays in cache."""
     return max(_STRIP_COLUMNS, _STRIP_BYTES // (network.m * np.dtype(dtype).itemsize))
@@ -158,7 +164,8 @@ def strip_columns(network: Network, dtype: DTypeLike) -> int:
 def kernel_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
     """Bytes that a `Kernel` keeps between blocks, shared by a process's threads."""
     itemsize = np.dtype(dtype).itemsize
-    weights = 2 * (network.m + 1) * (network.n + network.q) * 8
+    # The weights in two types, and the gram matrix of the norms
+    weights = 2 * (network.m + 1) * (network.n + network.q) * 8 + network.m**2 * 8
     if _method(network, dtype, columns) == "product":
         return weights + network.m * network.q * network.n * itemsize
     scaled = network.m * max(network.q, network.n) + network.q * network.n
@@ -202,7 +209,7 @@ class Kernel:
     ) -> None:
         self.network = network
         self.dtype = np.dtype(dtype)
-        self.working_dtype = np.result_type(result_dtype(network, x_dtype), self.dtype)
+        self.working_dtype = working_dtype(network, x_dtype, dtype)
         self._method = _method(network, dtype, columns)
         self._U = network.W2.astype(self.dtype)
         self._W = network.W1.astype(self.dtype)

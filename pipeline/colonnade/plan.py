@@ -219,6 +219,7 @@ def make_plan(
     products: tuple[str, ...],
     dtype: str,
     x_itemsize: int,
+    working_itemsize: int,
     kernel_bytes: int,
     strip_columns: int,
     compression: str,
@@ -235,8 +236,8 @@ def make_plan(
         In the order of the job file's list: jacobian, value, norm, mean.
     dtype
         float32 or float64: of the results.
-    x_itemsize
-        Bytes of one number of X.
+    x_itemsize, working_itemsize
+        Bytes of one number of X, and of one number of what lies between X and the results.
     kernel_bytes
         Bytes that a worker keeps between blocks for the weights and what is made of them.
     strip_columns
@@ -261,7 +262,14 @@ def make_plan(
     def needed(columns: int) -> dict[str, int]:
         kept = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
         terms = _thread_memory(
-            shapes, products, itemsize, x_itemsize, columns, strip_columns, compression
+            shapes,
+            products,
+            itemsize,
+            x_itemsize,
+            working_itemsize,
+            columns,
+            min(columns, strip_columns),
+            compression,
         )
         return kept | {t: capacity.threads_per_worker * size for t, size in terms.items()}
 
@@ -293,13 +301,12 @@ def _thread_memory(
     products: tuple[str, ...],
     itemsize: int,
     x_itemsize: int,
+    working: int,
     columns: int,
-    strip_columns: int,
+    strip: int,
     compression: str,
 ) -> dict[str, int]:
     """Bytes that a thread holds for a block of so many columns, term by term."""
-    working = max(itemsize, x_itemsize)
-    strip = min(columns, strip_columns)
     terms = {
         "columns of X": shapes.n * (x_itemsize * columns + working * strip),
         "hidden units": _HIDDEN_COPIES * shapes.m * working * strip,

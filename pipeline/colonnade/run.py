@@ -29,7 +29,7 @@ from colonnade.events import (
     RunStarted,
     ignore,
 )
-from colonnade.jacobian import Kernel, kernel_bytes, strip_columns
+from colonnade.jacobian import Kernel, kernel_bytes, strip_columns, working_dtype
 from colonnade.job import Job
 from colonnade.jobfile import load_job
 from colonnade.network import Network
@@ -61,7 +61,7 @@ def plan(job: JobLike, overrides: Iterable[str] = ()) -> Plan:
     UsageError
         What `run` would refuse before it starts, but for a store that is in its way.
     """
-    checked = _check(load_job(job, overrides))
+    checked = _check(load_job(job, overrides).located())
     return checked.plan(clusters.expected_capacity(checked.job.cluster))
 
 
@@ -97,7 +97,7 @@ def run(
     given = load_job(job, overrides)
     path = given.output.path
     checked = _check(given.located())
-    with _stoppable(path):
+    with _stoppable(path) as stop:
         store = _found(checked, overwrite=overwrite)
         missing = None if store is None else _missing(store)
         receipts: list[BlockDone] = []
@@ -115,6 +115,7 @@ def run(
                 listener(_started(path, store, missing))
                 listener(_ready(checked.job, cluster))
                 for event in _compute(cluster, store, missing):
+                    stop.check()
                     listener(event)
                     (receipts if isinstance(event, BlockDone) else failures).append(event)  # type: ignore[arg-type]
         else:
@@ -155,6 +156,7 @@ class _Checked:
             products=output.products,
             dtype=output.dtype,
             x_itemsize=self.columns.dtype.itemsize,
+            working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
             kernel_bytes=kernel_bytes(network, output.dtype, strip),
             strip_columns=strip,
             compression=output.compression,
@@ -299,20 +301,39 @@ def _refuse_spawned() -> None:
         )
 
 
-@contextmanager
-def _stoppable(path: str) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into StoppedError, so that the cluster is closed on the way out."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Stop:
+    """A signal that came, kept because an exception that it raises may get lost.
 
-    def stop(signum: int, frame: FrameType | None) -> None:
+    It may strike within a finaliser or a weak reference's callback, where Python drops it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._signum: int | None = None
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
         del frame
-        raise StoppedError(signum, f"{path} keeps its finished blocks; run again to go on.")
+        self._signum = signum
+        self.check()
 
+    def check(self) -> None:
+        """Raise what a signal has asked for."""
+        if self._signum is not None:
+            raise StoppedError(
+                self._signum, f"{self._path} keeps its finished blocks; run again to go on."
+            )
+
+
+@contextmanager
+def _stoppable(path: str) -> Iterator[_Stop]:
+    """Turn SIGTERM and SIGINT into StoppedError, so that the cluster is closed on the way out."""
+    stop = _Stop(path)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
     old = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield stop
     finally:
         for signum, handler in old.items():
             signal.signal(signum, handler)

@@ -422,7 +422,7 @@ def network_record(network: Network) -> NetworkRecord:
 def input_record(columns: Columns) -> InputRecord:
     """Describe X for a store's attributes; reads up to 32 MiB, or 64 columns, of it."""
     return InputRecord(
-        fingerprint=columns.fingerprint(), columns=columns.p, dtype=str(columns.dtype)
+        fingerprint=columns.fingerprint(), columns=columns.p, dtype=columns.dtype.name
     )
 
 
