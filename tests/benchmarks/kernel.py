@@ -1,0 +1,140 @@
+"""The block kernel over the best square matrix product, and its peers' time over the kernel's.
+
+    python tests/benchmarks/kernel.py [--mebibytes 32 64] [--seconds 1] [--peers …] [--shapes …]
+
+All sides run in one process on one core, in turn, and the median of each counts. The kernel's
+flops are 2mn + 2mqn a column; its time includes W X + b, σ′ and the blocks, in the strips and into
+the shard buffer that a task uses. Peers return a new array, as they do for their users.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import SHAPES, Shape, fair, interleaved, machine, make_network, missing, table
+
+PEERS = ["jax jacrev", "jax jacfwd", "torch jacrev", "einsum"]
+
+
+def kernel_side(network: Any, X: Any, dtype: Any) -> Callable[[], Any]:
+    import numpy as np  # noqa: PLC0415 (after `fair`)
+
+    from colonnade.jacobian import Kernel, strip_columns  # noqa: PLC0415
+
+    B = X.shape[1]
+    chunk = min(B, max(1, CHUNK_BYTES // (network.q * network.n * np.dtype(dtype).itemsize)))
+    strip = min(chunk, strip_columns(network, dtype))
+    kernel = Kernel(network, dtype, dtype, strip)
+    out = np.empty((B, network.q, network.n), dtype)
+
+    def side() -> None:
+        for first in range(0, B, chunk):
+            end = min(first + chunk, B)
+            for start in range(first, end, strip):
+                stop = min(start + strip, end)
+                Z = kernel.preactivation(X[:, start:stop])
+                kernel.blocks(kernel.slope(Z), out[start:stop])
+
+    return side
+
+
+def peer_sides(network: Any, X: Any, names: list[str]) -> dict[str, Callable[[], Any]]:
+    import numpy as np  # noqa: PLC0415
+
+    W, b, U = network.W1, network.b1, network.W2
+    columns = np.ascontiguousarray(X.T)
+    sides: dict[str, Callable[[], Any]] = {}
+    if any(name.startswith("jax") for name in names):
+        import jax  # noqa: PLC0415
+        import jax.numpy as jnp  # noqa: PLC0415
+
+        jax.config.update("jax_enable_x64", val=True)
+        Wj, bj, Uj, Xj = (jnp.asarray(a) for a in (W, b, U, columns))
+        for mode in ("jacrev", "jacfwd"):
+            if f"jax {mode}" in names:
+                f = jax.jit(jax.vmap(getattr(jax, mode)(lambda x: Uj @ jnp.tanh(Wj @ x + bj))))
+                sides[f"jax {mode}"] = lambda f=f: f(Xj).block_until_ready()
+    if "torch jacrev" in names:
+        import torch  # noqa: PLC0415
+
+        torch.set_num_threads(1)
+        Wt, bt, Ut, Xt = (torch.tensor(a) for a in (W, b, U, columns))
+        blocks = torch.func.vmap(torch.func.jacrev(lambda x: Ut @ torch.tanh(Wt @ x + bt)))
+        sides["torch jacrev"] = lambda: blocks(Xt)
+    if "einsum" in names:
+
+        def einsum() -> Any:
+            S = 1 - np.tanh(columns @ W.T + b) ** 2
+            return np.einsum("ih,kh,hj->kij", U, S, W, optimize=True)
+
+        sides["einsum"] = einsum
+    return sides
+
+
+CHUNK_BYTES = 8 * 2**20
+
+
+def measure(
+    shape: Shape, dtype: Any, mebibytes: int, seconds: float, peers: list[str]
+) -> list[Any]:
+    import numpy as np  # noqa: PLC0415
+
+    rng = np.random.default_rng(0)
+    network = make_network(shape, dtype)
+    column_bytes = shape.q * shape.n * np.dtype(dtype).itemsize
+    B = max(1, mebibytes * 2**20 // column_bytes)
+    X = rng.standard_normal((shape.n, B)).astype(dtype)
+    a, c = (rng.random((1536, 1536)).astype(dtype) for _ in range(2))
+    out = np.empty_like(a)
+    # A peer that would take minutes for a block is timed on fewer columns
+    few = min(B, 4096, max(1, int(2e11 / (2 * shape.m * shape.q * shape.n))))
+    sides = {
+        "peak": lambda: np.matmul(a, c, out=out),
+        "kernel": kernel_side(network, X, dtype),
+        **peer_sides(network, X[:, :few], peers),
+    }
+    times = interleaved(sides, seconds)
+    peak = 2 * 1536**3 / times["peak"]
+    flops = 2 * shape.m * shape.n * (1 + shape.q) * B
+    speed = flops / times["kernel"]
+    cells = [shape, np.dtype(dtype).name, f"{mebibytes}", B, f"{speed / 1e9:.0f}"]
+    ratio = f"{speed / peak:.2f}"
+    return [*cells, ratio, *(f"{times[p] / few * B / times['kernel']:.1f}" for p in peers)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--mebibytes", type=int, nargs="+", default=[32, 64])
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each side")
+    parser.add_argument("--peers", nargs="*", default=PEERS)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
+    parser.add_argument("--shapes", nargs="*", help="m,n,q …")
+    given = parser.parse_args()
+    fair(threads=1)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    absent = missing({peer.split()[0] for peer in given.peers} - {"einsum"})
+    for name in absent:
+        print(f"left out: {name} is not installed (pip install {name})")
+    peers = [peer for peer in given.peers if peer.split()[0] not in absent]
+    shapes = [Shape(*map(int, s.split(","))) for s in given.shapes] if given.shapes else SHAPES
+    rows = [
+        measure(shape, dtype, size, given.seconds, peers)
+        for dtype in given.dtypes
+        for size in given.mebibytes
+        for shape in shapes
+    ]
+    head = ["(m, n, q)", "dtype", "MiB", "columns", "GF/s", "of peak"]
+    head += [f"{peer} ×" for peer in peers]
+    table(f"Kernel on one core; {machine()}", head, rows)
+
+
+if __name__ == "__main__":
+    main()
