@@ -147,6 +147,12 @@ def rows_too_many(path: Path, _: dict[str, Any]) -> list[str]:
     return []
 
 
+@wrong("output.path: given 's3://bucket/out.zarr'; allowed: a path on a local")
+def output_at_a_url(_: Path, job: dict[str, Any]) -> list[str]:
+    job["output"]["path"] = "s3://bucket/out.zarr"
+    return []
+
+
 @wrong("there is no such file")
 def missing_weights(_: Path, job: dict[str, Any]) -> list[str]:
     job["network"]["weights"] += "x.npz"
@@ -195,13 +201,13 @@ def too_large_for_memory(_: Path, job: dict[str, Any]) -> list[str]:
 
 @wrong("this is no store of colonnade, but a file")
 def output_is_a_file(path: Path, job: dict[str, Any]) -> list[str]:
-    job["output"]["path"] = str(path / "X.npy")
+    job["output"]["path"] = str(path / "job.yaml")
     return []
 
 
 @wrong("the store cannot be made")
 def output_below_a_file(path: Path, job: dict[str, Any]) -> list[str]:
-    job["output"]["path"] = str(path / "X.npy" / "out.zarr")
+    job["output"]["path"] = str(path / "job.yaml" / "out.zarr")
     return []
 
 
@@ -242,6 +248,33 @@ def test_another_jobs_store(job_file, tmp_path: Path) -> None:
     assert bits(tmp_path / "out.zarr") != before
 
 
+@pytest.mark.parametrize("command", ["plan", "schema"])
+def test_the_reader_of_the_output_has_gone(job_file, command: str) -> None:
+    arguments = [] if command == "schema" else [str(job_file())]
+    with subprocess.Popen(
+        [*COLONNADE, command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert process.returncode == 141, told
+    assert "Traceback" not in told
+
+
+def test_a_run_outlives_the_reader_of_its_progress(job_file, tmp_path: Path) -> None:
+    process = subprocess.Popen([*COLONNADE, "run", str(job_file())], stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    process.stderr.close()
+    assert process.wait() == 0
+    assert (
+        json.loads((tmp_path / "out.zarr" / "zarr.json").read_text())["attributes"]["colonnade"][
+            "state"
+        ]
+        == "complete"
+    )
+
+
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = colonnade("run", tmp_path / "no.yaml", "--debug")
     assert "Traceback" in done.stderr
@@ -273,7 +306,9 @@ def test_killed_half_way(many_blocks: Path, tmp_path: Path) -> None:
     assert bits(tmp_path / "out.zarr") == bits(undisturbed)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
 def test_stopped_by_a_signal(many_blocks: Path, tmp_path: Path, signum: int, status: int) -> None:
     process = subprocess.Popen(
         [*COLONNADE, "run", str(many_blocks)], stderr=subprocess.PIPE, text=True

@@ -26,7 +26,7 @@ network:
   weights: w.npz
   activation: {name: leaky_relu, negative_slope: 1e-3}   # which YAML takes for a string
   names: {W1: fc1.weight, W2: fc2.weight, b2: fc2.bias}
-input: {path: s3://bucket/x.zarr, array: X, orientation: columns_by_features}
+input: {path: bucket/x.zarr, array: X, orientation: columns_by_features}
 output:
   path: out.zarr
   layout: dense
@@ -77,7 +77,7 @@ def test_whole_job(tmp_path: Path) -> None:
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
             "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
         },
-        "input": {"path": "s3://bucket/x.zarr", "array": "X", "orientation": "columns_by_features"},
+        "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features"},
         "output": {
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
             "chunk_size": 2500, "compression": "zstd", "products": ("jacobian", "mean"),
@@ -378,10 +378,10 @@ def test_located(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")
     paths = {"network__weights": Path("w.npz"), "input__path": "~/x.npy"}
-    found = load_job(job(**paths, output__path="s3://b/o.zarr", cluster__workers=3)).located()
+    found = load_job(job(**paths, output__path="/b/o.zarr", cluster__workers=3)).located()
     assert found.network.weights == str(tmp_path / "w.npz")
     assert found.input.path == "/home/someone/x.npy"
-    assert found.output.path == "s3://b/o.zarr"
+    assert found.output.path == "/b/o.zarr"
     assert found.cluster.workers == 3
     assert found.located() == found
     unknown = load_job(job(input__path="~no-such-user/x.npy")).located()

@@ -88,7 +88,7 @@ def foreign(arrays: Arrays) -> Arrays:
 
 
 def test_by_its_own_names(saved, arrays) -> None:
-    network = Network.load(saved(arrays | {"step": np.array([[[3.0]]])}), "tanh")
+    network = Network.load(saved(arrays | {"step": np.array(3.0)}), "tanh")
     assert_same(network, arrays)
     assert (network.n, network.m, network.q) == (N, M, Q)
 
@@ -132,7 +132,8 @@ def shaped(**shapes: tuple[int, ...]) -> Arrays:
         (shaped(a=(7, 5), b=(7,), c=(3, 7), d=(3,), e=(1, 1, 1)), "two matrices and up to two"),
         (shaped(a=(7, 5), b=(7,), c=(7, 7), d=(7,), e=(3, 7), f=(3,)), "two matrices and up to"),
         (shaped(a=(7, 5)), "two matrices and up to two vectors"),
-        (shaped(W1=(7, 5), b1=(7,), W2=(3, 7), scale=(3,)), "a bias may be missing"),
+        (shaped(W1=(7, 5), b1=(7,), W2=(3, 7), scale=(3,)), "there is scale: another layer"),
+        (shaped(W1=(7, 5), b1=(7,), W2=(7, 7), b2=(7,), W3=(3, 7)), "there is W3: another layer"),
     ],
 )
 def test_ambiguous_files_ask_for_names(saved, arrays, problem) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from colonnade.errors import (
     TooLargeError,
 )
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, RunFinished, RunStarted
+from colonnade.store import Store
 from support import M, N, P, Q, make_columns, make_network, save_network
 
 BLOCKS = 8
@@ -183,15 +185,101 @@ def test_resuming_keeps_the_grid_of_the_store(make, job) -> None:
     assert bits(store) == expected
 
 
-def test_a_store_left_while_it_was_created_is_made_again(make) -> None:
+@pytest.mark.parametrize("array", ["jacobian", "norm", "slope_sum", "mean"])
+def test_what_has_gone_from_a_complete_store_is_made_again(make, array: str) -> None:
     store = Path(cn.run(make()).store)
     expected = bits(store)
-    attributes = zarr.open_group(store, mode="r+")
-    attributes.update_attributes(
-        {"colonnade": {**attributes.attrs["colonnade"], "state": "creating"}}
-    )
-    assert cn.run(make()).blocks_computed == BLOCKS
+    final = array == "mean"
+    lost = sorted((store / array).glob("c.*"))[0 if final else 3]
+    lost.unlink()
+    if not final:
+        assert Store.open(store).status().state == "damaged"
+        with pytest.raises(IncompleteError, match="7 of 8 blocks are there and it is damaged"):
+            cn.open(store)
+    assert cn.run(make()).blocks_computed == (0 if final else 1)
     assert bits(store) == expected
+    assert cn.open(store).norm.notnull().all()
+
+
+def test_a_run_whose_store_is_replaced_writes_nothing_into_the_new_one(make, tmp_path) -> None:
+    """Its tasks find another store at the path; the new store's run is not mixed with it."""
+    replaced: list[Any] = []
+
+    def replace(event: Any) -> None:
+        if isinstance(event, ClusterReady):
+            replaced.append(cn.run(make(network={"activation": "relu"}), overwrite=True))
+
+    with pytest.raises(IncompleteError, match="made anew"):
+        cn.run(make(), listener=replace)
+    assert replaced[0].state == "complete"
+    alone = cn.run(
+        make(network={"activation": "relu"}, output={"path": str(tmp_path / "alone.zarr")})
+    )
+    assert bits(tmp_path / "out.zarr") == bits(alone.store)
+
+
+def test_two_makers_of_one_store(make, tmp_path) -> None:
+    """The second finds a store where there was none when it looked: it is refused, unharmed."""
+    real, first = Store.create.__func__, []  # type: ignore[attr-defined]
+
+    def create(cls: Any, *arguments: Any) -> Store:
+        if not first:
+            first.append(None)
+            first.append(cn.run(make()))
+        return real(cls, *arguments)  # type: ignore[no-any-return]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "create", classmethod(create))
+        with pytest.raises(StoreError, match="another run has just made a store here"):
+            cn.run(make())
+    assert cn.run(make()).blocks_computed == 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    "place", [lambda x: x, lambda x: x / "out.zarr", lambda x: x.parent], ids=["is", "in", "holds"]
+)
+def test_output_apart_from_input(make, tmp_path, X, place) -> None:
+    stored = tmp_path / "in" / "X.zarr"
+    zarr.create_array(stored, data=X)
+    job = make(input={"path": str(stored)}, output={"path": str(place(stored))})
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match=r"output\.path .* and input\.path .* overlap"):
+            cn.run(job, overwrite=overwrite)
+    np.testing.assert_array_equal(zarr.open_array(stored, mode="r")[:], X)
+
+
+def test_the_scheduler_dies(job, tmp_path) -> None:
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--host",
+         "127.0.0.1", "--no-dashboard", "--scheduler-file", str(tmp_path / "scheduler.json")],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", "--no-dashboard", "--nthreads", "1",
+         "--scheduler-file", str(tmp_path / "scheduler.json"), "--no-nanny"],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        file = tmp_path / "scheduler.json"
+        while not file.exists() or not file.read_text().endswith("}"):
+            assert scheduler.poll() is None
+        address = json.loads(file.read_text())["address"]
+        document = job() | {"cluster": {"kind": "address", "address": address}}
+
+        def kill(event: Any) -> None:
+            if isinstance(event, ClusterReady):
+                scheduler.kill()
+                scheduler.wait()
+
+        with pytest.raises(IncompleteError, match="the scheduler is lost"):
+            cn.run(document, listener=kill)
+    finally:
+        scheduler.kill()
+        worker.kill()
+        scheduler.wait()
+        worker.wait()
+    assert cn.run(job()).state == "complete"
 
 
 def other_weights(path: Path) -> dict[str, Any]:

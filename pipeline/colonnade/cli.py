@@ -104,9 +104,8 @@ def _exit_status(command: Callable[[], Any], *, debug: bool) -> int:
         return 2
     except (KeyboardInterrupt, click.Abort):
         return 130
-    except BrokenPipeError:
-        # The reader of our output has gone, `| head` for one
-        sys.stderr.close()
+    except SystemExit:
+        # Not in standalone mode, click exits only where the reader of our output has gone
         return 141
     except Exception as error:
         if debug:

@@ -36,6 +36,8 @@ def dask_setup(worker: distributed.Worker) -> None:
     del worker
     # Ctrl-C reaches the whole process group; the run alone is to answer it
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A block that fails is told once, by the run, and not with a traceback for each retry
+    logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
 
 
 def expected_capacity(settings: ClusterSettings) -> Capacity:
@@ -78,7 +80,13 @@ def _local(settings: LocalCluster) -> Iterator[distributed.Client]:
             preload=[__name__],
         )
     with cluster, distributed.Client(cluster) as client:
-        client.wait_for_workers(capacity.workers, timeout=120)
+        try:
+            client.wait_for_workers(capacity.workers, timeout=120)
+        except TimeoutError:
+            raise ClusterError(
+                f"{len(_workers(client))} of {capacity.workers} workers started within 120 s on "
+                "this machine (cluster.workers)."
+            ) from None
         yield client
 
 

@@ -57,6 +57,8 @@ def _path(given: Any) -> str:
     path = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(path, str) or not path.strip() or re.search("[\0\ud800-\udfff]", path):
         raise ValueError("allowed: a path")
+    if "://" in path:
+        raise ValueError("allowed: a path on a local or mounted file system")
     return path
 
 
@@ -300,8 +302,6 @@ class Job(_Settings):
 
         def place(settings: Any, field: str) -> Any:
             path = getattr(settings, field)
-            if "://" in path:
-                return settings
             # unlike Path.expanduser, this leaves the ~ of an unknown user alone
             expanded = Path(os.path.expanduser(path))  # noqa: PTH111
             return settings.model_copy(update={field: str(expanded.absolute())})

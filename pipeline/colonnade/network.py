@@ -235,10 +235,13 @@ def _choose(
         return {key: arrays[name] for key, name in names.items()}
     if not {"W1", "W2"} <= set(arrays):
         return _choose_by_shape(arrays)
-    if set(ARRAYS) <= set(arrays) or set(arrays) <= set(ARRAYS):
+    # A single number, a count of training steps for one, is no part of any network
+    more = {name for name, array in arrays.items() if name not in ARRAYS and array.ndim > 0}
+    if not more:
         return {name: arrays[name] for name in ARRAYS if name in arrays}
     raise NetworkError(
-        f"besides W1 and W2 a bias may be missing, or be under another name. "
+        f"besides W1, b1, W2 and b2 there is {', '.join(sorted(more))}: another layer, a scaling, "
+        f"a bias under another name? Without it this would be another network. "
         f"The file holds {_described(arrays)}. {_REMEDY}"
     )
 

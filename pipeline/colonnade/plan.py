@@ -379,7 +379,7 @@ def _check_memory(plan: Plan, block_size: int | Literal["auto"], *, kept: bool) 
     options = ["raise cluster.memory_per_worker"]
     if plan.capacity.threads_per_worker > 1:
         options.append("lower cluster.threads_per_worker")
-    elif plan.capacity.workers > 1:
+    if plan.capacity.workers > 1:
         options.append("lower cluster.workers, whose memory the others then share")
     if columns > 1 and kept:
         options.append("make the store anew (--overwrite) with a lower output.block_size")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import (
@@ -55,7 +55,9 @@ def told(event: Event) -> str:
     match event:
         case RunStarted():
             found = f", {event.blocks_done:,} of them done already" if event.blocks_done else ""
-            return f"{event.store}: {event.columns:,} columns in {event.blocks:,} blocks{found}"
+            blocks = "1 block" if event.blocks == 1 else f"{event.blocks:,} blocks"
+            columns = "1 column" if event.columns == 1 else f"{event.columns:,} columns"
+            return f"{event.store}: {columns} in {blocks}{found}"
         case ClusterReady():
             workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
             threads = "1 thread" if event.threads == 1 else f"{event.threads} threads in all"
@@ -136,7 +138,9 @@ class _Lines:
             )
 
     def _say(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+        # Whoever read the lines may have gone; the run goes on
+        with suppress(BrokenPipeError, SystemExit):
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 class _Bar:

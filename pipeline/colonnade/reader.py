@@ -29,13 +29,13 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
     StoreError
         There is no store of colonnade at the path.
     """
-    store = Store.open(path)
-    if store.record.state != "complete" and not incomplete:
-        done, blocks = len(store.done()), store.grid.blocks
+    status = Store.open(path).status()
+    if status.state != "complete" and not incomplete:
+        blocks = status.record.grid.blocks
         raise IncompleteError(
-            f"{path} is not finished: {done:,} of {blocks:,} blocks are there, the others read as "
-            "NaN. Finish it with the command that made it (colonnade run), or open it as it is "
-            "with incomplete=True."
+            f"{path} is not whole: {blocks - len(status.missing):,} of {blocks:,} blocks are there "
+            "and it is " + status.state + "; missing ones read as NaN. Finish it with the command "
+            "that made it (colonnade run), or open it as it is with incomplete=True."
         )
     dataset: xr.Dataset = xr.open_zarr(str(path), consolidated=False)
     return dataset

@@ -16,6 +16,7 @@ from typing import Any
 
 import distributed
 import numpy as np
+from distributed.comm.core import CommClosedError
 
 from colonnade import clusters
 from colonnade.columns import Columns, open_columns
@@ -42,6 +43,7 @@ __all__ = ["plan", "run"]
 # In flight for each thread: one computed, one on its way there, two for the scheduler's delays
 _IN_FLIGHT = 4
 _RETRIES = 2
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 JobLike = str | Path | Mapping[str, Any] | Job
 
@@ -97,19 +99,23 @@ def run(
     given = load_job(job, overrides)
     path = given.output.path
     checked = _check(given.located())
-    with _stoppable(path) as stop:
-        store = _found(checked, overwrite=overwrite)
-        missing = None if store is None else _missing(store)
-        receipts: list[BlockDone] = []
-        failures: list[BlockFailed] = []
-        if store is None or missing:
+    receipts: list[BlockDone] = []
+    failures: list[BlockFailed] = []
+    with _stoppable() as stop:
+        old = Store.find(checked.job.output.path)
+        store = None if overwrite else old
+        if store is not None:
+            _refuse_another_job(store, checked)
+        if store is not None and store.is_whole() and not _missing(store):
+            listener(_started(path, store, []))
+        else:
             grid = None if store is None else store.grid
             # Refused here, a job that is too large has not even started a cluster
             checked.plan(clusters.expected_capacity(checked.job.cluster), grid)
-            with clusters.connect(checked.job.cluster) as cluster:
+            with _unbroken(path), clusters.connect(checked.job.cluster) as cluster:
                 planned = checked.plan(cluster.capacity, grid)
                 if store is None:
-                    store = Store.create(planned, checked.network, checked.job, checked.x)
+                    store = Store.create(planned, checked.network, checked.job, checked.x, old)
                 store.adopt(checked.job)
                 missing = _missing(store)
                 listener(_started(path, store, missing))
@@ -117,11 +123,18 @@ def run(
                 for event in _compute(cluster, store, missing):
                     stop.check()
                     listener(event)
-                    (receipts if isinstance(event, BlockDone) else failures).append(event)  # type: ignore[arg-type]
-        else:
-            listener(_started(path, store, []))
-        if store.record.state != "complete" and not _missing(store):
-            store.finish(_final_results(store))
+                    if isinstance(event, BlockDone):
+                        receipts.append(event)
+                    else:
+                        failures.append(event)
+                stop.check()
+                if not store.is_current():
+                    raise IncompleteError(
+                        f"{path} was made anew by another run while this one was writing it; "
+                        "this run ends."
+                    )
+                if not _missing(store):
+                    store.finish(_final_results(store))
     finished = RunFinished(
         store=path,
         state=store.record.state,
@@ -168,6 +181,7 @@ class _Checked:
 
 
 def _check(job: Job) -> _Checked:
+    _refuse_overlap(job)
     settings = job.network
     names = settings.names.model_dump(exclude_none=True) if settings.names else None
     network = Network.load(settings.weights, settings.activation, names)
@@ -178,6 +192,18 @@ def _check(job: Job) -> _Checked:
         return _Checked(job, network, columns, input_record(columns))
     except (OSError, ValueError) as error:
         raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
+
+
+def _refuse_overlap(job: Job) -> None:
+    """Refuse to write where the run reads: --overwrite would delete its own input."""
+    output = Path(job.output.path).resolve()
+    for key, path in (("input.path", job.input.path), ("network.weights", job.network.weights)):
+        read = Path(path).resolve()
+        if read == output or read in output.parents or output in read.parents:
+            raise StoreError(
+                f"output.path {output} and {key} {read} overlap: the output must lie apart from "
+                "what the run reads."
+            )
 
 
 def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
@@ -195,25 +221,30 @@ def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
     )
 
 
-def _found(checked: _Checked, *, overwrite: bool) -> Store | None:
-    """Find the store that this run goes on with; None where one must be made."""
-    store = Store.find(checked.job.output.path)
-    if store is None or overwrite or store.record.state == "creating":
-        return None
+def _refuse_another_job(store: Store, checked: _Checked) -> None:
     different = store.record.differences(checked.job, network_record(checked.network), checked.x)
     if different:
         raise StoreError(
             f"{store.path} holds the store of another job, which differs in "
             f"{', '.join(different)}. Choose another output.path, or replace it with --overwrite."
         )
-    return store
 
 
 def _missing(store: Store) -> list[int]:
-    if store.record.state == "complete":
-        return []
     done = store.done()
     return [block for block in range(store.grid.blocks) if block not in done]
+
+
+@contextmanager
+def _unbroken(path: str) -> Iterator[None]:
+    """Say that the run can go on where its scheduler or its store's disk has failed."""
+    again = "The same command computes what is missing."
+    try:
+        yield
+    except CommClosedError as error:
+        raise IncompleteError(f"{path} is incomplete: the scheduler is lost. {again}") from error
+    except OSError as error:
+        raise IncompleteError(f"{path} is incomplete: {error}. {again}") from error
 
 
 def _started(path: str, store: Store, missing: list[int]) -> RunStarted:
@@ -261,6 +292,8 @@ def _compute(
         submit_next()
         if future.status == "finished":
             yield future.result()
+        elif future.cancelled():
+            raise CommClosedError("the scheduler has forgotten a block")
         else:
             start, stop = store.grid.bounds(block)
             yield BlockFailed(block, start, stop, _cause(future))
@@ -287,7 +320,7 @@ def _incomplete(path: str, failures: list[BlockFailed]) -> IncompleteError:
     others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
     return IncompleteError(
         f"{path} is incomplete: block {first.block} (columns {first.start} to {first.stop - 1})"
-        f"{others} failed: {first.cause}. The same command computes what is missing.",
+        f"{others} failed: {first.cause.rstrip('.')}. The same command computes what is missing.",
         {failure.block: failure.cause for failure in failures},
     )
 
@@ -307,8 +340,7 @@ class _Stop:
     It may strike within a finaliser or a weak reference's callback, where Python drops it.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self) -> None:
         self._signum: int | None = None
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
@@ -319,19 +351,17 @@ class _Stop:
     def check(self) -> None:
         """Raise what a signal has asked for."""
         if self._signum is not None:
-            raise StoppedError(
-                self._signum, f"{self._path} keeps its finished blocks; run again to go on."
-            )
+            raise StoppedError(self._signum, "the same command goes on with what is missing.")
 
 
 @contextmanager
-def _stoppable(path: str) -> Iterator[_Stop]:
-    """Turn SIGTERM and SIGINT into StoppedError, so that the cluster is closed on the way out."""
-    stop = _Stop(path)
+def _stoppable() -> Iterator[_Stop]:
+    """Turn signals into StoppedError, so that the cluster is closed on the way out."""
+    stop = _Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    old = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}
+    old = {signum: signal.signal(signum, stop) for signum in _SIGNALS}
     try:
         yield stop
     finally:

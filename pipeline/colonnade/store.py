@@ -6,8 +6,10 @@ is done is asked of the store: a block is done when its shard of the main array 
 
 from __future__ import annotations
 
+import errno
 import math
 import platform
+import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -96,7 +98,7 @@ class Record(BaseModel):
     Attributes
     ----------
     state
-        creating: its arrays are being made, nothing is computed; writing; complete.
+        writing or complete.
     id
         Of this making of the store, so that a worker never takes one store for another.
     arrays
@@ -106,7 +108,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     format: Literal[1] = FORMAT
-    state: Literal["creating", "writing", "complete"]
+    state: Literal["writing", "complete"]
     id: str
     created: str
     finished: str | None = None
@@ -146,12 +148,18 @@ class Status:
     record: Record
     missing: tuple[int, ...]
 
+    @property
+    def state(self) -> str:
+        """writing, complete, or damaged: it was complete, and blocks have gone since."""
+        damaged = self.missing and self.record.state == "complete"
+        return "damaged" if damaged else self.record.state
+
     def as_dict(self) -> dict[str, Any]:
         """Return the status as plain values, for JSON."""
         record, grid = self.record, self.record.grid
         return {
             "path": self.path,
-            "state": record.state,
+            "state": self.state,
             "columns": grid.columns,
             "columns_done": grid.columns - grid.count(self.missing),
             "blocks": grid.blocks,
@@ -165,7 +173,7 @@ class Status:
         output, network = record.job.output, record.network
         done, columns = grid.blocks - len(self.missing), grid.columns - grid.count(self.missing)
         lines = [
-            f"store     {self.path}, {record.state}",
+            f"store     {self.path}, {self.state}",
             f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
             f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
             (
@@ -259,21 +267,24 @@ class Store:
         return cls(str(path), group, record)
 
     @classmethod
-    def create(cls, plan: Plan, network: Network, job: Job, x: InputRecord) -> Store:
-        """Make the arrays at the job's output path and write the weights, over an old store.
+    def create(
+        cls, plan: Plan, network: Network, job: Job, x: InputRecord, old: Store | None = None
+    ) -> Store:
+        """Make the arrays at the job's output path and write the weights.
+
+        Parameters
+        ----------
+        old
+            The store to replace.
 
         Raises
         ------
         StoreError
             The place cannot be written to, or holds something else than a store.
         """
-        path = job.output.path
-        old = cls.find(path)
-        if old is not None:
-            # Whatever happens while it is emptied, nobody takes it for a whole store
-            old._update(state="creating", finished=None)
+        place = Path(job.output.path)
         record = Record(
-            state="creating",
+            state="writing",
             id=uuid.uuid4().hex,
             created=_now(),
             job=job,
@@ -283,19 +294,20 @@ class Store:
             arrays=tuple(array.name for array in plan.arrays if array.per_block),
             versions=_versions(),
         )
+        # Made beside its place and moved there in one step: nobody ever sees half a store
+        making = place.with_name(f".{place.name}.{record.id}")
         try:
-            group = zarr.create_group(
-                path, overwrite=old is not None, attributes={KEY: record.model_dump(mode="json")}
-            )
-            for array in plan.arrays:
-                _create(group, array, job.output.compression)
-            for name in ARRAYS:
-                _create_weights(group, name, getattr(network, name))
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _make(making, plan, network, record)
+            if old is not None:
+                _move_aside(old)
+            making.rename(place)
         except OSError as error:
-            raise StoreError(f"{path}: the store cannot be made: {_reason(error)}.") from error
-        store = cls(path, group, record)
-        store._update(state="writing")
-        return store
+            shutil.rmtree(making, ignore_errors=True)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                raise StoreError(f"{place}: another run has just made a store here.") from error
+            raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
+        return cls.open(place)
 
     @property
     def grid(self) -> Grid:
@@ -313,12 +325,28 @@ class Store:
         return open_columns(x.path, x.array, x.orientation)
 
     def done(self) -> set[int]:
-        """Blocks that are finished: one listing of the main array's keys."""
-        array = self._array(self.record.main)
+        """Blocks whose shard of every array is there: one listing of each array's keys."""
+        return set.intersection(*(self._present(name) for name in self.record.arrays))
+
+    def is_whole(self) -> bool:
+        """Whether the store says that it is complete, and what `finish` wrote is there."""
+        finals = set(self.record.job.output.products) - set(self.record.arrays)
+        return self.record.state == "complete" and all(self._present(name) for name in finals)
+
+    def _present(self, name: str) -> set[int]:
+        array = self._array(name)
         encode = array.metadata.encode_chunk_key
-        keys = {encode((b, *(0,) * (array.ndim - 1))): b for b in range(self.grid.blocks)}
+        shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
         present = zarr.core.sync.sync(_list(array))
-        return {block for key, block in keys.items() if key in present}
+        rest = (0,) * (array.ndim - 1)
+        return {block for block in range(shards) if encode((block, *rest)) in present}
+
+    def is_current(self) -> bool:
+        """Whether the store at the path is still this one; another run may have replaced it."""
+        try:
+            return Store.open(self.path).record.id == self.record.id
+        except StoreError:
+            return False
 
     def status(self) -> Status:
         """Ask the store how far it is."""
@@ -354,8 +382,8 @@ class Store:
 
     def adopt(self, job: Job) -> None:
         """Take over a resumed run's job: its files may have moved, its cluster may be another."""
-        if job != self.record.job:
-            self._update(job=job)
+        if job != self.record.job or self.record.state != "writing":
+            self._update(job=job, state="writing", finished=None)
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""
@@ -373,6 +401,8 @@ class Store:
         return self._arrays[name]
 
     def _update(self, **changes: Any) -> None:
+        if not self.is_current():
+            raise StoreError(f"{self.path}: another run has made the store anew.")
         self.record = self.record.model_copy(update=changes)
         self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
 
@@ -406,6 +436,24 @@ def _put(array: zarr.Array[Any], key: str, data: NDArray[np.uint8]) -> None:
         array.store.set_sync(path, buffer)
     else:
         zarr.core.sync.sync(array.store.set(path, buffer))
+
+
+def _make(path: Path, plan: Plan, network: Network, record: Record) -> None:
+    group = zarr.create_group(path, attributes={KEY: record.model_dump(mode="json")})
+    for array in plan.arrays:
+        _create(group, array, record.job.output.compression)
+    for name in ARRAYS:
+        _create_weights(group, name, getattr(network, name))
+
+
+def _move_aside(old: Store) -> None:
+    """Take an old store from its place in one step, then delete it."""
+    place = Path(old.path)
+    if not old.is_current():
+        raise StoreError(f"{place}: another run has just made a store here.")
+    aside = place.with_name(f".{place.name}.{old.record.id}.old")
+    place.rename(aside)
+    shutil.rmtree(aside)
 
 
 async def _list(array: zarr.Array[Any]) -> set[str]:

@@ -30,6 +30,9 @@ from colonnade.store import Store
 __all__ = ["Address", "compute_block"]
 
 
+_REPLACED = "{}: the store was made anew while a run was writing it; that run ends."
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a store is, which making of it, and for which run.
@@ -60,6 +63,8 @@ def compute_block(address: Address, block: int) -> BlockDone:
     read = time.perf_counter()
     buffers = work.compute(X)
     computed = time.perf_counter()
+    if not work.store.is_current():
+        raise StoreError(_REPLACED.format(address.path))
     written = work.store.write(block, buffers)
     ended = time.perf_counter()
     return BlockDone(
@@ -139,9 +144,7 @@ class _Work:
 def _cached(address: Address) -> _Work:
     store = Store.open(address.path)
     if store.record.id != address.id:
-        raise StoreError(
-            f"{address.path}: the store was made anew while a run was writing it; that run ends."
-        )
+        raise StoreError(_REPLACED.format(address.path))
     columns, network = store.columns(), store.network()
     dtype = store.record.job.output.dtype
     chunk_columns = store.grid.chunk_columns
