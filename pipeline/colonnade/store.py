@@ -7,6 +7,7 @@ is done is asked of the store: a block is done when its shard of the main array 
 from __future__ import annotations
 
 import errno
+import json
 import math
 import platform
 import shutil
@@ -297,16 +298,13 @@ class Store:
         # Made beside its place and moved there in one step: nobody ever sees half a store
         making = place.with_name(f".{place.name}.{record.id}")
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            making.parent.mkdir(parents=True, exist_ok=True)
             _make(making, plan, network, record)
-            if old is not None:
-                _move_aside(old)
-            making.rename(place)
+            _move(making, place, old)
         except OSError as error:
-            shutil.rmtree(making, ignore_errors=True)
-            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-                raise StoreError(f"{place}: another run has just made a store here.") from error
             raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
         return cls.open(place)
 
     @property
@@ -344,8 +342,9 @@ class Store:
     def is_current(self) -> bool:
         """Whether the store at the path is still this one; another run may have replaced it."""
         try:
-            return Store.open(self.path).record.id == self.record.id
-        except StoreError:
+            document = json.loads((Path(self.path) / "zarr.json").read_bytes())
+            return bool(document["attributes"][KEY]["id"] == self.record.id)
+        except (OSError, ValueError, KeyError):
             return False
 
     def status(self) -> Status:
@@ -446,14 +445,24 @@ def _make(path: Path, plan: Plan, network: Network, record: Record) -> None:
         _create_weights(group, name, getattr(network, name))
 
 
-def _move_aside(old: Store) -> None:
-    """Take an old store from its place in one step, then delete it."""
-    place = Path(old.path)
-    if not old.is_current():
-        raise StoreError(f"{place}: another run has just made a store here.")
-    aside = place.with_name(f".{place.name}.{old.record.id}.old")
-    place.rename(aside)
-    shutil.rmtree(aside)
+def _move(making: Path, place: Path, old: Store | None) -> None:
+    """Put a new store in its place in one step, and delete the old one."""
+    aside = None
+    rival = StoreError(f"{place}: another run has just made a store here.")
+    if old is not None:
+        if not old.is_current():
+            raise rival
+        aside = place.with_name(f".{place.name}.{old.record.id}")
+        place.rename(aside)
+    try:
+        making.rename(place)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise rival from error
+        raise
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 async def _list(array: zarr.Array[Any]) -> set[str]:
