@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,13 @@ def test_plan_is_pure_arithmetic() -> None:
 def test_public_names() -> None:
     assert colonnade.__all__ == sorted(colonnade.__all__)
     assert all(hasattr(colonnade, name) for name in colonnade.__all__)
+
+
+def test_importing_it_is_quick() -> None:
+    """xarray and pandas, and dask.array which imports them, come when they are asked for."""
+    told = subprocess.run(
+        [sys.executable, "-c", "import sys, colonnade; print(*sys.modules)"],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert {"numpy", "zarr", "distributed"} <= set(told)
+    assert {"xarray", "pandas", "dask.array"}.isdisjoint(told)

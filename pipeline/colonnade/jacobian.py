@@ -14,10 +14,10 @@ products behind it do not.
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-import dask.array as da
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -45,7 +45,11 @@ _SLICE_BYTES = 2**20
 _STRIP_BYTES = 2**20
 _STRIP_COLUMNS = 1024
 
-AnyMatrix = TypeVar("AnyMatrix", NDArray[Any], da.Array)
+if TYPE_CHECKING:
+    import dask.array as da
+    from typing_extensions import TypeIs
+
+    AnyMatrix = TypeVar("AnyMatrix", NDArray[Any], da.Array)
 
 
 def forward(network: Network, X: AnyMatrix) -> AnyMatrix:
@@ -97,11 +101,10 @@ def jacobian(network: Network, X: AnyMatrix, dtype: DTypeLike | None = None) -> 
     dtype = result_dtype(network, X.dtype) if dtype is None else np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
         raise InputError(f"the Jacobian is computed in float32 or float64, not in {dtype}.")
-    if isinstance(X, da.Array):
+    if _is_dask(X):
         X = _whole_columns(X)
-        lazy: da.Array = da.map_blocks(
+        lazy: da.Array = X.map_blocks(
             _blocks,
-            X,
             network=network,
             out_dtype=dtype,
             dtype=dtype,
@@ -319,12 +322,11 @@ def _of_preactivation(X: NDArray[Any], network: Network, what: str) -> NDArray[A
 
 def _columnwise(network: Network, X: AnyMatrix, what: str, rows: int) -> AnyMatrix:
     check_columns(network, X)
-    if isinstance(X, da.Array):
+    if _is_dask(X):
         X = _whole_columns(X)
         dtype = result_dtype(network, X.dtype)
-        lazy: da.Array = da.map_blocks(
+        lazy: da.Array = X.map_blocks(
             _of_preactivation,
-            X,
             network=network,
             what=what,
             dtype=dtype,
@@ -333,6 +335,13 @@ def _columnwise(network: Network, X: AnyMatrix, what: str, rows: int) -> AnyMatr
         )
         return lazy
     return _of_preactivation(X, network, what)
+
+
+def _is_dask(X: NDArray[Any] | da.Array) -> TypeIs[da.Array]:
+    # Who has a dask array has imported dask.array; nobody else should wait for it, and for xarray
+    # and pandas, which it imports
+    module = sys.modules.get("dask.array")
+    return module is not None and isinstance(X, module.Array)
 
 
 def _whole_columns(X: da.Array) -> da.Array:
