@@ -103,8 +103,9 @@ def jacobian(network: Network, X: AnyMatrix, dtype: DTypeLike | None = None) -> 
         raise InputError(f"the Jacobian is computed in float32 or float64, not in {dtype}.")
     if _is_dask(X):
         X = _whole_columns(X)
-        lazy: da.Array = X.map_blocks(
+        lazy: da.Array = sys.modules["dask.array"].map_blocks(
             _blocks,
+            X,
             network=network,
             out_dtype=dtype,
             dtype=dtype,
@@ -325,8 +326,9 @@ def _columnwise(network: Network, X: AnyMatrix, what: str, rows: int) -> AnyMatr
     if _is_dask(X):
         X = _whole_columns(X)
         dtype = result_dtype(network, X.dtype)
-        lazy: da.Array = X.map_blocks(
+        lazy: da.Array = sys.modules["dask.array"].map_blocks(
             _of_preactivation,
+            X,
             network=network,
             what=what,
             dtype=dtype,
