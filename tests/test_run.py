@@ -37,7 +37,7 @@ BLOCKS = 8
 def address():
     """A scheduler that runs already: most runs here share it, to save the start of a cluster."""
     with LocalCluster(
-        n_workers=2, threads_per_worker=2, processes=True, dashboard_address=None, memory_limit=0
+        n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0", memory_limit=0
     ) as cluster:
         yield cluster.scheduler_address
 

@@ -14,12 +14,12 @@ import xarray as xr
 import zarr
 
 import colonnade as cn
-from colonnade import store as store_module
 from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.jobfile import load_job
 from colonnade.plan import Capacity, Shapes, make_plan
 from colonnade.store import Store, input_record
+from colonnade.store import arrays as store_arrays
 from colonnade.task import Address, compute_block
 from support import M, N, P, Q, make_columns, make_network, save_network
 
@@ -159,9 +159,9 @@ def test_main_array_is_written_last(job, network, monkeypatch, products, main) -
     store = make_store(job(output={"products": products}), network)
     assert store.record.main == main
     order: list[str] = []
-    put = store_module._put
+    put = store_arrays.put
     monkeypatch.setattr(
-        store_module, "_put", lambda array, *rest: (order.append(array.basename), put(array, *rest))
+        store_arrays, "put", lambda array, *rest: (order.append(array.basename), put(array, *rest))
     )
     fill(store, [0])
     assert order[-1] == main

@@ -25,6 +25,7 @@ from colonnade.events import (
     BlockDone,
     BlockFailed,
     ClusterReady,
+    Event,
     Listener,
     RunFinished,
     RunStarted,
@@ -92,64 +93,92 @@ def run(
     IncompleteError
         Blocks failed; the store is resumable.
     StoppedError
-        SIGINT or SIGTERM came; the store is resumable.
+        SIGINT, SIGTERM or SIGHUP came; the store is resumable.
     """
     _refuse_spawned()
     clock = time.perf_counter()
     given = load_job(job, overrides)
     path = given.output.path
     checked = _check(given.located())
-    receipts: list[BlockDone] = []
-    failures: list[BlockFailed] = []
+    tally = _Tally(listener)
     with _stoppable() as stop:
         old = Store.find(checked.job.output.path)
         store = None if overwrite else old
         if store is not None:
             _refuse_another_job(store, checked)
         if store is not None and store.is_whole() and not _missing(store):
-            listener(_started(path, store, []))
+            tally(_started(path, store, []))
         else:
-            grid = None if store is None else store.grid
-            # Refused here, a job that is too large has not even started a cluster
-            checked.plan(clusters.expected_capacity(checked.job.cluster), grid)
-            with _unbroken(path), clusters.connect(checked.job.cluster) as cluster:
-                planned = checked.plan(cluster.capacity, grid)
-                if store is None:
-                    store = Store.create(planned, checked.network, checked.job, checked.x, old)
-                store.adopt(checked.job)
-                missing = _missing(store)
-                listener(_started(path, store, missing))
-                listener(_ready(checked.job, cluster))
-                for event in _compute(cluster, store, missing):
-                    stop.check()
-                    listener(event)
-                    if isinstance(event, BlockDone):
-                        receipts.append(event)
-                    else:
-                        failures.append(event)
-                stop.check()
-                if not store.is_current():
-                    raise IncompleteError(
-                        f"{path} was made anew by another run while this one was writing it; "
-                        "this run ends."
-                    )
-                if not _missing(store):
-                    store.finish(_final_results(store))
-    finished = RunFinished(
-        store=path,
-        state=store.record.state,
-        columns=store.grid.columns,
-        blocks=store.grid.blocks,
-        blocks_computed=len(receipts),
-        blocks_failed=len(failures),
-        bytes_written=sum(receipt.bytes_written for receipt in receipts),
-        seconds=time.perf_counter() - clock,
-        peak_memory=max((receipt.peak_memory for receipt in receipts), default=0),
-    )
+            store = _work(path, checked, store, old, tally, stop)
+    finished = tally.finished(path, store, time.perf_counter() - clock)
     listener(finished)
-    if store.record.state != "complete":
-        raise _incomplete(path, failures)
+    if finished.state != "complete":
+        raise _incomplete(path, tally.failures)
     return finished
+
+
+def _work(
+    path: str,
+    checked: _Checked,
+    store: Store | None,
+    old: Store | None,
+    tally: _Tally,
+    stop: _Stop,
+) -> Store:
+    """Compute what is missing of a store, or make one in place of `old`, and finish it."""
+    grid = None if store is None else store.grid
+    # Refused here, a job that is too large has not even started a cluster
+    checked.plan(clusters.expected_capacity(checked.job.cluster), grid)
+    with _unbroken(path), clusters.connect(checked.job.cluster) as cluster:
+        planned = checked.plan(cluster.capacity, grid)
+        if store is None:
+            store = Store.create(planned, checked.network, checked.job, checked.x, old)
+        store.adopt(checked.job)
+        missing = _missing(store)
+        tally(_started(path, store, missing))
+        tally(_ready(checked.job, cluster))
+        for event in _compute(cluster, store, missing):
+            stop.check()
+            tally(event)
+        stop.check()
+        if not store.is_current():
+            raise IncompleteError(
+                f"{path} was made anew by another run while this one was writing it; this run ends."
+            )
+        if not _missing(store):
+            store.finish(_final_results(store))
+    return store
+
+
+class _Tally:
+    """Counts a run's events and passes them on."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.failures: list[BlockFailed] = []
+        self._listener = listener
+        self._computed = self._bytes = self._peak_memory = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, BlockDone):
+            self._computed += 1
+            self._bytes += event.bytes_written
+            self._peak_memory = max(self._peak_memory, event.peak_memory)
+        elif isinstance(event, BlockFailed):
+            self.failures.append(event)
+        self._listener(event)
+
+    def finished(self, path: str, store: Store, seconds: float) -> RunFinished:
+        return RunFinished(
+            store=path,
+            state=store.record.state,
+            columns=store.grid.columns,
+            blocks=store.grid.blocks,
+            blocks_computed=self._computed,
+            blocks_failed=len(self.failures),
+            bytes_written=self._bytes,
+            seconds=seconds,
+            peak_memory=self._peak_memory,
+        )
 
 
 @dataclass(frozen=True)

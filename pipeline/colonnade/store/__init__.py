@@ -1,0 +1,270 @@
+"""The Zarr group that a run makes: create it, write a block, list what is there, finish it.
+
+Metadata is written by one process, the run's; a task writes whole shards and nothing else. What
+is done is asked of the store: a block is done when its shard of the main array is there.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from colonnade.columns import Columns, open_columns
+from colonnade.errors import StoreError
+from colonnade.job import Job
+from colonnade.network import ARRAYS, Network
+from colonnade.plan import Grid, Plan
+from colonnade.shards import ShardBuffer
+from colonnade.store import arrays
+from colonnade.store.record import (
+    FORMAT,
+    InputRecord,
+    NetworkRecord,
+    Record,
+    Status,
+    input_record,
+    network_record,
+    versions,
+)
+
+__all__ = [
+    "InputRecord",
+    "NetworkRecord",
+    "Record",
+    "Status",
+    "Store",
+    "input_record",
+    "network_record",
+]
+
+KEY = "colonnade"
+
+
+class Store:
+    """A store at a path, as it was when it was opened."""
+
+    def __init__(self, path: str, group: zarr.Group, record: Record) -> None:
+        self.path = path
+        self.record = record
+        self._group = group
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+
+    @classmethod
+    def open(cls, path: str | Path) -> Store:
+        """Open a store that exists.
+
+        Raises
+        ------
+        StoreError
+            There is none, or what is there is not of this format.
+        """
+        store = cls.find(path)
+        if store is None:
+            raise StoreError(f"{path}: there is no store.")
+        return store
+
+    @classmethod
+    def find(cls, path: str | Path) -> Store | None:
+        """Open a store, or return None where nothing is at its path.
+
+        Raises
+        ------
+        StoreError
+            Something else is there.
+        """
+        place = Path(path)
+        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+            return None
+        foreign = f"{path}: this is no store of colonnade"
+        if not place.is_dir():
+            raise StoreError(f"{foreign}, but a file.")
+        try:
+            group = zarr.open_group(str(path), mode="r+", use_consolidated=False)
+            attributes = group.attrs.asdict()
+        # zarr raises whatever damaged metadata happens to break
+        except Exception as error:
+            raise StoreError(f"{foreign}: {_reason(error)}.") from error
+        if KEY not in attributes:
+            raise StoreError(f"{foreign}: the Zarr group there has no attribute {KEY!r}.")
+        made = attributes[KEY]
+        if isinstance(made, Mapping) and made.get("format") != FORMAT:
+            raise StoreError(
+                f"{path}: the store has format {made.get('format')!r}; this version of colonnade "
+                f"reads format {FORMAT}."
+            )
+        try:
+            record = Record.model_validate(made)
+        except ValidationError as error:
+            where = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+            raise StoreError(
+                f"{path}: the store's attribute {KEY!r} is damaged: {where}."
+            ) from error
+        return cls(str(path), group, record)
+
+    @classmethod
+    def create(
+        cls, plan: Plan, network: Network, job: Job, x: InputRecord, old: Store | None = None
+    ) -> Store:
+        """Make the arrays at the job's output path and write the weights.
+
+        Parameters
+        ----------
+        old
+            The store to replace.
+
+        Raises
+        ------
+        StoreError
+            The place cannot be written to, or holds something else than a store.
+        """
+        place = Path(job.output.path)
+        record = Record(
+            state="writing",
+            id=uuid.uuid4().hex,
+            created=_now(),
+            job=job,
+            network=network_record(network),
+            input=x,
+            grid=plan.grid,
+            arrays=tuple(array.name for array in plan.arrays if array.per_block),
+            versions=versions(),
+        )
+        # Made beside its place and moved there in one step: nobody ever sees half a store
+        making = place.with_name(f".{place.name}.{record.id}")
+        try:
+            making.parent.mkdir(parents=True, exist_ok=True)
+            _make(making, plan, network, record)
+            _move(making, place, old)
+        except OSError as error:
+            raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+        return cls.open(place)
+
+    @property
+    def grid(self) -> Grid:
+        """How its columns fall into blocks."""
+        return self.record.grid
+
+    def network(self) -> Network:
+        """Rebuild the network from the store's own arrays."""
+        W1, b1, W2, b2 = (self.read(name) for name in ARRAYS)
+        return Network(W1, b1, W2, b2, self.record.job.network.activation)
+
+    def columns(self) -> Columns:
+        """Open X where the store's job says that it is."""
+        x = self.record.job.input
+        return open_columns(x.path, x.array, x.orientation)
+
+    def done(self) -> set[int]:
+        """Blocks whose shard of every array is there: one listing of each array's keys."""
+        return set.intersection(*(arrays.present(self._array(name)) for name in self.record.arrays))
+
+    def is_whole(self) -> bool:
+        """Whether the store says that it is complete, and what `finish` wrote is there."""
+        finals = set(self.record.job.output.products) - set(self.record.arrays)
+        there = all(arrays.present(self._array(name)) for name in finals)
+        return self.record.state == "complete" and there
+
+    def is_current(self) -> bool:
+        """Whether the store at the path is still this one; another run may have replaced it."""
+        try:
+            document = json.loads((Path(self.path) / "zarr.json").read_bytes())
+            return bool(document["attributes"][KEY]["id"] == self.record.id)
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def status(self) -> Status:
+        """Ask the store how far it is."""
+        done = self.done()
+        missing = (block for block in range(self.grid.blocks) if block not in done)
+        return Status(self.path, self.record, tuple(missing))
+
+    def buffer(self, name: str) -> ShardBuffer:
+        """Make a buffer for one shard of an array, to be filled and given to `write`."""
+        return arrays.make_buffer(self._array(name))
+
+    def write(self, block: int, buffers: Mapping[str, ShardBuffer]) -> int:
+        """Write a block's shard of each array, the main one's last; return their numbers' bytes."""
+        return sum(
+            arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
+        )
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one array whole; for the small ones."""
+        return np.asarray(self._array(name)[...])
+
+    def adopt(self, job: Job) -> None:
+        """Take over a resumed run's job: its files may have moved, its cluster may be another."""
+        if job != self.record.job or self.record.state != "writing":
+            self._update(job=job, state="writing", finished=None)
+
+    def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
+        """Write what is known at the end alone, then say that the store is complete."""
+        for name, result in results.items():
+            self._array(name)[...] = result
+        self._update(state="complete", finished=_now())
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        if name not in self._arrays:
+            array = self._group.get(name)
+            if not isinstance(array, zarr.Array):
+                raise StoreError(f"{self.path}: the store has no array {name!r}.")
+            # Else a block of zeros (saturated slopes) would leave no key, and never be done
+            self._arrays[name] = array.with_config({"write_empty_chunks": True})
+        return self._arrays[name]
+
+    def _update(self, **changes: Any) -> None:
+        if not self.is_current():
+            raise StoreError(f"{self.path}: another run has made the store anew.")
+        self.record = self.record.model_copy(update=changes)
+        self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
+
+
+def _make(path: Path, plan: Plan, network: Network, record: Record) -> None:
+    group = zarr.create_group(path, attributes={KEY: record.model_dump(mode="json")})
+    for array in plan.arrays:
+        arrays.create(group, array, record.job.output.compression)
+    for name in ARRAYS:
+        arrays.create_weights(group, name, getattr(network, name))
+
+
+def _move(making: Path, place: Path, old: Store | None) -> None:
+    """Put a new store in its place in one step, and delete the old one."""
+    aside = None
+    rival = StoreError(f"{place}: another run has just made a store here.")
+    if old is not None:
+        if not old.is_current():
+            raise rival
+        aside = place.with_name(f".{place.name}.{old.record.id}")
+        place.rename(aside)
+    try:
+        making.rename(place)
+    except OSError as error:
+        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+            raise rival from error
+        if aside is not None:
+            aside.rename(place)
+        raise
+    finally:
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _reason(error: Exception) -> str:
+    return (str(error) or type(error).__name__).rstrip(".")

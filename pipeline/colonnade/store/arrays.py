@@ -1,0 +1,155 @@
+"""The arrays of a store: what they say of themselves, their codecs, how a shard gets there."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+import zarr.core.sync
+from numpy.typing import NDArray
+from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.core.buffer import default_buffer_prototype
+
+from colonnade.plan import ArrayPlan
+from colonnade.shards import ShardBuffer, ShardLayout
+
+__all__ = ["create", "create_weights", "make_buffer", "present", "write"]
+
+_Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
+_ATTRIBUTES: dict[str, dict[str, Any]] = {
+    "jacobian": {
+        "long_name": "Jacobian of the network's outputs with respect to its inputs, at each column",
+        "formula": f"jacobian[k,i,j] = ∂y_i/∂x_j = Σ_h W2[i,h] σ′(z[h,k]) W1[h,j], z[h,k] = {_Z}",
+    },
+    "value": {
+        "long_name": "output of the network at each column",
+        "formula": f"value[k,i] = y_i = Σ_h W2[i,h] σ(z[h,k]) + b2[i], z[h,k] = {_Z}",
+    },
+    "norm": {
+        "long_name": "Frobenius norm of the Jacobian at each column",
+        "formula": "norm[k] = sqrt(Σ_ij jacobian[k,i,j]²)",
+    },
+    "mean": {
+        "long_name": "mean of the Jacobian over all columns",
+        "formula": "mean[i,j] = Σ_k jacobian[k,i,j] / p = Σ_h W2[i,h] (Σ_k σ′(z[h,k]) / p) W1[h,j]",
+    },
+    "slope_sum": {
+        "long_name": "sum of the slopes over the columns of each block",
+        "formula": f"slope_sum[b,h] = Σ_(k in block b) σ′(z[h,k]), z[h,k] = {_Z}",
+    },
+    "W1": {"long_name": "weights of the first layer, W"},
+    "b1": {"long_name": "bias of the first layer, b"},
+    "W2": {"long_name": "weights of the second layer, U"},
+    "b2": {"long_name": "bias of the second layer, c"},
+}
+_WEIGHT_DIMENSIONS = {
+    "W1": ("hidden", "input"),
+    "b1": ("hidden",),
+    "W2": ("output", "hidden"),
+    "b2": ("output",),
+}
+
+
+def create(group: zarr.Group, plan: ArrayPlan, compression: Literal["none", "lz4", "zstd"]) -> None:
+    """Create an array as it is planned, with a checksum behind every chunk."""
+    compressors: list[Any] = [Crc32cCodec()]
+    if compression != "none" and plan.per_block:
+        compressors.insert(0, BloscCodec(cname=compression, clevel=5, shuffle="shuffle"))
+    group.create_array(
+        plan.name,
+        shape=plan.shape,
+        dtype=plan.dtype,
+        chunks=plan.chunks,
+        shards=plan.shards if plan.shards != plan.chunks else None,
+        compressors=compressors,
+        filters=None,
+        fill_value=np.nan,
+        # One directory an array: listing what is done is one scan, however many blocks there are
+        chunk_key_encoding={"name": "default", "separator": "."},
+        dimension_names=plan.dimensions,
+        attributes=_ATTRIBUTES[plan.name],
+    )
+
+
+def create_weights(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+    """Write one of the weights, in one chunk."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=values.shape,
+        compressors=[Crc32cCodec()],
+        filters=None,
+        fill_value=np.nan,
+        dimension_names=_WEIGHT_DIMENSIONS[name],
+        attributes=_ATTRIBUTES[name],
+    )
+    array[...] = values
+
+
+def make_buffer(array: zarr.Array[Any]) -> ShardBuffer:
+    """Make a buffer for one shard of an array."""
+    return ShardBuffer(layout(array), fill=np.nan)
+
+
+def write(array: zarr.Array[Any], block: int, buffer: ShardBuffer) -> int:
+    """Write a block's shard; return the bytes of its numbers.
+
+    A buffer whose layout is the array's own is written as it is; zarr encodes the others.
+    """
+    start = block * (array.shards or array.chunks)[0]
+    stop = min(start + (array.shards or array.chunks)[0], array.shape[0])
+    part = buffer.rows(0, 1)
+    if is_raw(array):
+        put(array, array.metadata.encode_chunk_key(_key(array, block)), buffer.seal(stop - start))
+    else:
+        array[start:stop] = buffer.rows(0, stop - start)
+    return part.nbytes * (stop - start)
+
+
+def present(array: zarr.Array[Any]) -> set[int]:
+    """Find the blocks whose shard of an array is there: one listing of its keys."""
+    keys = zarr.core.sync.sync(_list(array))
+    shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
+    encode = array.metadata.encode_chunk_key
+    return {block for block in range(shards) if encode(_key(array, block)) in keys}
+
+
+def _key(array: zarr.Array[Any], block: int) -> tuple[int, ...]:
+    return (block, *(0,) * (array.ndim - 1))
+
+
+def is_raw(array: zarr.Array[Any]) -> bool:
+    """Whether the array's chunks are its numbers and a crc32c, as `shards` lays them out."""
+    metadata: Any = array.metadata.to_dict()
+    codecs = list(metadata["codecs"])
+    raw = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
+    if array.shards is not None:
+        inner = codecs[0]["configuration"]
+        ends = inner["index_location"] == "end" and list(inner["index_codecs"]) == raw
+        return ends and list(inner["codecs"]) == raw
+    return codecs == raw
+
+
+def layout(array: zarr.Array[Any]) -> ShardLayout:
+    rows, chunk = (array.shards or array.chunks)[0], array.chunks[0]
+    dtype = np.dtype(array.dtype).newbyteorder("<")
+    if not is_raw(array):
+        return ShardLayout(1, rows, array.shape[1:], dtype, sharded=False)
+    return ShardLayout(
+        rows // chunk, chunk, array.shape[1:], dtype, sharded=array.shards is not None
+    )
+
+
+def put(array: zarr.Array[Any], key: str, data: NDArray[np.uint8]) -> None:
+    buffer = default_buffer_prototype().buffer.from_array_like(data)
+    path = f"{array.path}/{key}"
+    if hasattr(array.store, "set_sync"):
+        array.store.set_sync(path, buffer)
+    else:
+        zarr.core.sync.sync(array.store.set(path, buffer))
+
+
+async def _list(array: zarr.Array[Any]) -> set[str]:
+    return {key async for key in array.store.list_dir(array.path)}

@@ -1,0 +1,181 @@
+"""What a store says of itself, in its attribute `colonnade`, and how far it is."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from colonnade.columns import Columns
+from colonnade.job import Job
+from colonnade.network import Network
+from colonnade.plan import Grid
+
+__all__ = [
+    "FORMAT",
+    "InputRecord",
+    "NetworkRecord",
+    "Record",
+    "Status",
+    "input_record",
+    "network_record",
+    "versions",
+]
+
+FORMAT: Literal[1] = 1
+
+
+class NetworkRecord(BaseModel):
+    """Which network a store belongs to."""
+
+    model_config = ConfigDict(frozen=True)
+    fingerprint: str
+    inputs: int
+    hidden: int
+    outputs: int
+
+
+class InputRecord(BaseModel):
+    """Which X a store belongs to."""
+
+    model_config = ConfigDict(frozen=True)
+    fingerprint: str
+    columns: int
+    dtype: str
+
+
+class Record(BaseModel):
+    """What a store says of itself, in its attribute `colonnade`.
+
+    Attributes
+    ----------
+    state
+        writing or complete.
+    id
+        Of this making of the store, so that a worker never takes one store for another.
+    arrays
+        Those that a task writes a shard of, in this order; the last one's shards tell which
+        blocks are done.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    format: Literal[1] = FORMAT
+    state: Literal["writing", "complete"]
+    id: str
+    created: str
+    finished: str | None = None
+    job: Job
+    network: NetworkRecord
+    input: InputRecord
+    grid: Grid
+    arrays: tuple[str, ...]
+    versions: dict[str, str]
+
+    @property
+    def main(self) -> str:
+        """The array whose shards tell which blocks are done."""
+        return self.arrays[-1]
+
+    def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
+        """Say in what another job differs from the store's; the cluster does not count."""
+        found = []
+        if self.network != network:
+            found.append("the network (its weights or its activation)")
+        if self.input != x:
+            found.append("X")
+        mine, other = (j.output.model_dump(exclude={"path"}) for j in (self.job, job))
+        found += [
+            f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
+            for key in mine
+            if mine[key] != other[key]
+        ]
+        return found
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a store is."""
+
+    path: str
+    record: Record
+    missing: tuple[int, ...]
+
+    @property
+    def state(self) -> str:
+        """writing, complete, or damaged: it was complete, and blocks have gone since."""
+        damaged = self.missing and self.record.state == "complete"
+        return "damaged" if damaged else self.record.state
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the status as plain values, for JSON."""
+        record, grid = self.record, self.record.grid
+        return {
+            "path": self.path,
+            "state": self.state,
+            "columns": grid.columns,
+            "columns_done": grid.columns - grid.count(self.missing),
+            "blocks": grid.blocks,
+            "blocks_done": grid.blocks - len(self.missing),
+            "missing": list(self.missing),
+            **record.model_dump(mode="json", include={"created", "finished", "versions", "job"}),
+        }
+
+    def __str__(self) -> str:
+        record, grid = self.record, self.record.grid
+        output, network = record.job.output, record.network
+        done, columns = grid.blocks - len(self.missing), grid.columns - grid.count(self.missing)
+        lines = [
+            f"store     {self.path}, {self.state}",
+            f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
+            f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
+            (
+                f"network   n = {network.inputs}, m = {network.hidden}, q = {network.outputs}, "
+                f"{record.job.network.activation['name']}; {record.job.network.weights}"
+            ),
+            f"input     {record.job.input.path}",
+            f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
+            + (f", finished {record.finished}" if record.finished else ""),
+        ]
+        if self.missing:
+            lines.insert(2, f"missing   blocks {_ranges(self.missing)}")
+        return "\n".join(lines)
+
+
+def _ranges(numbers: tuple[int, ...]) -> str:
+    """Write ascending numbers as people do: 3–7, 12."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    told = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
+    return ", ".join(told[:20]) + (f" and {len(told) - 20} more runs" if len(told) > 20 else "")
+
+
+def _told(value: Any) -> str:
+    return "+".join(value) if isinstance(value, tuple) else str(value)
+
+
+def network_record(network: Network) -> NetworkRecord:
+    """Describe a network for a store's attributes."""
+    return NetworkRecord(
+        fingerprint=network.fingerprint, inputs=network.n, hidden=network.m, outputs=network.q
+    )
+
+
+def input_record(columns: Columns) -> InputRecord:
+    """Describe X for a store's attributes; reads up to 32 MiB, or 64 columns, of it."""
+    return InputRecord(
+        fingerprint=columns.fingerprint(), columns=columns.p, dtype=columns.dtype.name
+    )
+
+
+def versions() -> dict[str, str]:
+    """Tell what makes this store."""
+    packages: Iterable[str] = ("colonnade", "numpy", "zarr", "dask")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
