@@ -246,7 +246,7 @@ COLUMN = 1009 * 8 + 4 * 101 * 4 + 3 * 1009 * 1013 * 4
         ({"capacity": Capacity(3, 1, 200 * MIB)},
          r"memory_per_worker, or lower cluster\.workers, whose memory the others then share\.$"),
         ({"capacity": Capacity(3, 2, 200 * MIB)},
-         r"on 2 threads .*, or lower cluster\.threads_per_worker, or lower cluster\.workers, .*\.$"),
+         r"2 threads .*, or lower cluster\.threads_per_worker, or lower cluster\.workers, .*\.$"),
         ({"capacity": Capacity(1, 1, 2**30), "block_size": 500 * MIB},
          r"blocks of 128 columns .*, or lower output\.block_size \(now 500 MiB\)\.$"),
         ({"capacity": Capacity(1, 1, 2**30), "grid": Grid(10**6, 1024, 2)},
