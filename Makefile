@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/colonnade run configs/digits.yaml
@@ -15,6 +15,11 @@ check: $(VENV)/.test
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/mypy
+
+# Ratios to the machine's limits and to what users write instead; minutes, and 2 GB of disk
+bench: $(VENV)/.test
+	$(VENV)/bin/python tests/benchmarks/kernel.py
+	$(VENV)/bin/python tests/benchmarks/end_to_end.py
 
 clean:
 	rm -rf .venv* out

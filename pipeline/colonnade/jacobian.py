@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 # K is made once and kept: worth its memory up to here
-_PRODUCT_LIMIT = 256 * 2**20
+_PRODUCT_LIMIT = 64 * 2**20
 # Bytes of U or W scaled by the slopes of a few columns: about one core's second-level cache
 _SLICE_BYTES = 2**20
 # Columns whose slopes are computed at a time: their temporaries fit a cache, and are enough rows
