@@ -115,7 +115,7 @@ def test_every_problem_in_one_report() -> None:
         "network.weights": "required, and not given",
         "network.activation": "given 'tahn'; no activation 'tahn'; nearest: tanh",
         "network.names.W1": "required, and not given",
-        "network.names.w1": "unknown key; did you mean W1? Known here: W1, b1, W2, b2",
+        "network.names.w1": "unknown key; did you mean W1? known here: W1, b1, W2, b2",
         "input.path": "given ''; allowed: a path",
         "input.orientation": "given 'columns_by_faetures'; allowed: 'features_by_columns' or "
         "'columns_by_features'; did you mean columns_by_features?",
@@ -124,7 +124,7 @@ def test_every_problem_in_one_report() -> None:
         "output.products.1": "given 'jacobain'; allowed: 'jacobian', 'value', 'norm' or 'mean'; "
         "did you mean jacobian?",
         "cluster.workers": "given -2; allowed: auto, or a whole number from 1",
-        "ouput": "unknown key; did you mean output? Known here: network, input, output, cluster",
+        "ouput": "unknown key; did you mean output? known here: network, input, output, cluster",
     }
     assert len(lines) == len(expected)
     for path, text in expected.items():
@@ -140,7 +140,7 @@ def test_unknown_keys(base, section, model) -> None:
     known = ", ".join(model.model_fields)
     for key, hint in [(f"{k}x", f"did you mean {k}? ") for k in model.model_fields] + [("@@", "")]:
         (line,) = told(job(base, **{f"{section}.{key}".replace(".", "__"): 1}))
-        assert line == f"{section}.{key}: unknown key; {hint}Known here: {known}"
+        assert line == f"{section}.{key}: unknown key; {hint}known here: {known}"
 
 
 @pytest.mark.parametrize("key", ["two\nlines", 7, None, "x" * 500, "\ud800"])

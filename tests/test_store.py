@@ -157,7 +157,7 @@ def test_blocks_count_as_done_when_their_main_shard_is_there(store: Store) -> No
 )
 def test_main_array_is_written_last(job, network, monkeypatch, products, main) -> None:
     store = make_store(job(output={"products": products}), network)
-    assert store.record.main == main
+    assert store.record.arrays[-1] == main
     order: list[str] = []
     put = store_arrays.put
     monkeypatch.setattr(

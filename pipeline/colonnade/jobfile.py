@@ -179,7 +179,7 @@ def _told(problem: ErrorDetails) -> tuple[str, str]:
             known = _known_keys(problem["loc"][:-1])
             near = _nearest(location[-1], known)
             suggestion = f"did you mean {near}? " if near else ""
-            told = f"unknown key; {suggestion}Known here: {', '.join(known)}"
+            told = f"unknown key; {suggestion}known here: {', '.join(known)}"
         case "missing":
             told = "required, and not given"
         case "union_tag_invalid":

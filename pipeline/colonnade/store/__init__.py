@@ -1,7 +1,7 @@
 """The Zarr group that a run makes: create it, write a block, list what is there, finish it.
 
 Metadata is written by one process, the run's; a task writes whole shards and nothing else. What
-is done is asked of the store: a block is done when its shard of the main array is there.
+is done is asked of the store: a block is done when its shard of each array is there.
 """
 
 from __future__ import annotations

@@ -58,8 +58,7 @@ class Record(BaseModel):
     id
         Of this making of the store, so that a worker never takes one store for another.
     arrays
-        Those that a task writes a shard of, in this order; the last one's shards tell which
-        blocks are done.
+        Those that a task writes a shard of, in this order. A block is done when all are there.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -74,11 +73,6 @@ class Record(BaseModel):
     grid: Grid
     arrays: tuple[str, ...]
     versions: dict[str, str]
-
-    @property
-    def main(self) -> str:
-        """The array whose shards tell which blocks are done."""
-        return self.arrays[-1]
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs from the store's; the cluster does not count."""
