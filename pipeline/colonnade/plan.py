@@ -123,11 +123,6 @@ class Plan:
     capacity: Capacity
 
     @property
-    def main(self) -> str:
-        """Name the array that a task writes last: where its shard is, the block is done."""
-        return [array.name for array in self.arrays if array.per_block][-1]
-
-    @property
     def block_bytes(self) -> int:
         """Bytes that one task writes."""
         shards = (array for array in self.arrays if array.per_block)
