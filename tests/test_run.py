@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
 import yaml
@@ -272,7 +273,11 @@ def test_the_scheduler_dies(job, tmp_path) -> None:
                 scheduler.kill()
                 scheduler.wait()
 
-        with pytest.raises(IncompleteError, match="the scheduler is lost"):
+        # How long the client tries to find it again: 30 s unless told
+        with (
+            dask.config.set({"distributed.comm.timeouts.connect": "2s"}),
+            pytest.raises(IncompleteError, match="the scheduler is lost"),
+        ):
             cn.run(document, listener=kill)
     finally:
         scheduler.kill()
