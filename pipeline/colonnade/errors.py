@@ -7,8 +7,7 @@ ColonnadeError
 │   ├── InputError                the matrix X, or its shape against the network's
 │   ├── TooLargeError             the plan does not fit a worker's memory
 │   ├── StoreError                not a store of ours, or another job's
-│   ├── ClusterError              the cluster cannot be had
-│   └── MissingExtraError         an optional part is not installed
+│   └── ClusterError              the cluster cannot be had
 ├── IncompleteError      3        run again: the store is resumable, blocks are missing
 └── StoppedError         130/143  run again: a signal ended the run
 
@@ -29,7 +28,6 @@ __all__ = [
     "IncompleteError",
     "InputError",
     "JobError",
-    "MissingExtraError",
     "NetworkError",
     "StoppedError",
     "StoreError",
@@ -72,13 +70,6 @@ class StoreError(UsageError):
 
 class ClusterError(UsageError):
     """The cluster cannot be started or reached."""
-
-
-class MissingExtraError(UsageError):
-    """An optional part of colonnade is asked for and not installed."""
-
-    def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what} needs an optional part: pip install 'colonnade[{extra}]'")
 
 
 class IncompleteError(ColonnadeError):
