@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from colonnade import plan as _  # noqa: F401 (the function hides the module in the package)
 from colonnade.errors import TooLargeError
 from colonnade.job import Product
-from colonnade.plan import Capacity, Grid, Plan, Shapes, format_bytes, make_plan
+from colonnade.layout import Grid, Shapes, format_bytes
+from colonnade.plan import Capacity, Plan, make_plan
 
 plan_module = sys.modules["colonnade.plan"]
 MIB = 2**20
@@ -37,6 +39,7 @@ requests = st.fixed_dictionaries(
         "products": chosen,
         "dtype": st.sampled_from(["float32", "float64"]),
         "x_itemsize": st.sampled_from([1, 2, 4, 8]),
+        "x_chunk_columns": st.sampled_from([1, 100, 10**5]),
         "working_itemsize": st.sampled_from([4, 8]),
         "kernel_bytes": st.integers(0, 2**28),
         "strip_columns": st.sampled_from([1, 7, 1024]),
@@ -170,8 +173,11 @@ def test_memory_grows_by_the_column_and_the_thread(request) -> None:
     work = request["working_itemsize"]
     block = min(plan.grid.block_columns, s.p)
     strip = min(block, request["strip_columns"])
+    # whole chunks of X: those of the block, and one that the next block begins with
+    chunk = min(request["x_chunk_columns"], s.p)
+    held = 0 if chunk == 1 else min(math.ceil(block / chunk + 1) * chunk, s.p)
     terms = {
-        "columns of X": s.n * (block * x + strip * work),
+        "columns of X": s.n * ((block + held) * x + strip * work),
         "hidden units": 4 * s.m * work * strip,
         "tensor block": s.q * s.n * item * block,
         "encoding": 2 * s.q * s.n * item * block,
@@ -210,10 +216,10 @@ def test_automatic_blocks() -> None:
     def grid(p: int, **changes: Any) -> Grid:
         return planned(shapes=Shapes(p=p, n=32, m=8, q=16), **changes).grid
 
-    # a column takes 2 KiB: 64 MiB a block, 8 MiB a chunk, where there are columns enough
-    assert grid(10**7) == Grid(10**7, 32768, 4096)
-    # 64 blocks where there are fewer, of one MiB at the least, in one chunk
-    assert grid(64 * 1009) == Grid(64 * 1009, 1009, 1009)
+    # a column takes 2 KiB: 64 MiB a block, 16 MiB a chunk, where there are columns enough
+    assert grid(10**7) == Grid(10**7, 32768, 8192)
+    # 32 blocks where there are fewer, of one MiB at the least, in one chunk
+    assert grid(32 * 1009) == Grid(32 * 1009, 1009, 1009)
     assert grid(601) == Grid(601, 512, 512)
     assert grid(13) == Grid(13, 13, 13)
     # and what the memory holds: 80% of it, less 200 MiB, 1000 bytes and each thread's strip
@@ -231,6 +237,40 @@ def test_the_grid_of_a_store_is_kept(request, chunk, chunks) -> None:
     assert plan.grid == grid
     other = roomy(request) | {"block_size": 12345, "chunk_size": 77}
     assert make_plan(**other, grid=grid) == plan
+
+
+@given(p=st.integers(1, 400), chunk=st.integers(1, 450), block=st.integers(1, 60),
+       workers=st.integers(1, 3))  # fmt: skip
+def test_how_often_x_is_read(p, chunk, block, workers) -> None:
+    plan = planned(shapes=Shapes(p, 5, 7, 3), x_chunk_columns=chunk, block_size=60 * block,
+                   chunk_size=1, capacity=Capacity(workers, 1, None))  # fmt: skip
+    columns, chunk = min(plan.batch * plan.grid.block_columns, p), min(chunk, p)
+    # tasks and chunks that end where X does make the prediction exact
+    whole = math.lcm(columns, chunk)
+    touched = sum(
+        -(-(start + columns) // chunk) - start // chunk for start in range(0, whole, columns)
+    )
+    assert plan.x_reads == pytest.approx(touched * chunk / whole)
+    assert ("warning" in str(plan)) == (plan.x_reads >= 2)
+
+
+def test_batches_spare_the_scheduler() -> None:
+    shapes = Shapes(p=10**6, n=5, m=7, q=3)
+    alone = planned(shapes=shapes, block_size=60 * 100)
+    # blocks of 100 columns take microseconds: several go into a task, but not so many that
+    # threads would wait for the last of them
+    assert alone.grid.blocks == 10**4
+    assert alone.batch > 1
+    assert 16 <= alone.tasks < 10**4
+    assert alone.tasks_per_second <= 200
+    assert planned(shapes=shapes, block_size=60 * 10**5).batch == 1
+    # whole chunks of X, where there are tasks enough
+    assert (
+        planned(
+            shapes=Shapes(10**6, 5, 2000, 3), block_size=60 * 10**4, x_chunk_columns=30_000
+        ).batch
+        == 3
+    )
 
 
 DENSE = Shapes(p=10**6, n=1009, m=101, q=1013)
@@ -297,9 +337,10 @@ def test_as_text() -> None:
         planned(shapes=Shapes(531_721, 5, 7, 3), products=PRODUCTS, capacity=everything,
                 block_size=60 * 10_000, chunk_size=6000)
     )  # fmt: skip
-    assert text.splitlines()[:3] == [
+    assert text.splitlines()[:4] == [
         "columns   p = 531,721; inputs n = 5, hidden units m = 7, outputs q = 3; float32",
-        "blocks    54 tasks of 10,000 columns, 742 KiB each; chunks of 100 columns",
+        "blocks    54 of 10,000 columns, 742 KiB each; chunks of 100 columns",
+        "tasks     54 of 1 block; about 2,197 tasks a second (a scheduler passes 200 and more)",
         "output    38.5 MiB in all",
     ]
     rows = {line.split()[0]: " ".join(line.split()) for line in text.splitlines()}
@@ -314,7 +355,7 @@ def test_as_text() -> None:
 
 def test_as_text_small_and_huge() -> None:
     one = str(planned(shapes=Shapes(1, 1, 1, 1)))
-    assert "1 task of 1 column, 4 B each; chunks of 1 column\n" in one
+    assert "blocks    1 of 1 column, 4 B each; chunks of 1 column\ntasks     1 of 1 block; " in one
     assert "of an amount that the cluster will tell" in one
     huge = str(planned(shapes=Shapes(10**15, 5, 7, 3)))
     assert "p = 1,000,000,000,000,000;" in huge
@@ -340,4 +381,5 @@ def test_it_is_arithmetic_alone() -> None:
         for alias in node.names
     ]
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "colonnade"}
-    assert {name for name in names if name.startswith("colonnade")} == {"colonnade.errors"}
+    ours = {name for name in names if name.startswith("colonnade")}
+    assert ours == {"colonnade.errors", "colonnade.layout"}

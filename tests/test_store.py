@@ -17,7 +17,8 @@ import colonnade as cn
 from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.jobfile import load_job
-from colonnade.plan import Capacity, Shapes, make_plan
+from colonnade.layout import Shapes
+from colonnade.plan import Capacity, make_plan
 from colonnade.store import Store, input_record
 from colonnade.store import arrays as store_arrays
 from colonnade.task import Address, compute_block
@@ -143,6 +144,15 @@ def test_blocks_count_as_done_when_their_main_shard_is_there(store: Store) -> No
     # A writer that was killed leaves its unfinished file behind
     (Path(store.path) / "jacobian" / "c.3.0.0.0123abc.partial").write_bytes(b"half")
     assert store.done() == {7}
+
+
+def test_finishing_clears_what_killed_writers_left(store: Store) -> None:
+    fill(store, list(range(store.grid.blocks)))
+    before = {path for path in Path(store.path).rglob("*") if path.is_file()}
+    for array in store.record.arrays:
+        (Path(store.path) / array / "c.3.0.0.0123abc.partial").write_bytes(b"half")
+    store.finish({})
+    assert {path for path in Path(store.path).rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError
 from colonnade.job import Job
+from colonnade.layout import Grid
 from colonnade.network import ARRAYS, Network
-from colonnade.plan import Grid, Plan
+from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.record import (
@@ -214,6 +215,8 @@ class Store:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
             self._array(name)[...] = result
+        for name in {*self.record.arrays, *results}:
+            arrays.clear_orphans(self._array(name))
         self._update(state="complete", finished=_now())
 
     def _array(self, name: str) -> zarr.Array[Any]:

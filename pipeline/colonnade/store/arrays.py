@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 
-from colonnade.plan import ArrayPlan
+from colonnade.layout import ArrayPlan
 from colonnade.shards import ShardBuffer, ShardLayout
 
-__all__ = ["create", "create_weights", "make_buffer", "present", "write"]
+__all__ = ["clear_orphans", "create", "create_weights", "make_buffer", "present", "write"]
 
 _Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -51,11 +51,16 @@ _WEIGHT_DIMENSIONS = {
 }
 
 
+# zarr's LocalStore writes a file under this name, then gives it its own
+_PARTIAL = ".partial"
+
+
 def create(group: zarr.Group, plan: ArrayPlan, compression: Literal["none", "lz4", "zstd"]) -> None:
     """Create an array as it is planned, with a checksum behind every chunk."""
     compressors: list[Any] = [Crc32cCodec()]
     if compression != "none" and plan.per_block:
-        compressors.insert(0, BloscCodec(cname=compression, clevel=5, shuffle="shuffle"))
+        # Bits of one weight side by side: exponents repeat, and so do mantissas that are rounded
+        compressors.insert(0, BloscCodec(cname=compression, clevel=5, shuffle="bitshuffle"))
     group.create_array(
         plan.name,
         shape=plan.shape,
@@ -114,6 +119,13 @@ def present(array: zarr.Array[Any]) -> set[int]:
     shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
     encode = array.metadata.encode_chunk_key
     return {block for block in range(shards) if encode(_key(array, block)) in keys}
+
+
+def clear_orphans(array: zarr.Array[Any]) -> None:
+    """Delete what killed processes left half written."""
+    for key in zarr.core.sync.sync(_list(array)):
+        if key.endswith(_PARTIAL):
+            zarr.core.sync.sync(array.store.delete(f"{array.path}/{key}"))
 
 
 def _key(array: zarr.Array[Any], block: int) -> tuple[int, ...]:
