@@ -19,6 +19,7 @@ from colonnade.errors import IncompleteError, StoreError
 from colonnade.jobfile import load_job
 from colonnade.layout import Shapes
 from colonnade.plan import Capacity, make_plan
+from colonnade.rounding import round_mantissa
 from colonnade.store import Store, input_record
 from colonnade.store import arrays as store_arrays
 from colonnade.task import Address, compute_block
@@ -99,6 +100,21 @@ def test_every_chunk_ends_in_a_checksum(job, network, compression: str, chunk_co
             assert codecs[0]["configuration"]["index_codecs"][-1]["name"] == "crc32c"
             codecs = codecs[0]["configuration"]["codecs"]
         assert codecs[-1]["name"] == "crc32c"
+
+
+@pytest.mark.parametrize("chunk_columns", [B, 3])
+def test_significant_bits(job, network, chunk_columns: int) -> None:
+    output = {"compression": "zstd", "chunk_size": chunk_columns * Q * N * 4}
+    whole = make_store(job(output=output), network)
+    fill(whole, list(range(whole.grid.blocks)))
+    path = f"{whole.path}-rounded"
+    rounded = make_store(job(output=output | {"path": path, "significant_bits": 7}), network)
+    fill(rounded, list(range(rounded.grid.blocks)))
+    T = zarr.open_array(f"{whole.path}/jacobian", mode="r")[...]
+    found = zarr.open_array(f"{path}/jacobian", mode="r")
+    round_mantissa(T, 7)
+    np.testing.assert_array_equal(found[...], T)
+    assert found.attrs["significant_bits"] == 7
 
 
 @pytest.mark.parametrize("place", ["shard", "index"])

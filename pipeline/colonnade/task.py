@@ -28,6 +28,7 @@ from colonnade.columns import Columns
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
 from colonnade.jacobian import Kernel, strip_columns
+from colonnade.rounding import round_mantissa
 from colonnade.shards import ShardBuffer
 from colonnade.store import Store
 
@@ -146,6 +147,7 @@ class _Work:
     kernel: Kernel
     chunk_columns: int
     strip: int
+    significant_bits: int | None
     local: threading.local = field(default_factory=threading.local)
 
     def compute(self, X: NDArray[Any]) -> dict[str, ShardBuffer]:
@@ -178,7 +180,9 @@ class _Work:
         if "norm" in buffers:
             buffers["norm"].rows(start, stop)[...] = kernel.norm(S)
         if "jacobian" in buffers:
-            kernel.blocks(S, buffers["jacobian"].rows(start, stop))
+            T = kernel.blocks(S, buffers["jacobian"].rows(start, stop))
+            if self.significant_bits is not None:
+                round_mantissa(T, self.significant_bits)
 
     def _buffers(self) -> dict[str, ShardBuffer]:
         buffers: dict[str, ShardBuffer] | None = getattr(self.local, "buffers", None)
@@ -199,7 +203,8 @@ def _cached(address: Address) -> _Work:
     chunk_columns = store.grid.chunk_columns
     strip = min(chunk_columns, strip_columns(network, dtype))
     kernel = Kernel(network, columns.dtype, dtype, strip)
-    return _Work(store, columns, kernel, chunk_columns, strip)
+    bits = store.record.job.output.significant_bits
+    return _Work(store, columns, kernel, chunk_columns, strip, bits)
 
 
 _preparing = threading.Lock()

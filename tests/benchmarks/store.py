@@ -112,11 +112,11 @@ def measure(
         ):
             job = make_job(root, shape, p, cluster)
             speed: dict[int, list[tuple[float, float]]] = {}
-            for _ in range(rounds):
+            for turn in range(rounds):
                 for i, variant in enumerate(variants):
                     job["output"] = {"path": str(root / f"out{i}"), **variant}
                     speed.setdefault(i, []).append(write_speed(job))
-                    if _ < rounds - 1:
+                    if turn < rounds - 1:
                         shutil.rmtree(root / f"out{i}")
             for i, variant in enumerate(variants):
                 path = str(root / f"out{i}")
@@ -126,6 +126,7 @@ def measure(
                     [
                         variant.get("chunk_size", ""),
                         variant.get("compression", "none"),
+                        variant.get("significant_bits", "all"),
                         pipeline,
                         f"{stored / (p * shape.q * shape.n * 4):.2f}",
                         f"{max(s for s, _ in speed[i]):.2f} GB/s",
@@ -148,14 +149,18 @@ def main() -> None:
     parser.add_argument("--shape", default="256,128,64")
     parser.add_argument("--chunks", nargs="+", default=["1MiB", "4MiB", "8MiB", "16MiB", "64MiB"])
     parser.add_argument("--codecs", nargs="+", default=["none"], help="none, lz4, zstd")
+    parser.add_argument("--bits", nargs="+", default=["all"], help="significant bits, or all")
     parser.add_argument("--pipelines", nargs="+", default=["zarr"], help=", ".join(PIPELINES))
     given = parser.parse_args()
     fair(threads=1)
     shape = Shape(*map(int, given.shape.split(",")))
     variants = [
         {"chunk_size": chunk, "compression": codec, "block_size": "64MiB"}
+        | ({} if bits == "all" else {"significant_bits": bits})
         for codec in given.codecs
         for chunk in given.chunks
+        for bits in given.bits
+        if codec != "none" or bits == "all"
     ]
     rows = []
     for pipeline in given.pipelines:
@@ -163,7 +168,7 @@ def main() -> None:
             rows += measure(shape, given.gigabytes, given.rounds, variants, pipeline)
         else:
             print(f"left out: the codec pipeline {pipeline} is not installed")
-    head = ["chunks", "codec", "pipeline", "bytes", "write", "writing", "1 column", "1,000"]
+    head = ["chunks", "codec", "bits", "pipeline", "bytes", "write", "writing", "1 column", "1,000"]
     table(
         f"Writers and readers of {given.gigabytes} GB, {shape} in blocks of 64 MiB; {machine()}",
         [*head, "one entry"],

@@ -238,7 +238,7 @@ class Store:
 def _make(path: Path, plan: Plan, network: Network, record: Record) -> None:
     group = zarr.create_group(path, attributes={KEY: record.model_dump(mode="json")})
     for array in plan.arrays:
-        arrays.create(group, array, record.job.output.compression)
+        arrays.create(group, array, record.job.output)
     for name in ARRAYS:
         arrays.create_weights(group, name, getattr(network, name))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 
+from colonnade.job import OutputSettings
 from colonnade.layout import ArrayPlan
 from colonnade.shards import ShardBuffer, ShardLayout
 
@@ -55,12 +56,15 @@ _WEIGHT_DIMENSIONS = {
 _PARTIAL = ".partial"
 
 
-def create(group: zarr.Group, plan: ArrayPlan, compression: Literal["none", "lz4", "zstd"]) -> None:
+def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
     """Create an array as it is planned, with a checksum behind every chunk."""
     compressors: list[Any] = [Crc32cCodec()]
-    if compression != "none" and plan.per_block:
+    attributes = dict(_ATTRIBUTES[plan.name])
+    if plan.name == "jacobian" and output.significant_bits is not None:
+        attributes["significant_bits"] = output.significant_bits
+    if output.compression != "none" and plan.per_block:
         # Bits of one weight side by side: exponents repeat, and so do mantissas that are rounded
-        compressors.insert(0, BloscCodec(cname=compression, clevel=5, shuffle="bitshuffle"))
+        compressors.insert(0, BloscCodec(cname=output.compression, clevel=5, shuffle="bitshuffle"))
     group.create_array(
         plan.name,
         shape=plan.shape,
@@ -73,7 +77,7 @@ def create(group: zarr.Group, plan: ArrayPlan, compression: Literal["none", "lz4
         # One directory an array: listing what is done is one scan, however many blocks there are
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=plan.dimensions,
-        attributes=_ATTRIBUTES[plan.name],
+        attributes=attributes,
     )
 
 
