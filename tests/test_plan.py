@@ -189,7 +189,7 @@ def test_memory_grows_by_the_column_and_the_thread(request) -> None:
         del terms["encoding"]
     if "value" not in request["products"]:
         del terms["values"]
-    fixed = {"process": 200 * MIB, "weights and kernel": request["kernel_bytes"]}
+    fixed = {"process": 90 * MIB, "weights and kernel": request["kernel_bytes"]}
     assert plan.memory == fixed | {term: threads * size for term, size in terms.items()}
 
 
@@ -222,9 +222,9 @@ def test_automatic_blocks() -> None:
     assert grid(32 * 1009) == Grid(32 * 1009, 1009, 1009)
     assert grid(601) == Grid(601, 512, 512)
     assert grid(13) == Grid(13, 13, 13)
-    # and what the memory holds: 80% of it, less 200 MiB, 1000 bytes and each thread's strip
+    # and what the memory holds: 80% of it, less 90 MiB, 1000 bytes and each thread's strip
     strip = 1024 * (32 * 4 + 4 * 8 * 4)
-    room = int(((0.8 * 300 * MIB - 200 * MIB - 1000) / 3 - strip) / (32 * 4 + 2048))
+    room = int(((0.8 * 300 * MIB - 90 * MIB - 1000) / 3 - strip) / (32 * 4 + 2048))
     small = Capacity(2, 3, 300 * MIB)
     assert grid(10**7, capacity=small, chunk_size=1) == Grid(10**7, room, 1)
     assert grid(10**7, capacity=small, chunk_size=11 * 2048) == Grid(10**7, room // 11 * 11, 11)
@@ -280,11 +280,11 @@ COLUMN = 1009 * 8 + 4 * 101 * 4 + 3 * 1009 * 1013 * 4
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"capacity": Capacity(1, 1, 200 * MIB)},
-         r"of 1 column on 1 thread \(.*\), and has 200 MiB, .* To mend it, raise [a-z_.]+\.$"),
-        ({"capacity": Capacity(3, 1, 200 * MIB)},
+        ({"capacity": Capacity(1, 1, 90 * MIB)},
+         r"of 1 column on 1 thread \(.*\), and has 90\.0 MiB, .* To mend it, raise [a-z_.]+\.$"),
+        ({"capacity": Capacity(3, 1, 90 * MIB)},
          r"memory_per_worker, or lower cluster\.workers, whose memory the others then share\.$"),
-        ({"capacity": Capacity(3, 2, 200 * MIB)},
+        ({"capacity": Capacity(3, 2, 90 * MIB)},
          r"2 threads .*, or lower cluster\.threads_per_worker, or lower cluster\.workers, .*\.$"),
         ({"capacity": Capacity(1, 1, 2**30), "block_size": 500 * MIB},
          r"blocks of 128 columns .*, or lower output\.block_size \(now 500 MiB\)\.$"),
@@ -298,8 +298,8 @@ def test_refusals_say_what_to_do(changes, told) -> None:
     found = re.match(r"a worker needs (.*) for blocks of ([\d,]+) column", str(caught.value))
     threads = changes["capacity"].threads_per_worker
     held = int(found[2].replace(",", "")) * threads * COLUMN
-    assert found[1] == format_bytes(200 * MIB + 1000 + held)
-    for term in ("process 200 MiB", "weights and kernel 1,000 B", "columns of X", "hidden units",
+    assert found[1] == format_bytes(90 * MIB + 1000 + held)
+    for term in ("process 90.0 MiB", "weights and kernel 1,000 B", "columns of X", "hidden units",
                  "tensor block", "encoding"):  # fmt: skip
         assert term in str(caught.value)
 
@@ -349,7 +349,7 @@ def test_as_text() -> None:
     assert rows["norm"] == "norm column 531,721 2.0 MiB"
     assert rows["mean"] == "mean output × input 3 × 5 60 B"
     assert rows["slope_sum"] == "slope_sum block × hidden 54 × 7 3.0 KiB"
-    assert re.fullmatch(r"memory a worker needs 20\d MiB of 8\.0 GiB", rows["memory"])
+    assert re.fullmatch(r"memory a worker needs 92.1 MiB of 8\.0 GiB", rows["memory"])
     assert rows["cluster"] == "cluster 4 × 2 (workers × threads of each)"
 
 

@@ -23,8 +23,8 @@ __all__ = ["Capacity", "Plan", "make_plan"]
 
 # A Dask worker pauses at 0.8 of its limit, so that a plan beyond it would never finish.
 _USABLE = 0.8
-# A worker's process with NumPy, SciPy, Dask and Zarr imported, before the first block.
-_PROCESS_BYTES = 200 * MIB
+# A worker's process with NumPy, Dask and Zarr imported, before the first block.
+_PROCESS_BYTES = 90 * MIB
 # Arrays of (m, B) alive at once: Z, σ(Z) or S′, and the temporaries of an activation.
 _HIDDEN_COPIES = 4
 

@@ -199,7 +199,7 @@ class _Checked:
             x_itemsize=self.columns.dtype.itemsize,
             x_chunk_columns=self.columns.chunk_columns,
             working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype, strip),
+            kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
             strip_columns=strip,
             compression=output.compression,
             capacity=capacity,
