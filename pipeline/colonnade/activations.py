@@ -81,7 +81,7 @@ ACTIVATIONS: Mapping[str, Formula] = MappingProxyType({
     "softsign": Formula("z/(1 + |z|)", "1/(1 + |z|)²",
         f.softsign, lambda z: np.square(1.0 / (1.0 + np.abs(z)))),  # (1 + |z|)² overflows
     "tanh": Formula("tanh z", "sech²z = 4 sigmoid′(2z)",
-        np.tanh, lambda z: 4.0 * f.logistic_slope(z, 2.0)),
+        np.tanh, lambda z: f.logistic_slope(z, 2.0, 0.5)),
     "tanhshrink": Formula("z − tanh z", "tanh²z", f.tanhshrink, lambda z: np.square(np.tanh(z))),
 })
 # fmt: on

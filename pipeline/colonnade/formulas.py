@@ -143,10 +143,15 @@ def logistic(z: Array, beta: float) -> Array:
     return e / (1.0 + e)
 
 
-def logistic_slope(z: Array, beta: float) -> Array:
-    # s(βz) s(−βz) = e/(1 + e)²
+def logistic_slope(z: Array, beta: float, root: float = 1.0) -> Array:
+    # s(βz) s(−βz)/root² = e/(root (1 + e))²; root is a power of two, so that it rounds nothing
     e = decay(z, beta)
-    return e / np.square(1.0 + e)
+    d = e + 1.0
+    if root != 1.0:
+        d *= root
+    d *= d
+    e /= d
+    return e
 
 
 def softsign(z: Array) -> Array:

@@ -40,10 +40,14 @@ __all__ = [
 _PRODUCT_LIMIT = 64 * 2**20
 # Bytes of U or W scaled by the slopes of a few columns: about one core's second-level cache
 _SLICE_BYTES = 2**20
-# Columns whose slopes are computed at a time: their temporaries fit a cache, and are enough rows
-# for a matrix product to run at speed
-_STRIP_BYTES = 2**20
+# Columns that `blocks` is given at a time: rows enough for a matrix product to run at speed, or,
+# where K is so small that it stays in a first-level cache, slopes few enough to stay in the second
 _STRIP_COLUMNS = 1024
+_SMALL_PRODUCT = 2**18
+# Z, σ(Z), S′ and their temporaries, at a time: they stay in cache, and below the 128 KiB from which
+# on glibc's malloc fetches fresh memory from the system, and returns it, every time
+_PIECE_BYTES = 120 * 2**10
+_PIECE_COLUMNS = 64
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -162,7 +166,10 @@ def working_dtype(network: Network, x_dtype: DTypeLike, dtype: DTypeLike) -> np.
 
 def strip_columns(network: Network, dtype: DTypeLike) -> int:
     """Columns to give to a `Kernel` at a time, so that what lies between X and T stays in cache."""
-    return max(_STRIP_COLUMNS, _STRIP_BYTES // (network.m * np.dtype(dtype).itemsize))
+    itemsize = np.dtype(dtype).itemsize
+    if network.m * network.q * network.n * itemsize <= _SMALL_PRODUCT:
+        return max(_PIECE_COLUMNS, _PIECE_BYTES // (network.m * itemsize))
+    return _STRIP_COLUMNS
 
 
 def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, norm: bool = False) -> int:
@@ -259,6 +266,24 @@ class Kernel:
         """S′ = σ′(Z): (m, B) in the working dtype."""
         return self.network.activation.slope(Z)
 
+    def slopes(self, X: NDArray[Any], values: NDArray[Any] | None = None) -> NDArray[Any]:
+        """S′ = σ′(W X + b 1ᵀ): X (n, B) gives (m, B), piece by piece.
+
+        Parameters
+        ----------
+        values
+            (B, q), to be filled with Yᵀ on the way.
+        """
+        m, B = self.network.m, X.shape[1]
+        S = np.empty((m, B), self.working_dtype)
+        width = max(_PIECE_COLUMNS, _PIECE_BYTES // (m * self.working_dtype.itemsize))
+        for k in range(0, B, width):
+            Z = self.preactivation(X[:, k : k + width])
+            if values is not None:
+                values[k : k + width] = self.value(Z).T
+            S[:, k : k + width] = self.slope(Z)
+        return S
+
     def blocks(self, S: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """T[k] = U Diag(s′_k) W for every column s′_k of S (m, B).
 
@@ -324,7 +349,7 @@ class Kernel:
 
 def _blocks(X: NDArray[Any], network: Network, out_dtype: np.dtype[Any]) -> NDArray[Any]:
     kernel = Kernel(network, X.dtype, out_dtype, X.shape[1])
-    return kernel.blocks(kernel.slope(kernel.preactivation(X)))
+    return kernel.blocks(kernel.slopes(X))
 
 
 def _of_preactivation(X: NDArray[Any], network: Network, what: str) -> NDArray[Any]:

@@ -169,12 +169,8 @@ class _Work:
         self, X: NDArray[Any], start: int, stop: int, buffers: dict[str, ShardBuffer]
     ) -> None:
         kernel = self.kernel
-        Z = kernel.preactivation(X[:, start:stop])
-        if "value" in buffers:
-            buffers["value"].rows(start, stop)[...] = kernel.value(Z).T
-        if buffers.keys() == {"value"}:
-            return
-        S = kernel.slope(Z)
+        values = buffers["value"].rows(start, stop) if "value" in buffers else None
+        S = kernel.slopes(X[:, start:stop], values)
         if "slope_sum" in buffers:
             buffers["slope_sum"].rows(0, 1)[0] += S.sum(axis=1, dtype=np.float64)
         if "norm" in buffers:

@@ -38,8 +38,7 @@ def kernel_side(network: Any, X: Any, dtype: Any) -> Callable[[], Any]:
             end = min(first + chunk, B)
             for start in range(first, end, strip):
                 stop = min(start + strip, end)
-                Z = kernel.preactivation(X[:, start:stop])
-                kernel.blocks(kernel.slope(Z), out[start:stop])
+                kernel.blocks(kernel.slopes(X[:, start:stop]), out[start:stop])
 
     return side
 
