@@ -18,7 +18,9 @@ from typing import Any, Literal
 
 from colonnade.errors import TooLargeError
 
-__all__ = ["ArrayPlan", "Capacity", "Grid", "Plan", "Shapes", "format_bytes", "make_plan"]
+__all__ = [
+    "ArrayPlan", "Capacity", "Grid", "Plan", "Shapes", "format_bytes", "make_arrays", "make_plan"
+]  # fmt: skip
 
 MIB = 2**20
 
@@ -280,7 +282,7 @@ def make_plan(
         # The other arrays are read by the block: only the tensor is cut finer
         finest = chunk_size if dense else shapes.p * column_bytes
         grid = _make_grid(shapes.p, column_bytes, block_size, finest, room)
-    arrays = _arrays(shapes, products, dtype, grid)
+    arrays = make_arrays(shapes, products, dtype, grid)
     memory = needed(min(grid.block_columns, shapes.p))
     plan = Plan(shapes, products, dtype, grid, arrays, memory, capacity)
     _check_memory(plan, block_size, kept=kept)
@@ -337,7 +339,7 @@ def _make_grid(
     return Grid(p, block // chunk * chunk, chunk)
 
 
-def _arrays(
+def make_arrays(
     shapes: Shapes, products: tuple[str, ...], dtype: str, grid: Grid
 ) -> tuple[ArrayPlan, ...]:
     """Arrays that the run makes, the main one last of those that are written per block."""
