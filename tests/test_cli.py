@@ -95,7 +95,7 @@ def test_plan_and_schema(job_file, tmp_path: Path) -> None:
     planned = json.loads(colonnade("plan", path, "--json", "--set", "output.dtype=float64").stdout)
     assert planned["shapes"] == {"p": P, "n": N, "m": 7, "q": Q}
     assert planned["dtype"] == "float64"
-    assert "8 tasks of 13 columns" in colonnade("plan", path).stdout
+    assert "blocks    8 of 13 columns" in colonnade("plan", path).stdout
     assert not (tmp_path / "out.zarr").exists()
     schema = json.loads(colonnade("schema").stdout)
     assert set(schema["properties"]) == set(Job.model_fields)

@@ -192,6 +192,31 @@ def test_a_read_touches_no_other_chunk(tmp_path, X, orientation) -> None:
             source.read(start, stop)
 
 
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_neighbouring_blocks_read_a_chunk_once(tmp_path, X, orientation) -> None:
+    stored = X if orientation == "features_by_columns" else X.T
+    path = tmp_path / "x.zarr"
+    save_zarr(path, stored, chunks=(2, 11) if orientation == "features_by_columns" else (11, 2))
+    source = open_columns(path, orientation=orientation)
+    assert source.chunk_columns == 11
+
+    def forget(chunk: int) -> None:
+        for file in (path / "c").rglob("*"):
+            place = file.relative_to(path / "c").parts
+            along = 1 if orientation == "features_by_columns" else 0
+            if file.is_file() and int(place[along]) == chunk:
+                file.write_bytes(b"garbage")
+
+    for start in range(0, P, 3):
+        stop = min(start + 3, P)
+        np.testing.assert_array_equal(source.read(start, stop), X[:, start:stop], strict=True)
+        # whatever is read from now on must not come from the files of these columns again
+        for chunk in range(-(-stop // 11)):
+            forget(chunk)
+    with pytest.raises(ValueError, match="cannot be read"):
+        source.read(0, 3)
+
+
 def group(path: Path, version: int, **arrays: np.ndarray) -> Path:
     made = zarr.create_group(path, zarr_format=version, overwrite=True)
     for name, array in arrays.items():

@@ -100,7 +100,8 @@ PLACES = [
     ("network", "weights"), ("network", "activation"), ("network", "names"), ("input", "path"),
     ("input", "array"), ("input", "orientation"), ("output", "path"), ("output", "layout"),
     ("output", "dtype"), ("output", "block_size"), ("output", "chunk_size"),
-    ("output", "compression"), ("output", "products"), ("cluster", "kind"),
+    ("output", "compression"), ("output", "significant_bits"), ("output", "products"),
+    ("cluster", "kind"),
     ("cluster", "workers"), ("cluster", "threads_per_worker"), ("cluster", "memory_per_worker"),
 ]  # fmt: skip
 

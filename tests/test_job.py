@@ -34,6 +34,7 @@ output:
   block_size: 64 MiB
   chunk_size: 2.5 kB
   compression: zstd
+  significant_bits: 12
   products: [mean, jacobian, mean]
 cluster: {kind: address, address: "tls://h:8786", workers: 3, timeout: 2.5}
 """
@@ -80,7 +81,8 @@ def test_whole_job(tmp_path: Path) -> None:
         "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features"},
         "output": {
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
-            "chunk_size": 2500, "compression": "zstd", "products": ("jacobian", "mean"),
+            "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
+            "products": ("jacobian", "mean"),
         },
         "cluster": {"kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5},
     }  # fmt: skip
@@ -92,7 +94,8 @@ def test_least_job() -> None:
         "input": {"path": "x.npy", "array": None, "orientation": "features_by_columns"},
         "output": {
             "path": "o.zarr", "layout": "dense", "dtype": "float32", "block_size": "auto",
-            "chunk_size": "auto", "compression": "none", "products": ("jacobian",),
+            "chunk_size": "auto", "compression": "none", "significant_bits": None,
+            "products": ("jacobian",),
         },
         "cluster": {
             "kind": "local", "workers": "auto", "threads_per_worker": 1,
@@ -439,6 +442,21 @@ def test_schema_has_exactly_the_keys_of_the_models() -> None:
             key for key, field in fields.items() if field.is_required()
         }
         assert name == "Job" or all(field["description"] for field in properties.values())
+
+
+def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
+    (line,) = told(job(output__significant_bits=7))
+    assert line.startswith("output: ")
+    assert "set compression: lz4 or zstd" in line
+    for dtype, most in (("float32", 22), ("float64", 51)):
+        kept = {"output__dtype": dtype, "output__compression": "lz4"}
+        found = load_job(job(output__significant_bits=most, **kept))
+        assert found.output.significant_bits == most
+        (line,) = told(job(output__significant_bits=most + 1, **kept))
+        assert "significant_bits" in line
+    for wrong in (0, -1, 2.5, "many", True):
+        (line,) = told(job(output__significant_bits=wrong, output__compression="lz4"))
+        assert line.startswith("output.significant_bits: ")
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,18 @@ import colonnade
 FLOORS = {
     7: ["cli"],
     6: ["run"],
-    5: ["task", "reader"],
+    5: ["task", "dispatch", "reader"],
     4: ["store", "clusters", "progress"],
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
-    2: ["network", "job"],
+    2: ["network", "job", "layout"],
     1: ["activations"],
-    0: ["errors", "events", "formulas", "npyheader"],
+    0: ["errors", "events", "formulas", "npyheader", "rounding"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent
 # The package's face: they import from anywhere, and nothing imports from them but the version
 FACES = {"__init__", "__main__"}
-HEAVY = {"xarray": {"reader"}, "distributed": {"clusters", "run"}, "click": {"cli"}}
+HEAVY = {"xarray": {"reader"}, "distributed": {"clusters", "dispatch", "run"}, "click": {"cli"}}
 
 
 def imports(tree: ast.AST) -> list[tuple[str, bool]]:

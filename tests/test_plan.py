@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from colonnade import plan as _  # noqa: F401 (the function hides the module in the package)
 from colonnade.errors import TooLargeError
 from colonnade.job import Product
-from colonnade.plan import Capacity, Grid, Plan, Shapes, format_bytes, make_plan
+from colonnade.layout import Grid, Shapes, format_bytes
+from colonnade.plan import Capacity, Plan, make_plan
 
 plan_module = sys.modules["colonnade.plan"]
 MIB = 2**20
@@ -37,6 +39,7 @@ requests = st.fixed_dictionaries(
         "products": chosen,
         "dtype": st.sampled_from(["float32", "float64"]),
         "x_itemsize": st.sampled_from([1, 2, 4, 8]),
+        "x_chunk_columns": st.sampled_from([1, 100, 10**5]),
         "working_itemsize": st.sampled_from([4, 8]),
         "kernel_bytes": st.integers(0, 2**28),
         "strip_columns": st.sampled_from([1, 7, 1024]),
@@ -170,8 +173,11 @@ def test_memory_grows_by_the_column_and_the_thread(request) -> None:
     work = request["working_itemsize"]
     block = min(plan.grid.block_columns, s.p)
     strip = min(block, request["strip_columns"])
+    # whole chunks of X: those of the block, and one that the next block begins with
+    chunk = min(request["x_chunk_columns"], s.p)
+    held = 0 if chunk == 1 else min(math.ceil(block / chunk + 1) * chunk, s.p)
     terms = {
-        "columns of X": s.n * (block * x + strip * work),
+        "columns of X": s.n * ((block + held) * x + strip * work),
         "hidden units": 4 * s.m * work * strip,
         "tensor block": s.q * s.n * item * block,
         "encoding": 2 * s.q * s.n * item * block,
@@ -183,7 +189,7 @@ def test_memory_grows_by_the_column_and_the_thread(request) -> None:
         del terms["encoding"]
     if "value" not in request["products"]:
         del terms["values"]
-    fixed = {"process": 200 * MIB, "weights and kernel": request["kernel_bytes"]}
+    fixed = {"process": 90 * MIB, "weights and kernel": request["kernel_bytes"]}
     assert plan.memory == fixed | {term: threads * size for term, size in terms.items()}
 
 
@@ -210,15 +216,15 @@ def test_automatic_blocks() -> None:
     def grid(p: int, **changes: Any) -> Grid:
         return planned(shapes=Shapes(p=p, n=32, m=8, q=16), **changes).grid
 
-    # a column takes 2 KiB: 64 MiB a block, 8 MiB a chunk, where there are columns enough
-    assert grid(10**7) == Grid(10**7, 32768, 4096)
-    # 64 blocks where there are fewer, of one MiB at the least, in one chunk
-    assert grid(64 * 1009) == Grid(64 * 1009, 1009, 1009)
+    # a column takes 2 KiB: 64 MiB a block, 16 MiB a chunk, where there are columns enough
+    assert grid(10**7) == Grid(10**7, 32768, 8192)
+    # 32 blocks where there are fewer, of one MiB at the least, in one chunk
+    assert grid(32 * 1009) == Grid(32 * 1009, 1009, 1009)
     assert grid(601) == Grid(601, 512, 512)
     assert grid(13) == Grid(13, 13, 13)
-    # and what the memory holds: 80% of it, less 200 MiB, 1000 bytes and each thread's strip
+    # and what the memory holds: 80% of it, less 90 MiB, 1000 bytes and each thread's strip
     strip = 1024 * (32 * 4 + 4 * 8 * 4)
-    room = int(((0.8 * 300 * MIB - 200 * MIB - 1000) / 3 - strip) / (32 * 4 + 2048))
+    room = int(((0.8 * 300 * MIB - 90 * MIB - 1000) / 3 - strip) / (32 * 4 + 2048))
     small = Capacity(2, 3, 300 * MIB)
     assert grid(10**7, capacity=small, chunk_size=1) == Grid(10**7, room, 1)
     assert grid(10**7, capacity=small, chunk_size=11 * 2048) == Grid(10**7, room // 11 * 11, 11)
@@ -233,6 +239,40 @@ def test_the_grid_of_a_store_is_kept(request, chunk, chunks) -> None:
     assert make_plan(**other, grid=grid) == plan
 
 
+@given(p=st.integers(1, 400), chunk=st.integers(1, 450), block=st.integers(1, 60),
+       workers=st.integers(1, 3))  # fmt: skip
+def test_how_often_x_is_read(p, chunk, block, workers) -> None:
+    plan = planned(shapes=Shapes(p, 5, 7, 3), x_chunk_columns=chunk, block_size=60 * block,
+                   chunk_size=1, capacity=Capacity(workers, 1, None))  # fmt: skip
+    columns, chunk = min(plan.batch * plan.grid.block_columns, p), min(chunk, p)
+    # tasks and chunks that end where X does make the prediction exact
+    whole = math.lcm(columns, chunk)
+    touched = sum(
+        -(-(start + columns) // chunk) - start // chunk for start in range(0, whole, columns)
+    )
+    assert plan.x_reads == pytest.approx(touched * chunk / whole)
+    assert ("warning" in str(plan)) == (plan.x_reads >= 2)
+
+
+def test_batches_spare_the_scheduler() -> None:
+    shapes = Shapes(p=10**6, n=5, m=7, q=3)
+    alone = planned(shapes=shapes, block_size=60 * 100)
+    # blocks of 100 columns take microseconds: several go into a task, but not so many that
+    # threads would wait for the last of them
+    assert alone.grid.blocks == 10**4
+    assert alone.batch > 1
+    assert 16 <= alone.tasks < 10**4
+    assert alone.tasks_per_second <= 200
+    assert planned(shapes=shapes, block_size=60 * 10**5).batch == 1
+    # whole chunks of X, where there are tasks enough
+    assert (
+        planned(
+            shapes=Shapes(10**6, 5, 2000, 3), block_size=60 * 10**4, x_chunk_columns=30_000
+        ).batch
+        == 3
+    )
+
+
 DENSE = Shapes(p=10**6, n=1009, m=101, q=1013)
 COLUMN = 1009 * 8 + 4 * 101 * 4 + 3 * 1009 * 1013 * 4
 
@@ -240,11 +280,11 @@ COLUMN = 1009 * 8 + 4 * 101 * 4 + 3 * 1009 * 1013 * 4
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"capacity": Capacity(1, 1, 200 * MIB)},
-         r"of 1 column on 1 thread \(.*\), and has 200 MiB, .* To mend it, raise [a-z_.]+\.$"),
-        ({"capacity": Capacity(3, 1, 200 * MIB)},
+        ({"capacity": Capacity(1, 1, 90 * MIB)},
+         r"of 1 column on 1 thread \(.*\), and has 90\.0 MiB, .* To mend it, raise [a-z_.]+\.$"),
+        ({"capacity": Capacity(3, 1, 90 * MIB)},
          r"memory_per_worker, or lower cluster\.workers, whose memory the others then share\.$"),
-        ({"capacity": Capacity(3, 2, 200 * MIB)},
+        ({"capacity": Capacity(3, 2, 90 * MIB)},
          r"2 threads .*, or lower cluster\.threads_per_worker, or lower cluster\.workers, .*\.$"),
         ({"capacity": Capacity(1, 1, 2**30), "block_size": 500 * MIB},
          r"blocks of 128 columns .*, or lower output\.block_size \(now 500 MiB\)\.$"),
@@ -258,8 +298,8 @@ def test_refusals_say_what_to_do(changes, told) -> None:
     found = re.match(r"a worker needs (.*) for blocks of ([\d,]+) column", str(caught.value))
     threads = changes["capacity"].threads_per_worker
     held = int(found[2].replace(",", "")) * threads * COLUMN
-    assert found[1] == format_bytes(200 * MIB + 1000 + held)
-    for term in ("process 200 MiB", "weights and kernel 1,000 B", "columns of X", "hidden units",
+    assert found[1] == format_bytes(90 * MIB + 1000 + held)
+    for term in ("process 90.0 MiB", "weights and kernel 1,000 B", "columns of X", "hidden units",
                  "tensor block", "encoding"):  # fmt: skip
         assert term in str(caught.value)
 
@@ -297,9 +337,10 @@ def test_as_text() -> None:
         planned(shapes=Shapes(531_721, 5, 7, 3), products=PRODUCTS, capacity=everything,
                 block_size=60 * 10_000, chunk_size=6000)
     )  # fmt: skip
-    assert text.splitlines()[:3] == [
+    assert text.splitlines()[:4] == [
         "columns   p = 531,721; inputs n = 5, hidden units m = 7, outputs q = 3; float32",
-        "blocks    54 tasks of 10,000 columns, 742 KiB each; chunks of 100 columns",
+        "blocks    54 of 10,000 columns, 742 KiB each; chunks of 100 columns",
+        "tasks     54 of 1 block; about 2,197 tasks a second (a scheduler passes 200 and more)",
         "output    38.5 MiB in all",
     ]
     rows = {line.split()[0]: " ".join(line.split()) for line in text.splitlines()}
@@ -308,13 +349,13 @@ def test_as_text() -> None:
     assert rows["norm"] == "norm column 531,721 2.0 MiB"
     assert rows["mean"] == "mean output × input 3 × 5 60 B"
     assert rows["slope_sum"] == "slope_sum block × hidden 54 × 7 3.0 KiB"
-    assert re.fullmatch(r"memory a worker needs 20\d MiB of 8\.0 GiB", rows["memory"])
+    assert re.fullmatch(r"memory a worker needs 92.1 MiB of 8\.0 GiB", rows["memory"])
     assert rows["cluster"] == "cluster 4 × 2 (workers × threads of each)"
 
 
 def test_as_text_small_and_huge() -> None:
     one = str(planned(shapes=Shapes(1, 1, 1, 1)))
-    assert "1 task of 1 column, 4 B each; chunks of 1 column\n" in one
+    assert "blocks    1 of 1 column, 4 B each; chunks of 1 column\ntasks     1 of 1 block; " in one
     assert "of an amount that the cluster will tell" in one
     huge = str(planned(shapes=Shapes(10**15, 5, 7, 3)))
     assert "p = 1,000,000,000,000,000;" in huge
@@ -340,4 +381,5 @@ def test_it_is_arithmetic_alone() -> None:
         for alias in node.names
     ]
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "colonnade"}
-    assert {name for name in names if name.startswith("colonnade")} == {"colonnade.errors"}
+    ours = {name for name in names if name.startswith("colonnade")}
+    assert ours == {"colonnade.errors", "colonnade.layout"}

@@ -17,7 +17,9 @@ import colonnade as cn
 from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.jobfile import load_job
-from colonnade.plan import Capacity, Shapes, make_plan
+from colonnade.layout import Shapes
+from colonnade.plan import Capacity, make_plan
+from colonnade.rounding import round_mantissa
 from colonnade.store import Store, input_record
 from colonnade.store import arrays as store_arrays
 from colonnade.task import Address, compute_block
@@ -100,6 +102,21 @@ def test_every_chunk_ends_in_a_checksum(job, network, compression: str, chunk_co
         assert codecs[-1]["name"] == "crc32c"
 
 
+@pytest.mark.parametrize("chunk_columns", [B, 3])
+def test_significant_bits(job, network, chunk_columns: int) -> None:
+    output = {"compression": "zstd", "chunk_size": chunk_columns * Q * N * 4}
+    whole = make_store(job(output=output), network)
+    fill(whole, list(range(whole.grid.blocks)))
+    path = f"{whole.path}-rounded"
+    rounded = make_store(job(output=output | {"path": path, "significant_bits": 7}), network)
+    fill(rounded, list(range(rounded.grid.blocks)))
+    T = zarr.open_array(f"{whole.path}/jacobian", mode="r")[...]
+    found = zarr.open_array(f"{path}/jacobian", mode="r")
+    round_mantissa(T, 7)
+    np.testing.assert_array_equal(found[...], T)
+    assert found.attrs["significant_bits"] == 7
+
+
 @pytest.mark.parametrize("place", ["shard", "index"])
 @pytest.mark.parametrize("chunk_columns", [B, 3])
 def test_a_flipped_bit_is_noticed(job, network, chunk_columns: int, place: str) -> None:
@@ -143,6 +160,15 @@ def test_blocks_count_as_done_when_their_main_shard_is_there(store: Store) -> No
     # A writer that was killed leaves its unfinished file behind
     (Path(store.path) / "jacobian" / "c.3.0.0.0123abc.partial").write_bytes(b"half")
     assert store.done() == {7}
+
+
+def test_finishing_clears_what_killed_writers_left(store: Store) -> None:
+    fill(store, list(range(store.grid.blocks)))
+    before = {path for path in Path(store.path).rglob("*") if path.is_file()}
+    for array in store.record.arrays:
+        (Path(store.path) / array / "c.3.0.0.0123abc.partial").write_bytes(b"half")
+    store.finish({})
+    assert {path for path in Path(store.path).rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,11 @@ class Columns(ABC):
         """Columns of X."""
         return self.stored_shape[1 if self.orientation == "features_by_columns" else 0]
 
+    @property
+    def chunk_columns(self) -> int:
+        """Columns that are read from the disk at the least."""
+        return 1
+
     @abstractmethod
     def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
         """Read this window of the matrix as it is stored."""
@@ -73,16 +79,19 @@ class Columns(ABC):
         OSError, ValueError
             The file has gone, is damaged, or is no longer what it was when it was opened.
         """
-        whole, part = slice(None), slice(start, stop)
-        by_columns = self.orientation == "columns_by_features"
         try:
-            stored = self._read((part, whole) if by_columns else (whole, part))
+            return self._columns(start, stop)
         except (OSError, ValueError, MemoryError):
             raise
         # The codecs of damaged chunks raise whatever they please
         except Exception as error:
             raise ValueError(f"{self.path} cannot be read: {reason(error)}") from error
-        return stored.T if by_columns else stored
+
+    def _columns(self, start: int, stop: int) -> NDArray[Any]:
+        whole, part = slice(None), slice(start, stop)
+        if self.orientation == "columns_by_features":
+            return self._read((part, whole)).T
+        return self._read((whole, part))
 
     def _check_unchanged(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if shape != self.stored_shape or dtype != self.dtype:
@@ -125,18 +134,64 @@ class NpyColumns(Columns):
         return np.array(mapped[window])
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Columns of X from `first` on, (n, …)."""
+
+    first: int
+    values: NDArray[Any]
+
+    @property
+    def end(self) -> int:
+        """The column after its last."""
+        return self.first + int(self.values.shape[1])
+
+
 @dataclass(frozen=True)
 class ZarrColumns(Columns):
-    """A Zarr array, v2 or v3, in chunks of any shape."""
+    """A Zarr array, v2 or v3, in chunks of any shape.
+
+    A chunk is decoded whole, however little of it is asked for. Where it holds the columns of
+    several blocks, a thread keeps it until it has been asked for the last of them.
+    """
 
     stored: zarr.Array[Any]
+    _kept: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+
+    @property
+    def chunk_columns(self) -> int:
+        """Columns of a chunk."""
+        return int(self.stored.chunks[1 if self.orientation == "features_by_columns" else 0])
+
+    def _columns(self, start: int, stop: int) -> NDArray[Any]:
+        chunk = self.chunk_columns
+        if chunk == 1 or start == stop:
+            return super()._columns(start, stop)
+        kept: _Window | None = getattr(self._kept, "window", None)
+        parts, at = [], start // chunk * chunk
+        if kept is not None and kept.first <= start < kept.end:
+            self._now()
+            parts.append(kept.values[:, start - kept.first : stop - kept.first])
+            at = kept.end
+        if at < stop:
+            end = min(-(-stop // chunk) * chunk, self.p)
+            values = super()._columns(at, end)
+            parts.append(values[:, max(start - at, 0) : stop - at])
+            last = (end - 1) // chunk * chunk
+            # A copy, or the view would keep all of the values
+            kept = _Window(last, values if last == at else values[:, last - at :].copy())
+        self._kept.window = kept if kept is not None and stop < kept.end else None
+        return np.concatenate(parts, axis=1, dtype=self.dtype)
 
     def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        return np.asarray(self._now()[window])
+
+    def _now(self) -> zarr.Array[Any]:
         # Opened anew, under a millisecond, since the chunks of an array that has gone read as zeros
-        node = zarr.open_array(self.stored.store, path=self.stored.path, mode="r")
+        node: zarr.Array[Any] = zarr.open_array(self.stored.store, path=self.stored.path, mode="r")
         _check_chunks(node)
         self._check_unchanged(node.shape, node.dtype)
-        return np.asarray(node[window])
+        return node
 
 
 def open_columns(

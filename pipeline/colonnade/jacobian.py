@@ -165,15 +165,26 @@ def strip_columns(network: Network, dtype: DTypeLike) -> int:
     return max(_STRIP_COLUMNS, _STRIP_BYTES // (network.m * np.dtype(dtype).itemsize))
 
 
-def kernel_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
-    """Bytes that a `Kernel` keeps between blocks, shared by a process's threads."""
+def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, norm: bool = False) -> int:
+    """Bytes that a `Kernel` keeps between blocks, shared by a process's threads.
+
+    Parameters
+    ----------
+    columns
+        As for `Kernel`.
+    norm
+        Whether norms are asked for, which take two m × m matrices more while the first is made.
+    """
+    m, n, q = network.m, network.n, network.q
     itemsize = np.dtype(dtype).itemsize
-    # The weights in two types, and the gram matrix of the norms
-    weights = 2 * (network.m + 1) * (network.n + network.q) * 8 + network.m**2 * 8
+    weights = m * (n + q) * network.dtype.itemsize
+    if network.dtype != dtype:
+        weights += m * (n + q) * itemsize
+    if norm:
+        weights += (2 * m * m + m * (n + q)) * 8
     if _method(network, dtype, columns) == "product":
-        return weights + network.m * network.q * network.n * itemsize
-    scaled = network.m * max(network.q, network.n) + network.q * network.n
-    return weights + max(_SLICE_BYTES, scaled * itemsize)
+        return weights + m * q * n * itemsize
+    return weights + max(_SLICE_BYTES, (m * max(q, n) + q * n) * itemsize)
 
 
 _Method = Literal["product", "scale U", "scale W"]
@@ -215,8 +226,8 @@ class Kernel:
         self.dtype = np.dtype(dtype)
         self.working_dtype = working_dtype(network, x_dtype, dtype)
         self._method = _method(network, dtype, columns)
-        self._U = network.W2.astype(self.dtype)
-        self._W = network.W1.astype(self.dtype)
+        self._U = network.W2.astype(self.dtype, copy=False)
+        self._W = network.W1.astype(self.dtype, copy=False)
 
     # K[h, (i,j)] = U[i,h] W[h,j]: row by row the Kronecker product of Uᵀ and W (Khatri–Rao)
     @cached_property

@@ -1,52 +1,45 @@
-"""From shapes, options and memory to blocks, shards, chunks and bytes: pure arithmetic.
-
-A block is a run of columns: what one task computes, and one shard of each array that it writes.
-
-    columns   0        B        2B       3B      p
-    blocks    |   0    |   1    |   2    |   3  |      B = block_columns
-    chunks    |C |C |C |C |C |C |C |C |C |C |C |       C = chunk_columns, B a multiple of C
-"""
+"""From shapes, options and a cluster to a plan that fits it: pure arithmetic."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 from colonnade.errors import TooLargeError
+from colonnade.layout import (
+    MIB,
+    ArrayPlan,
+    Grid,
+    Shapes,
+    format_bytes,
+    make_arrays,
+    make_grid,
+)
 
-__all__ = [
-    "ArrayPlan", "Capacity", "Grid", "Plan", "Shapes", "format_bytes", "make_arrays", "make_plan"
-]  # fmt: skip
-
-MIB = 2**20
-
-# Blocks of this size hide a task's fixed costs; fewer bytes where that leaves too few blocks to
-# share out, but not so few that the fixed costs show.
-_BLOCK_BYTES = 64 * MIB
-_SMALLEST_BLOCK = MIB
-_BLOCKS = 64
-_CHUNK_BYTES = 8 * MIB
+__all__ = ["Capacity", "Plan", "make_plan"]
 
 # A Dask worker pauses at 0.8 of its limit, so that a plan beyond it would never finish.
 _USABLE = 0.8
-# A worker's process with NumPy, SciPy, Dask and Zarr imported, before the first block.
-_PROCESS_BYTES = 200 * MIB
+# A worker's process with NumPy, Dask and Zarr imported, before the first block.
+_PROCESS_BYTES = 90 * MIB
 # Arrays of (m, B) alive at once: Z, σ(Z) or S′, and the temporaries of an activation.
 _HIDDEN_COPIES = 4
 
-
-@dataclass(frozen=True, slots=True)
-class Shapes:
-    """Sizes of a job: p columns, n inputs, m hidden units, q outputs."""
-
-    p: int
-    n: int
-    m: int
-    q: int
+# Tasks for each thread, at the least, so that threads end at about the same time
+_TASKS_PER_THREAD = 8
+# Tasks a second that a scheduler is asked to pass; it passes about three times as many on two
+# cores that it shares with the workers
+_TASKS_PER_SECOND = 200
+# What a block costs a thread whatever its size, and what a thread computes and writes in a second,
+# about: to tell how many tasks that makes
+_SECONDS_PER_BLOCK = 3e-3
+_FLOPS_PER_SECOND = {"float32": 5e10, "float64": 2.5e10}
+_BYTES_PER_SECOND = 1e9
+# Readings of X from which on the plan warns
+_TOO_OFTEN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,52 +51,6 @@ class Capacity:
     memory_per_worker: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """How p columns fall into blocks and chunks; a store keeps the grid that it was made with."""
-
-    columns: int
-    block_columns: int
-    chunk_columns: int
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks; the last may hold fewer columns."""
-        return -(-self.columns // self.block_columns)
-
-    def bounds(self, block: int) -> tuple[int, int]:
-        """First column of a block, and the one after its last."""
-        start = block * self.block_columns
-        return start, min(start + self.block_columns, self.columns)
-
-    def count(self, blocks: Iterable[int]) -> int:
-        """Columns that these blocks hold."""
-        return sum(stop - start for start, stop in map(self.bounds, blocks))
-
-
-@dataclass(frozen=True, slots=True)
-class ArrayPlan:
-    """One array of the store. `per_block`: each task writes one whole shard of it."""
-
-    name: str
-    shape: tuple[int, ...]
-    shards: tuple[int, ...]
-    chunks: tuple[int, ...]
-    dimensions: tuple[str, ...]
-    dtype: str
-    per_block: bool
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one of its numbers."""
-        return int(self.dtype[-2:]) // 8
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of its numbers, without checksums, indexes and the padding of the last shard."""
-        return math.prod(self.shape) * self.itemsize
-
-
 @dataclass(frozen=True)
 class Plan:
     """A finished plan: look at it, then run it. Sizes in bytes.
@@ -112,8 +59,11 @@ class Plan:
     ----------
     memory
         What a worker needs, term by term.
-    memory_per_worker
-        What a worker has; None where it is not known yet.
+    batch
+        Blocks that one task computes, one after the other.
+    x_reads
+        How many times X is read from its disk, all in all; more than once where its chunks hold
+        the columns of several tasks.
     """
 
     shapes: Shapes
@@ -123,6 +73,18 @@ class Plan:
     arrays: tuple[ArrayPlan, ...]
     memory: dict[str, int]
     capacity: Capacity
+    batch: int
+    x_reads: float
+
+    @property
+    def tasks(self) -> int:
+        """Number of tasks."""
+        return -(-self.grid.blocks // self.batch)
+
+    @property
+    def tasks_per_second(self) -> float:
+        """Tasks that the scheduler is going to pass in a second, about."""
+        return _blocks_per_second(self.shapes, self.dtype, self.grid, self.capacity) / self.batch
 
     @property
     def block_bytes(self) -> int:
@@ -149,9 +111,14 @@ class Plan:
                 f"hidden units m = {shapes.m:,}, outputs q = {shapes.q:,}; {self.dtype}"
             ),
             (
-                f"blocks    {_counted(grid.blocks, 'task')} of "
-                f"{_counted(grid.block_columns, 'column')}, {format_bytes(self.block_bytes)} each; "
+                f"blocks    {grid.blocks:,} of {_counted(grid.block_columns, 'column')}, "
+                f"{format_bytes(self.block_bytes)} each; "
                 f"chunks of {_counted(grid.chunk_columns, 'column')}"
+            ),
+            (
+                f"tasks     {self.tasks:,} of {_counted(self.batch, 'block')}; about "
+                f"{_counted(math.ceil(self.tasks_per_second), 'task')} a second "
+                f"(a scheduler passes {_TASKS_PER_SECOND} and more)"
             ),
             f"output    {format_bytes(self.output_bytes)} in all",
             *(
@@ -172,6 +139,12 @@ class Plan:
                 "(workers × threads of each)"
             ),
         ]
+        if self.x_reads >= _TOO_OFTEN:
+            lines.append(
+                f"warning   X is read {self.x_reads:.1f} times over, because its chunks hold the "
+                f"columns of several tasks ({grid.block_columns * self.batch:,} columns each). "
+                "Store X in smaller chunks, or raise output.block_size."
+            )
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
@@ -182,6 +155,9 @@ class Plan:
             "products": list(self.products),
             "dtype": self.dtype,
             "blocks": grid.blocks,
+            "tasks": self.tasks,
+            "blocks_per_task": self.batch,
+            "x_reads": self.x_reads,
             "block_columns": grid.block_columns,
             "chunk_columns": grid.chunk_columns,
             "block_bytes": self.block_bytes,
@@ -216,6 +192,7 @@ def make_plan(
     products: tuple[str, ...],
     dtype: str,
     x_itemsize: int,
+    x_chunk_columns: int = 1,
     working_itemsize: int,
     kernel_bytes: int,
     strip_columns: int,
@@ -235,6 +212,8 @@ def make_plan(
         float32 or float64: of the results.
     x_itemsize, working_itemsize
         Bytes of one number of X, and of one number of what lies between X and the results.
+    x_chunk_columns
+        Columns of X that are read at the least: those of a chunk of its file.
     kernel_bytes
         Bytes that a worker keeps between blocks for the weights and what is made of them.
     strip_columns
@@ -255,6 +234,7 @@ def make_plan(
     dense = "jacobian" in products
     # A job without the tensor is cut by what it works on instead
     column_bytes = (shapes.q * shapes.n if dense else max(shapes.n, shapes.m, shapes.q)) * itemsize
+    x_chunk = min(x_chunk_columns, shapes.p)
 
     def needed(columns: int) -> dict[str, int]:
         kept = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
@@ -262,7 +242,7 @@ def make_plan(
             shapes,
             products,
             itemsize,
-            x_itemsize,
+            x_itemsize * _window(columns, x_chunk, shapes.p),
             working_itemsize,
             columns,
             min(columns, strip_columns),
@@ -281,10 +261,12 @@ def make_plan(
             )
         # The other arrays are read by the block: only the tensor is cut finer
         finest = chunk_size if dense else shapes.p * column_bytes
-        grid = _make_grid(shapes.p, column_bytes, block_size, finest, room)
+        grid = make_grid(shapes.p, column_bytes, block_size, finest, room)
     arrays = make_arrays(shapes, products, dtype, grid)
     memory = needed(min(grid.block_columns, shapes.p))
-    plan = Plan(shapes, products, dtype, grid, arrays, memory, capacity)
+    batch = _batch(_blocks_per_second(shapes, dtype, grid, capacity), grid, capacity, x_chunk)
+    x_reads = _reads(min(batch * grid.block_columns, shapes.p), x_chunk)
+    plan = Plan(shapes, products, dtype, grid, arrays, memory, capacity, batch, x_reads)
     _check_memory(plan, block_size, kept=kept)
     return plan
 
@@ -293,11 +275,42 @@ def _usable(memory: int) -> int:
     return int(_USABLE * memory)
 
 
+def _blocks_per_second(shapes: Shapes, dtype: str, grid: Grid, capacity: Capacity) -> float:
+    numbers = grid.block_columns * shapes.q * shapes.n
+    seconds = (
+        _SECONDS_PER_BLOCK
+        + 2 * shapes.m * numbers / _FLOPS_PER_SECOND[dtype]
+        + numbers * (4 if dtype == "float32" else 8) / _BYTES_PER_SECOND
+    )
+    return capacity.workers * capacity.threads_per_worker / seconds
+
+
+def _batch(blocks_per_second: float, grid: Grid, capacity: Capacity, x_chunk: int) -> int:
+    """Blocks of a task: few tasks for the scheduler, whole chunks of X, but work for everyone."""
+    wanted = max(blocks_per_second / _TASKS_PER_SECOND, x_chunk / grid.block_columns)
+    share = grid.blocks // (_TASKS_PER_THREAD * capacity.workers * capacity.threads_per_worker)
+    return max(1, min(math.ceil(wanted), share))
+
+
+def _window(columns: int, chunk: int, p: int) -> int:
+    """Columns of X that are held for a block: whole chunks of it, and the block's own copy."""
+    return columns if chunk == 1 else columns + min(p, (-(-columns // chunk) + 1) * chunk)
+
+
+def _reads(columns: int, chunk: int) -> float:
+    """How often X is read where a task takes so many columns, and reads whole chunks.
+
+    A task begins p / columns times and reads a chunk then; it reads another at each end of a
+    chunk, p / chunk times, that is not also a task's.
+    """
+    return chunk / columns + 1 - math.gcd(columns, chunk) / columns
+
+
 def _thread_memory(
     shapes: Shapes,
     products: tuple[str, ...],
     itemsize: int,
-    x_itemsize: int,
+    x_row_bytes: int,
     working: int,
     columns: int,
     strip: int,
@@ -305,7 +318,7 @@ def _thread_memory(
 ) -> dict[str, int]:
     """Bytes that a thread holds for a block of so many columns, term by term."""
     terms = {
-        "columns of X": shapes.n * (x_itemsize * columns + working * strip),
+        "columns of X": shapes.n * (x_row_bytes + working * strip),
         "hidden units": _HIDDEN_COPIES * shapes.m * working * strip,
     }
     if "jacobian" in products:
@@ -317,54 +330,6 @@ def _thread_memory(
     if "value" in products:
         terms["values"] = shapes.q * (itemsize * columns + 2 * working * strip)
     return terms
-
-
-def _make_grid(
-    p: int,
-    column_bytes: int,
-    block_size: int | Literal["auto"],
-    chunk_size: int | Literal["auto"],
-    room: int | None,
-) -> Grid:
-    if block_size == "auto":
-        target = min(max(p * column_bytes // _BLOCKS, _SMALLEST_BLOCK), _BLOCK_BYTES)
-        block = max(1, target // column_bytes)
-        block = block if room is None else max(1, min(block, room))
-    else:
-        block = max(1, block_size // column_bytes)
-    block = min(block, p)
-    chunk = max(1, (_CHUNK_BYTES if chunk_size == "auto" else chunk_size) // column_bytes)
-    if chunk >= block:
-        return Grid(p, block, block)
-    return Grid(p, block // chunk * chunk, chunk)
-
-
-def make_arrays(
-    shapes: Shapes, products: tuple[str, ...], dtype: str, grid: Grid
-) -> tuple[ArrayPlan, ...]:
-    """Arrays that the run makes, the main one last of those that are written per block."""
-    p, n, m, q = shapes.p, shapes.n, shapes.m, shapes.q
-    B, C = grid.block_columns, grid.chunk_columns
-    column, out, inp = "column", "output", "input"
-    known = {
-        "mean": [
-            ArrayPlan("mean", (q, n), (q, n), (q, n), (out, inp), dtype, per_block=False),
-            # A block's Σ_k s′_k; kept, so that a resumed run sums what an undisturbed one sums
-            ArrayPlan(
-                "slope_sum", (grid.blocks, m), (1, m), (1, m), ("block", "hidden"), "float64",
-                per_block=True,
-            ),
-        ],
-        "norm": [ArrayPlan("norm", (p,), (B,), (B,), (column,), dtype, per_block=True)],
-        "value": [ArrayPlan("value", (p, q), (B, q), (B, q), (column, out), dtype, per_block=True)],
-        "jacobian": [
-            ArrayPlan(
-                "jacobian", (p, q, n), (B, q, n), (C, q, n), (column, out, inp), dtype,
-                per_block=True,
-            )
-        ],
-    }  # fmt: skip
-    return tuple(array for name, arrays in known.items() if name in products for array in arrays)
 
 
 def _check_memory(plan: Plan, block_size: int | Literal["auto"], *, kept: bool) -> None:
@@ -393,12 +358,3 @@ def _check_memory(plan: Plan, block_size: int | Literal["auto"], *, kept: bool) 
 
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
-
-
-def format_bytes(size: float) -> str:
-    """Write bytes as people do: 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if round(size) < 1024 or unit == "TiB":
-            return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError

@@ -8,19 +8,20 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import distributed
 import numpy as np
 from distributed.comm.core import CommClosedError
 
 from colonnade import clusters
 from colonnade.columns import Columns, open_columns
+from colonnade.dispatch import Lost, batches, dispatch
 from colonnade.errors import IncompleteError, InputError, StoppedError, StoreError, UsageError
 from colonnade.events import (
     BlockDone,
@@ -35,16 +36,14 @@ from colonnade.events import (
 from colonnade.jacobian import Kernel, kernel_bytes, strip_columns, working_dtype
 from colonnade.job import Job
 from colonnade.jobfile import load_job
+from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
-from colonnade.plan import Capacity, Grid, Plan, Shapes, make_plan
+from colonnade.plan import Capacity, Plan, make_plan
 from colonnade.store import InputRecord, Store, input_record, network_record
-from colonnade.task import Address, compute_block
+from colonnade.task import Address, Failed, compute_blocks
 
 __all__ = ["plan", "run"]
 
-# In flight for each thread: one computed, one on its way there, two for the scheduler's delays
-_IN_FLIGHT = 4
-_RETRIES = 2
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 JobLike = str | Path | Mapping[str, Any] | Job
@@ -138,7 +137,7 @@ def _work(
         missing = _missing(store)
         tally(_started(path, store, missing))
         tally(_ready(checked.job, cluster))
-        for event in _compute(cluster, store, missing):
+        for event in _compute(cluster, store, missing, planned.batch):
             stop.check()
             tally(event)
         stop.check()
@@ -199,8 +198,9 @@ class _Checked:
             products=output.products,
             dtype=output.dtype,
             x_itemsize=self.columns.dtype.itemsize,
+            x_chunk_columns=self.columns.chunk_columns,
             working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype, strip),
+            kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
             strip_columns=strip,
             compression=output.compression,
             capacity=capacity,
@@ -299,39 +299,35 @@ def _ready(job: Job, cluster: clusters.Cluster) -> ClusterReady:
 
 
 def _compute(
-    cluster: clusters.Cluster, store: Store, missing: list[int]
+    cluster: clusters.Cluster, store: Store, missing: list[int], batch: int
 ) -> Iterator[BlockDone | BlockFailed]:
-    """Submit the missing blocks, a bounded number at a time, and yield what becomes of each."""
-    client, capacity = cluster.client, cluster.capacity
+    """Compute the missing blocks on the cluster and yield what becomes of each."""
+    capacity = cluster.capacity
+    threads = capacity.workers * capacity.threads_per_worker
     address = Address(store.path, store.record.id, run=uuid.uuid4().hex)
-    waiting = iter(missing)
-    blocks: dict[str, int] = {}
-    collected = distributed.as_completed()
-
-    def submit_next() -> None:
-        for block in waiting:
-            key = f"block-{block}-{address.run}"
-            blocks[key] = block
-            collected.add(client.submit(compute_block, address, block, key=key, retries=_RETRIES))
-            return
-
-    for _ in range(_IN_FLIGHT * capacity.workers * capacity.threads_per_worker):
-        submit_next()
-    for future in collected:
-        block = blocks.pop(future.key)
-        submit_next()
-        if future.status == "finished":
-            yield future.result()
-        elif future.cancelled():
-            raise CommClosedError("the scheduler has forgotten a block")
-        else:
-            start, stop = store.grid.bounds(block)
-            yield BlockFailed(block, start, stop, _cause(future))
-
-
-def _cause(future: distributed.Future[Any]) -> str:
-    error = future.exception()
-    return f"{type(error).__name__}: {error}" if error is not None else str(future.status)
+    compute = partial(compute_blocks, address)
+    causes: dict[int, str] = {}
+    again: list[int] = []
+    todo = batches(missing, batch)
+    for chances in (1, 0):
+        for blocks, back in dispatch(cluster.client, compute, todo, threads):
+            receipts: Sequence[BlockDone | Failed]
+            if isinstance(back, Lost):
+                receipts = [Failed(block, str(back)) for block in blocks]
+            else:
+                receipts = back
+            for receipt in receipts:
+                if isinstance(receipt, BlockDone):
+                    yield receipt
+                elif chances:
+                    again.append(receipt.block)
+                else:
+                    causes[receipt.block] = receipt.cause
+        # A block that failed is tried once more in the end, alone: what troubled its worker, or
+        # its neighbours in the batch, may be over
+        todo = batches(sorted(again), 1)
+    for block, cause in sorted(causes.items()):
+        yield BlockFailed(block, *store.grid.bounds(block), cause)
 
 
 def _final_results(store: Store) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,4 +1,4 @@
-"""One block, on a worker: read its columns, compute, write its shards, return a receipt.
+"""Blocks, on a worker: read their columns, compute, write their shards, return receipts.
 
 A process keeps what all blocks of a store share (open arrays, weights, the kernel), and each of
 its threads one set of buffers, so that the steady state allocates nothing of a block's size. All
@@ -7,14 +7,18 @@ of it is read from the store: a restarted worker needs nothing but its next bloc
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import resource
 import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +28,19 @@ from colonnade.columns import Columns
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
 from colonnade.jacobian import Kernel, strip_columns
+from colonnade.rounding import round_mantissa
 from colonnade.shards import ShardBuffer
 from colonnade.store import Store
 
-__all__ = ["Address", "compute_block"]
+__all__ = ["Address", "Failed", "compute_block", "compute_blocks"]
 
+# Seconds to wait before each further attempt at a block whose files could not be read or written
+_BACKOFF = (0.2, 1.0, 5.0)
+# What waiting for seconds does not mend
+_PERMANENT = {
+    getattr(errno, name)
+    for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
+}
 
 _REPLACED = "{}: the store was made anew while a run was writing it; that run ends."
 
@@ -44,6 +56,39 @@ class Address:
     path: str
     id: str
     run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A block that a worker could not compute, and why."""
+
+    block: int
+    cause: str
+
+
+def compute_blocks(address: Address, blocks: Sequence[int]) -> list[BlockDone | Failed]:
+    """Compute a batch of blocks; one that fails does not stop the others."""
+    return [_attempt(address, block) for block in blocks]
+
+
+def _attempt(address: Address, block: int) -> BlockDone | Failed:
+    """Compute a block, patiently where a disk or a network may recover."""
+    for pause in (*_BACKOFF, None):
+        try:
+            return compute_block(address, block)
+        except OSError as error:
+            if pause is None or error.errno in _PERMANENT:
+                return Failed(block, _cause(error))
+            # Not all workers at once
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        # Whatever a damaged input or a full memory raises is told, and is this block's alone
+        except Exception as error:  # noqa: BLE001
+            return Failed(block, _cause(error))
+    raise AssertionError
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def compute_block(address: Address, block: int) -> BlockDone:
@@ -84,8 +129,13 @@ def compute_block(address: Address, block: int) -> BlockDone:
 
 def peak_memory() -> int:
     """Bytes of this process's largest resident set so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        # getrusage counts the process from which this one was spawned as well
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
 
 
 @dataclass(frozen=True)
@@ -97,6 +147,7 @@ class _Work:
     kernel: Kernel
     chunk_columns: int
     strip: int
+    significant_bits: int | None
     local: threading.local = field(default_factory=threading.local)
 
     def compute(self, X: NDArray[Any]) -> dict[str, ShardBuffer]:
@@ -129,7 +180,9 @@ class _Work:
         if "norm" in buffers:
             buffers["norm"].rows(start, stop)[...] = kernel.norm(S)
         if "jacobian" in buffers:
-            kernel.blocks(S, buffers["jacobian"].rows(start, stop))
+            T = kernel.blocks(S, buffers["jacobian"].rows(start, stop))
+            if self.significant_bits is not None:
+                round_mantissa(T, self.significant_bits)
 
     def _buffers(self) -> dict[str, ShardBuffer]:
         buffers: dict[str, ShardBuffer] | None = getattr(self.local, "buffers", None)
@@ -150,7 +203,8 @@ def _cached(address: Address) -> _Work:
     chunk_columns = store.grid.chunk_columns
     strip = min(chunk_columns, strip_columns(network, dtype))
     kernel = Kernel(network, columns.dtype, dtype, strip)
-    return _Work(store, columns, kernel, chunk_columns, strip)
+    bits = store.record.job.output.significant_bits
+    return _Work(store, columns, kernel, chunk_columns, strip, bits)
 
 
 _preparing = threading.Lock()

@@ -7,8 +7,10 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 # Set before NumPy is imported: one BLAS thread a process, and the processor's own kernels
@@ -88,6 +90,38 @@ def interleaved(sides: dict[str, Callable[[], Any]], seconds: float) -> dict[str
             side()
             times[name].append(time.perf_counter() - clock)
     return {name: statistics.median(found) for name, found in times.items()}
+
+
+@contextmanager
+def shared_cluster(workers: int) -> Iterator[dict[str, Any]]:
+    """A local cluster, as a job's cluster section, that all rounds of a benchmark use.
+
+    Rounds that each start their own would wait for seconds between one side's last write and the
+    other side's first; virtual machines give free memory back meanwhile, and only the side that
+    has not waited writes to pages that are there.
+    """
+    import distributed  # noqa: PLC0415
+
+    with distributed.LocalCluster(
+        n_workers=workers, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield {"kind": "address", "address": cluster.scheduler_address, "workers": workers}
+
+
+def make_job(folder: Path, shape: Shape, p: int, cluster: dict[str, Any]) -> dict[str, Any]:
+    """Write a network and X, float32, to a folder, and return the job that reads them."""
+    import numpy as np  # noqa: PLC0415
+
+    network = make_network(shape, np.float32)
+    X = np.random.default_rng(1).standard_normal((shape.n, p)).astype(np.float32)
+    np.savez(folder / "network.npz", W1=network.W1, b1=network.b1, W2=network.W2, b2=network.b2)
+    np.save(folder / "X.npy", X)
+    return {
+        "network": {"weights": str(folder / "network.npz"), "activation": "tanh"},
+        "input": {"path": str(folder / "X.npy")},
+        "output": {"path": str(folder / "out")},
+        "cluster": cluster,
+    }
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -6,8 +6,8 @@ Sides take turns, A B A B, and the best of each counts: writes of gigabytes are 
 machines, where memory that was not touched lately costs ten times as much.
 
 floor       processes that each multiply S′ᵀ K into one buffer and write() it, and nothing else
-colonnade   `run`, from its first task's start to its last receipt
-dask.array  map_blocks with einsum, and to_zarr, on the same cluster
+colonnade   `run`, from its first task's start to its last receipt, on one cluster for all rounds
+dask.array  map_blocks with einsum, and to_zarr, on that cluster
 jax         a loop over batches, jit(vmap(jacrev)), each written to Zarr, on both cores
 """
 
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import Shape, fair, machine, make_network, missing, table
+from common import Shape, fair, machine, make_job, make_network, missing, shared_cluster, table
 
 WORKERS = 2
 
@@ -81,10 +81,10 @@ def colonnade(job: dict[str, Any]) -> float:
     return seconds
 
 
-def dask_array(network: Any, X: Any, B: int, path: Path) -> float:
+def dask_array(network: Any, X: Any, B: int, path: Path, scheduler: str) -> float:
     import dask.array as da  # noqa: PLC0415
     import numpy as np  # noqa: PLC0415
-    from distributed import Client, LocalCluster  # noqa: PLC0415
+    from distributed import Client  # noqa: PLC0415
 
     W, b, U = network.W1, network.b1, network.W2
 
@@ -93,10 +93,7 @@ def dask_array(network: Any, X: Any, B: int, path: Path) -> float:
         return np.einsum("ih,kh,hj->kij", U, S, W, optimize=True)
 
     q, n = U.shape[0], W.shape[1]
-    with (
-        LocalCluster(n_workers=WORKERS, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster),
-    ):
+    with Client(scheduler):
         columns = da.from_array(np.ascontiguousarray(X.T), chunks=(B, n))
         T = columns.map_blocks(
             block, chunks=(columns.chunks[0], (q,), (n,)), new_axis=2, dtype=np.float32
@@ -135,32 +132,32 @@ def jax_loop(network: Any, X: Any, B: int, path: Path) -> float:
 
 
 def measure(
-    shape: Shape, gigabytes: float, rounds: int, sides: list[str], extra: dict[str, Any]
+    shape: Shape,
+    gigabytes: float,
+    rounds: int,
+    sides: list[str],
+    extra: dict[str, Any],
+    cluster: dict[str, Any],
 ) -> list[Any]:
     import numpy as np  # noqa: PLC0415
 
     import colonnade as cn  # noqa: PLC0415
 
-    column_bytes = shape.q * shape.n * 4
-    p = int(gigabytes * 1e9) // column_bytes
-    network = make_network(shape, np.float32)
-    X = np.random.default_rng(1).standard_normal((shape.n, p)).astype(np.float32)
+    p = int(gigabytes * 1e9) // (shape.q * shape.n * 4)
     root = Path(tempfile.mkdtemp(prefix="colonnade-bench-", dir=os.environ.get("BENCH_DIR")))
-    np.savez(root / "network.npz", W1=network.W1, b1=network.b1, W2=network.W2, b2=network.b2)
-    np.save(root / "X.npy", X)
-    job = {
-        "network": {"weights": str(root / "network.npz"), "activation": "tanh"},
-        "input": {"path": str(root / "X.npy")},
-        "output": {"path": str(root / "out"), **extra},
-        "cluster": {"workers": WORKERS},
-    }
-    grid = cn.plan(job).grid
+    job = make_job(root, shape, p, cluster)
+    job["output"] |= extra
+    network = make_network(shape, np.float32)
+    X = np.load(root / "X.npy", mmap_mode="r")
+    # The grid asks for the cluster's memory, which the plan of an address does not know
+    grid = cn.plan(job | {"cluster": {"workers": WORKERS}}).grid
     B = grid.block_columns
+    out = root / "out"
     run: dict[str, Callable[[], float]] = {
-        "floor": lambda: floor(shape, grid.blocks, B, root / "out"),
+        "floor": lambda: floor(shape, grid.blocks, B, out),
         "colonnade": lambda: colonnade(job),
-        "dask.array": lambda: dask_array(network, X, B, root / "out"),
-        "jax": lambda: jax_loop(network, X, B, root / "out"),
+        "dask.array": lambda: dask_array(network, X, B, out, cluster["address"]),
+        "jax": lambda: jax_loop(network, X, B, out),
     }
     times: dict[str, list[float]] = {side: [] for side in sides}
     try:
@@ -198,7 +195,11 @@ def main() -> None:
         given.sides.remove(name)
     extra = dict(pair.split("=", 1) for pair in given.set)
     shapes = [Shape(*map(int, text.split(","))) for text in given.shapes]
-    rows = [measure(shape, given.gigabytes, given.rounds, given.sides, extra) for shape in shapes]
+    with shared_cluster(WORKERS) as cluster:
+        rows = [
+            measure(shape, given.gigabytes, given.rounds, given.sides, extra, cluster)
+            for shape in shapes
+        ]
     head = ["(m, n, q)", "columns", "blocks", *given.sides]
     head += ["of the floor"] if "floor" in given.sides else []
     head += [f"× {side}" for side in ("dask.array", "jax") if side in given.sides]

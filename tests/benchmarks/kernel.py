@@ -77,7 +77,7 @@ def peer_sides(network: Any, X: Any, names: list[str]) -> dict[str, Callable[[],
     return sides
 
 
-CHUNK_BYTES = 8 * 2**20
+CHUNK_BYTES = 16 * 2**20
 
 
 def measure(

@@ -23,8 +23,9 @@ from pydantic import ValidationError
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError, reason, shown
 from colonnade.job import Job
+from colonnade.layout import Grid, Shapes, make_arrays
 from colonnade.network import ARRAYS, Network
-from colonnade.plan import Grid, Plan, Shapes, make_arrays
+from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.record import (
@@ -142,7 +143,7 @@ class Store:
         for plan in (*plans, *arrays.weights_plans(shapes, dtype)):
             array = self._array(plan.name)
             try:
-                problem = arrays.disagreement(array, plan, output.compression)
+                problem = arrays.disagreement(array, plan, output)
             except NotImplementedError as error:  # of chunks in no regular grid
                 problem = _reason(error)
             if problem:
@@ -259,6 +260,8 @@ class Store:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
             self._array(name)[...] = result
+        for name in {*self.record.arrays, *results}:
+            arrays.clear_orphans(self._array(name))
         self._update(state="complete", finished=_now())
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -296,7 +299,7 @@ def _check_document(directory: Path) -> None:
 def _make(path: Path, plan: Plan, network: Network, record: Record) -> None:
     group = zarr.create_group(path, attributes={KEY: record.model_dump(mode="json")})
     for array in plan.arrays:
-        arrays.create(group, array, record.job.output.compression)
+        arrays.create(group, array, record.job.output)
     for name in ARRAYS:
         arrays.create_weights(group, name, getattr(network, name))
 

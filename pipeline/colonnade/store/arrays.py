@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import zarr
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 
-from colonnade.plan import ArrayPlan, Shapes
+from colonnade.job import OutputSettings
+from colonnade.layout import ArrayPlan, Shapes
 from colonnade.shards import ShardBuffer, ShardLayout
 
 __all__ = [
-    "Compression",
+    "clear_orphans",
     "create",
     "create_weights",
     "disagreement",
@@ -25,8 +26,6 @@ __all__ = [
     "weights_plans",
     "write",
 ]
-
-Compression = Literal["none", "lz4", "zstd"]
 
 _Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -63,11 +62,19 @@ _WEIGHT_DIMENSIONS = {
 }
 
 
-def create(group: zarr.Group, plan: ArrayPlan, compression: Compression) -> None:
+# zarr's LocalStore writes a file under this name, then gives it its own
+_PARTIAL = ".partial"
+
+
+def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
     """Create an array as it is planned, with a checksum behind every chunk."""
     compressors: list[Any] = [Crc32cCodec()]
-    if compression != "none" and plan.per_block:
-        compressors.insert(0, BloscCodec(cname=compression, clevel=5, shuffle="shuffle"))
+    attributes = dict(_ATTRIBUTES[plan.name])
+    if plan.name == "jacobian" and output.significant_bits is not None:
+        attributes["significant_bits"] = output.significant_bits
+    if output.compression != "none" and plan.per_block:
+        # Bits of one weight side by side: exponents repeat, and so do mantissas that are rounded
+        compressors.insert(0, BloscCodec(cname=output.compression, clevel=5, shuffle="bitshuffle"))
     group.create_array(
         plan.name,
         shape=plan.shape,
@@ -80,7 +87,7 @@ def create(group: zarr.Group, plan: ArrayPlan, compression: Compression) -> None
         # One directory an array: listing what is done is one scan, however many blocks there are
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=plan.dimensions,
-        attributes=_ATTRIBUTES[plan.name],
+        attributes=attributes,
     )
 
 
@@ -110,12 +117,10 @@ def weights_plans(shapes: Shapes, dtype: str) -> list[ArrayPlan]:
     return plans
 
 
-def disagreement(
-    array: zarr.Array[Any], plan: ArrayPlan, compression: Compression = "none"
-) -> str | None:
+def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings) -> str | None:
     """Say in what an array is not the one that was planned, if it is not."""
     metadata: Any = array.metadata
-    compressed = compression != "none" and plan.per_block
+    compressed = output.compression != "none" and plan.per_block
     pairs = {
         "shape": (array.shape, plan.shape),
         "shards": (array.shards or array.chunks, plan.shards),
@@ -128,7 +133,7 @@ def disagreement(
         if found != expected:
             return f"has the {what} {found}, not {expected}"
     if not is_raw(array, compressed=compressed):
-        return f"has other codecs than those of compression {compression}"
+        return f"has other codecs than those of compression {output.compression}"
     weights = plan.name in _WEIGHT_DIMENSIONS
     if metadata.encode_chunk_key((0,)) != ("c/0" if weights else "c.0"):
         return "has its chunks under other names"
@@ -162,6 +167,13 @@ def present(array: zarr.Array[Any]) -> set[int]:
     name = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
     found = (int(match[1]) for match in map(name.fullmatch, keys) if match)
     return {block for block in found if block < shards}
+
+
+def clear_orphans(array: zarr.Array[Any]) -> None:
+    """Delete what killed processes left half written."""
+    for key in zarr.core.sync.sync(_list(array)):
+        if key.endswith(_PARTIAL):
+            zarr.core.sync.sync(array.store.delete(f"{array.path}/{key}"))
 
 
 def _key(array: zarr.Array[Any], block: int) -> tuple[int, ...]:

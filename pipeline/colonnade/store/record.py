@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from colonnade.columns import Columns
 from colonnade.job import Job
+from colonnade.layout import Grid
 from colonnade.network import Network
-from colonnade.plan import Grid
 
 __all__ = [
     "FORMAT",

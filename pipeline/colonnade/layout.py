@@ -1,0 +1,151 @@
+"""How columns fall into blocks, shards and chunks: pure arithmetic.
+
+A block is a run of columns: what one task computes, and one shard of each array that it writes.
+
+    columns   0        B        2B       3B      p
+    blocks    |   0    |   1    |   2    |   3  |      B = block_columns
+    chunks    |C |C |C |C |C |C |C |C |C |C |C |       C = chunk_columns, B a multiple of C
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["MIB", "ArrayPlan", "Grid", "Shapes", "format_bytes", "make_arrays", "make_grid"]
+
+MIB = 2**20
+
+# Blocks of this size hide a task's fixed costs; fewer bytes where that leaves too few blocks to
+# share out, but not so few that the fixed costs show.
+_BLOCK_BYTES = 64 * MIB
+_SMALLEST_BLOCK = MIB
+_BLOCKS = 32
+# Smaller ones serve a reader of one column better, larger ones the matrix product
+_CHUNK_BYTES = 16 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Shapes:
+    """Sizes of a job: p columns, n inputs, m hidden units, q outputs."""
+
+    p: int
+    n: int
+    m: int
+    q: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """How p columns fall into blocks and chunks; a store keeps the grid that it was made with."""
+
+    columns: int
+    block_columns: int
+    chunk_columns: int
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks; the last may hold fewer columns."""
+        return -(-self.columns // self.block_columns)
+
+    def bounds(self, block: int) -> tuple[int, int]:
+        """First column of a block, and the one after its last."""
+        start = block * self.block_columns
+        return start, min(start + self.block_columns, self.columns)
+
+    def count(self, blocks: Iterable[int]) -> int:
+        """Columns that these blocks hold."""
+        return sum(stop - start for start, stop in map(self.bounds, blocks))
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayPlan:
+    """One array of the store. `per_block`: each task writes one whole shard of it."""
+
+    name: str
+    shape: tuple[int, ...]
+    shards: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dimensions: tuple[str, ...]
+    dtype: str
+    per_block: bool
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one of its numbers."""
+        return int(self.dtype[-2:]) // 8
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its numbers, without checksums, indexes and the padding of the last shard."""
+        return math.prod(self.shape) * self.itemsize
+
+
+def make_grid(
+    p: int,
+    column_bytes: int,
+    block_size: int | Literal["auto"],
+    chunk_size: int | Literal["auto"],
+    room: int | None,
+) -> Grid:
+    """Cut p columns into blocks and chunks of these sizes.
+
+    Parameters
+    ----------
+    column_bytes
+        Bytes of what a column is measured by.
+    block_size, chunk_size
+        Bytes, or auto.
+    room
+        Columns of a block at most; None where memory sets no bound.
+    """
+    if block_size == "auto":
+        target = min(max(p * column_bytes // _BLOCKS, _SMALLEST_BLOCK), _BLOCK_BYTES)
+        block = max(1, target // column_bytes)
+        block = block if room is None else max(1, min(block, room))
+    else:
+        block = max(1, block_size // column_bytes)
+    block = min(block, p)
+    chunk = max(1, (_CHUNK_BYTES if chunk_size == "auto" else chunk_size) // column_bytes)
+    if chunk >= block:
+        return Grid(p, block, block)
+    return Grid(p, block // chunk * chunk, chunk)
+
+
+def make_arrays(
+    shapes: Shapes, products: tuple[str, ...], dtype: str, grid: Grid
+) -> tuple[ArrayPlan, ...]:
+    """Plan the arrays that the run makes, the main one last of those that are written per block."""
+    p, n, m, q = shapes.p, shapes.n, shapes.m, shapes.q
+    B, C = grid.block_columns, grid.chunk_columns
+    column, out, inp = "column", "output", "input"
+    known = {
+        "mean": [
+            ArrayPlan("mean", (q, n), (q, n), (q, n), (out, inp), dtype, per_block=False),
+            # A block's Σ_k s′_k; kept, so that a resumed run sums what an undisturbed one sums
+            ArrayPlan(
+                "slope_sum", (grid.blocks, m), (1, m), (1, m), ("block", "hidden"), "float64",
+                per_block=True,
+            ),
+        ],
+        "norm": [ArrayPlan("norm", (p,), (B,), (B,), (column,), dtype, per_block=True)],
+        "value": [ArrayPlan("value", (p, q), (B, q), (B, q), (column, out), dtype, per_block=True)],
+        "jacobian": [
+            ArrayPlan(
+                "jacobian", (p, q, n), (B, q, n), (C, q, n), (column, out, inp), dtype,
+                per_block=True,
+            )
+        ],
+    }  # fmt: skip
+    return tuple(array for name, arrays in known.items() if name in products for array in arrays)
+
+
+def format_bytes(size: float) -> str:
+    """Write bytes as people do: 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if round(size) < 1024 or unit == "TiB":
+            return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1024
+    raise AssertionError

@@ -1,0 +1,143 @@
+"""One run at a time: refused while the other lives, taken over when it is dead."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from colonnade.errors import StoreError
+from colonnade.store import lease
+from colonnade.store.lease import FILE, Holder, hold, holder
+
+ELSEWHERE = Holder("other", "another-host.example", 1, "17", "2026-01-01T00:00:00+00:00")
+
+
+def leave(path: Path, found: Holder) -> None:
+    (path / FILE).write_text(json.dumps(asdict(found)))
+
+
+def test_held_renewed_and_released(tmp_path: Path) -> None:
+    renewed = threading.Event()
+    with hold(tmp_path, "mine", term=0.06):
+        first = holder(tmp_path)
+        assert first is not None
+        assert (first.run, first.pid) == ("mine", os.getpid())
+        while not renewed.wait(0.01):
+            now = holder(tmp_path)
+            assert now is not None
+            assert replace(now, renewals=0) == first
+            if now.renewals > 2:
+                renewed.set()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_living_keep_it(tmp_path: Path) -> None:
+    with hold(tmp_path, "mine"):
+        with (
+            pytest.raises(StoreError, match=rf"written by a run on .*process {os.getpid()}, since"),
+            hold(tmp_path, "other"),
+        ):
+            raise AssertionError
+        found = holder(tmp_path)
+        assert found is not None
+        assert found.run == "mine"
+
+
+def hold_until_killed(path: str, ready: Any) -> None:
+    with hold(path, "killed"):
+        ready.set()
+        signal.pause()
+
+
+def test_a_killed_process_of_this_host_is_succeeded_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=hold_until_killed, args=(str(tmp_path), ready))
+    process.start()
+    assert ready.wait(60)
+    with pytest.raises(StoreError, match=f"process {process.pid}"), hold(tmp_path, "mine"):
+        raise AssertionError
+    process.kill()
+    process.join()
+    with hold(tmp_path, "mine", term=10**6):
+        found = holder(tmp_path)
+        assert found is not None
+        assert found.run == "mine"
+
+
+def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
+    with hold(tmp_path, "old"):
+        old = holder(tmp_path)
+    assert old is not None
+    leave(tmp_path, replace(old, process_started="1"))
+    with hold(tmp_path, "mine", term=10**6):
+        pass
+
+
+def test_another_host_that_lives_is_heard(tmp_path: Path) -> None:
+    """It renews once while we watch, and that is enough, whatever its clock says."""
+    leave(tmp_path, ELSEWHERE)
+    renewing = threading.Timer(0.3, leave, [tmp_path, replace(ELSEWHERE, renewals=1)])
+    renewing.start()
+    with pytest.raises(StoreError, match=r"another-host\.example"), hold(tmp_path, "mine", term=60):
+        raise AssertionError
+    renewing.join()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b'{"run": 3}', b"[]"])
+def test_silence_is_death(tmp_path: Path, content: bytes | None) -> None:
+    leave(tmp_path, ELSEWHERE)
+    if content is not None:
+        (tmp_path / FILE).write_bytes(content)
+    with hold(tmp_path, "mine", term=0.2):
+        found = holder(tmp_path)
+        assert found is not None
+        assert found.run == "mine"
+
+
+def test_one_of_many_successors(tmp_path: Path) -> None:
+    """They find a dead run's lease at the same time, in processes of their own."""
+    leave(tmp_path, replace(ELSEWHERE, host=lease.socket.gethostname(), pid=2**22 + 1))
+    script = (
+        "import sys\n"
+        "from colonnade.errors import StoreError\n"
+        "from colonnade.store.lease import hold\n"
+        "sys.stdin.readline()\n"
+        "try:\n"
+        f"    with hold({str(tmp_path)!r}, sys.argv[1]):\n"
+        "        print('held', flush=True)\n"
+        "        sys.stdin.readline()\n"
+        "except StoreError:\n"
+        "    print('refused', flush=True)\n"
+    )
+    rivals = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(i)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for i in range(5)
+    ]  # fmt: skip
+    for rival in rivals:
+        rival.stdin.write("\n")
+        rival.stdin.flush()
+    told = sorted(rival.stdout.readline().strip() for rival in rivals)
+    for rival in rivals:
+        rival.communicate("\n", timeout=60)
+    assert told == ["held", *["refused"] * 4]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_lost_it_takes_nothing_away(tmp_path: Path) -> None:
+    with hold(tmp_path, "mine", term=0.06):
+        leave(tmp_path, ELSEWHERE)
+    assert holder(tmp_path) == ELSEWHERE
