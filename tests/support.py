@@ -1,13 +1,18 @@
-"""Small networks and inputs of prime sizes, for all tests."""
+"""Small networks and inputs of prime sizes, for all tests; and what a refusal is."""
 
 from __future__ import annotations
 
+import re
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from colonnade import Network
+from colonnade.errors import ColonnadeError
 
 # n, m, q and p are unequal primes, so that a swapped dimension shows
 N, M, Q, P = 5, 7, 3, 101
@@ -34,3 +39,47 @@ def make_columns(n: int = N, p: int = P, dtype: Any = np.float32, seed: int = 1)
 
 def save_network(path: Path, network: Network) -> None:
     np.savez(path, W1=network.W1, b1=network.b1, W2=network.W2, b2=network.b2)
+
+
+def check_refusal(error: ColonnadeError) -> str:
+    """A refusal has its exit status, and says why in a paragraph without control characters."""
+    text = str(error)
+    assert error.exit_status in (2, 3)
+    assert 20 < len(text) < 3000
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", text)
+    return text
+
+
+def refusal(action: Callable[[], Any]) -> str:
+    """What the refusal of an action says."""
+    with pytest.raises(ColonnadeError) as caught:
+        action()
+    return check_refusal(caught.value)
+
+
+def frugal_refusal(action: Callable[[], Any]) -> str:
+    """What the refusal of an action says, which has taken little memory."""
+    tracemalloc.start()
+    try:
+        said = refusal(action)
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+    finally:
+        tracemalloc.stop()
+    return said
+
+
+def allowed(action: Callable[[], Any]) -> Any:
+    """What an action returns, or None where it is refused; it does nothing else."""
+    try:
+        return action()
+    except ColonnadeError as error:
+        check_refusal(error)
+        return None
+
+
+def snapshot(folder: Path) -> dict[str, bytes | None]:
+    """All that is below a folder, with the files' content."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }

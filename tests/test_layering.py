@@ -19,7 +19,7 @@ FLOORS = {
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout"],
     1: ["activations"],
-    0: ["errors", "events", "formulas", "rounding"],
+    0: ["errors", "events", "formulas", "npyheader", "rounding"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

@@ -182,7 +182,8 @@ def test_weights_must_be_finite(saved, arrays, name, wrong) -> None:
     spoilt = arrays[name].copy()
     spoilt.flat[-1] = wrong
     text = refused(saved(arrays | {name: spoilt}))
-    assert text == f"{name} holds NaN or infinite values; weights must be finite."
+    count = f"1 of {spoilt.size}"
+    assert text == f"{name} holds NaN or infinite values, {count}; weights must be finite."
 
 
 @pytest.mark.parametrize("dtype", ["c8", "c16", "bool", "U3", "S3", "M8[s]", "m8[s]", "g", "f4,f4"])

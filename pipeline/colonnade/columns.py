@@ -6,6 +6,7 @@ A reader knows X's shape without reading it, and reads a range of its columns an
 from __future__ import annotations
 
 import hashlib
+import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from colonnade.errors import InputError
+from colonnade.errors import InputError, reason, shown
+from colonnade.npyheader import check_header
 
 __all__ = ["Columns", "Orientation", "open_columns"]
 
@@ -26,6 +28,9 @@ Orientation = Literal["features_by_columns", "columns_by_features"]
 # X up to this size is fingerprinted whole, larger ones by columns spread evenly over it
 _WHOLE_BYTES = 32 * 2**20
 _SAMPLES = 64
+# A chunk is decoded whole, and the index of a shard read whole, for a single column
+_MOST_CHUNK_BYTES = 2**31
+_LARGEST = 2**63
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Columns(ABC):
             raise
         # The codecs of damaged chunks raise whatever they please
         except Exception as error:
-            raise ValueError(f"{self.path} cannot be read: {error}") from error
+            raise ValueError(f"{self.path} cannot be read: {reason(error)}") from error
 
     def _columns(self, start: int, stop: int) -> NDArray[Any]:
         whole, part = slice(None), slice(start, stop)
@@ -184,6 +189,7 @@ class ZarrColumns(Columns):
     def _now(self) -> zarr.Array[Any]:
         # Opened anew, under a millisecond, since the chunks of an array that has gone read as zeros
         node: zarr.Array[Any] = zarr.open_array(self.stored.store, path=self.stored.path, mode="r")
+        _check_chunks(node)
         self._check_unchanged(node.shape, node.dtype)
         return node
 
@@ -207,7 +213,11 @@ def open_columns(
     InputError
         There is nothing to read, or it is no matrix of real numbers.
     """
-    if not Path(path).exists():
+    try:
+        there = Path(path).exists()
+    except OSError as error:  # a name that is too long, say
+        raise InputError(f"{path}: {error.strerror} (input.path).") from None
+    if not there:
         raise InputError(f"{path}: there is no such file or directory (input.path).")
     opener = _opener(Path(path))
     return opener(str(path), array, orientation)
@@ -216,6 +226,8 @@ def open_columns(
 def _opener(path: Path) -> Callable[[str, str | None, Orientation], Columns]:
     if path.is_dir():
         return _open_zarr
+    if not path.is_file():
+        raise InputError(f"{path}: this is neither a file nor a directory (input.path).")
     if path.suffix.lower() == ".npy":
         return _open_npy
     hint = (
@@ -235,17 +247,24 @@ def _open_npy(path: str, array: str | None, orientation: Orientation) -> Columns
         mapped = _mapped(path)
     # a damaged header raises whatever it happens to break
     except Exception as error:
-        raise InputError(f"{path}: this cannot be read as a .npy file: {error}") from error
+        told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
+        raise InputError(told) from error
     return NpyColumns(path, orientation, *_checked(path, mapped.shape, mapped.dtype))
 
 
 def _mapped(path: str) -> NDArray[Any]:
     """Map a .npy file; unlike np.load, this takes nothing else for one."""
+    with Path(path).open("rb") as file:
+        check_header(file, Path(path).stat().st_size)
     mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
     return mapped
 
 
 def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Columns:
+    for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
+        if Path(path, name).exists() and not Path(path, name).is_file():
+            # A pipe may never end
+            raise InputError(f"{path}: its {name} is no regular file.")
     try:
         node = zarr.open(path, mode="r")
         if isinstance(node, zarr.Group):
@@ -254,6 +273,8 @@ def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Column
             raise InputError(
                 f"{path}: this is a single Zarr array; leave out input.array ({array!r})."
             )
+        found = ZarrColumns(path, orientation, *_checked(path, node.shape, node.dtype), node)
+        _check_chunks(node)
     except InputError:
         raise
     except FileNotFoundError:
@@ -262,9 +283,22 @@ def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Column
         ) from None
     # zarr raises whatever its metadata happens to break
     except Exception as error:
-        told = str(error) or type(error).__name__
-        raise InputError(f"{path}: this cannot be read as Zarr: {told}") from error
-    return ZarrColumns(path, orientation, *_checked(path, node.shape, node.dtype), node)
+        raise InputError(f"{path}: this cannot be read as Zarr: {reason(error)}") from error
+    return found
+
+
+def _check_chunks(array: zarr.Array[Any]) -> None:
+    """Raise ValueError where a single column would take an absurd amount of memory."""
+    numbers = math.prod(array.chunks)
+    if numbers < 1:
+        raise ValueError(f"its chunks {array.chunks} are empty")
+    decoded = numbers * array.dtype.itemsize
+    index = 16 * math.prod(array.shards) // numbers if array.shards else 0
+    if max(decoded, index) > _MOST_CHUNK_BYTES:
+        raise ValueError(
+            f"its chunks {array.chunks}, shards {array.shards}, take {max(decoded, index):,} bytes "
+            f"to read; store it in smaller ones, of up to {_MOST_CHUNK_BYTES:,}"
+        )
 
 
 def _member(path: str, group: zarr.Group, array: str | None) -> zarr.Array[Any]:
@@ -272,14 +306,15 @@ def _member(path: str, group: zarr.Group, array: str | None) -> zarr.Array[Any]:
         node = group.get(array)
         if isinstance(node, zarr.Array):
             return node
-        problem = f"there is no array {array!r}"
+        problem = f"there is no array {shown(array)!r}"
     else:
         matrices = [member for _, member in group.arrays() if member.ndim == 2]
         if len(matrices) == 1:
             return matrices[0]
         problem = f"{len(matrices) or 'none'} of its arrays could be X; name it with input.array"
-    held = ", ".join(f"{name} {member.shape}" for name, member in sorted(group.arrays()))
-    raise InputError(f"{path}: {problem}; the group holds {held or 'no array'}.")
+    held = [shown(f"{name} {member.shape}") for name, member in sorted(group.arrays())]
+    told = ", ".join([*held[:12], "…"] if len(held) > 12 else held) or "no array"
+    raise InputError(f"{path}: {problem}; the group holds {told}.")
 
 
 def _checked(
@@ -291,4 +326,6 @@ def _checked(
         raise InputError(
             f"{path}: X is of type {dtype}; it must hold real numbers of up to 64 bits."
         )
+    if math.prod(shape) * dtype.itemsize >= _LARGEST:
+        raise InputError(f"{path}: X of the shape {shape} would have more than 8 EiB.")
     return (shape[0], shape[1]), dtype

@@ -33,6 +33,8 @@ __all__ = [
     "StoreError",
     "TooLargeError",
     "UsageError",
+    "reason",
+    "shown",
 ]
 
 
@@ -94,3 +96,14 @@ class StoppedError(ColonnadeError):
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
         self.exit_status = 128 + signum
+
+
+def shown(text: str, most: int = 80) -> str:
+    """Fit a text that a file may have given us into a line, without control characters."""
+    text = text if text.isprintable() else repr(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def reason(error: BaseException) -> str:
+    """Tell in a line what an error says, whatever a damaged file has put into it."""
+    return shown(" ".join(str(error).split()) or type(error).__name__, 300)

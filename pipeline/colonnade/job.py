@@ -56,7 +56,7 @@ def _number(given: Any) -> float:
 
 def _path(given: Any) -> str:
     path = os.fspath(given) if isinstance(given, os.PathLike) else given
-    if not isinstance(path, str) or not path.strip() or re.search("[\0\ud800-\udfff]", path):
+    if not isinstance(path, str) or not path.strip() or _NO_PATH.search(path):
         raise ValueError("allowed: a path")
     if "://" in path:
         raise ValueError("allowed: a path on a local or mounted file system")
@@ -67,7 +67,8 @@ def _size(given: Any) -> int | Literal["auto"]:
     """Bytes from 'auto', 1048576, '64 MiB'."""
     if given == "auto":
         return "auto"
-    text = isinstance(given, str) and re.fullmatch(_SIZE, given)
+    # The length first: on spaces without end the pattern takes the square of their time
+    text = isinstance(given, str) and len(given) <= _LONGEST and re.fullmatch(_SIZE, given)
     size = parse_bytes(given) if text else given
     if isinstance(size, bool | str) or not isinstance(size, int | float):
         raise ValueError("allowed: auto, or bytes such as 67108864 or '64 MiB'")
@@ -137,8 +138,11 @@ def _listed(given: Any) -> Any:
     return given
 
 
+# Control characters, which an error message would send to a terminal, and halves of others
+_NO_PATH = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 # The same sizes as text for the job and for its JSON Schema
 _SIZE = r"\s*[0-9]+(\.[0-9]*)?([eE][0-9]{1,2})?\s*([kKmMgGtTpP][iI]?)?[bB]?\s*"
+_LONGEST = 40
 _LARGEST_SIZE = 2**63
 # Bits of the mantissa that are stored, less one: to keep all of them is no rounding
 _MANTISSA = {"float32": 22, "float64": 51}

@@ -14,10 +14,15 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from colonnade.errors import JobError
+from colonnade.errors import JobError, reason, shown
 from colonnade.job import Job
 
 __all__ = ["load_job"]
+
+# A job takes some hundreds of bytes; what has more than this would take time and memory
+_MOST_BYTES = 2**16
+_MOST_VALUES = 100_000
+_MOST_PROBLEMS = 20
 
 
 def load_job(source: str | Path | Mapping[str, Any] | Job, overrides: Iterable[str] = ()) -> Job:
@@ -60,12 +65,37 @@ def load_job(source: str | Path | Mapping[str, Any] | Job, overrides: Iterable[s
         problems += [f"{path}: {text}" for path, text in found if not _reported(path, unset)]
     if job is None or problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        more = len(problems) - _MOST_PROBLEMS
+        problems[_MOST_PROBLEMS:] = [f"and {more} more"] if more > 0 else []
         raise JobError("\n  ".join([f"{origin}: {count}", *problems]))
     return job
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its silent last-one-wins for a key that is written twice."""
+    """YAML without its silent last-one-wins for a key that is written twice.
+
+    And without aliases of aliases, a few lines of which stand for billions of values.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._values = 0
+        self._held: dict[int, int] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Count the values, those of an alias each time that it is written."""
+        before, aliased = self._values, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if aliased:
+            self._values += self._held.get(id(node), 0)
+        else:
+            self._values += 1
+            self._held[id(node)] = self._values - before
+        if self._values > _MOST_VALUES:
+            raise yaml.composer.ComposerError(
+                None, None, f"it stands for more than {_MOST_VALUES:,} values"
+            )
+        return node
 
 
 def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
@@ -74,7 +104,7 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value} is written twice", key.start_mark
+                    None, None, f"the key {shown(str(key.value))} is written twice", key.start_mark
                 )
             seen.add(key.value)
     return loader.construct_mapping(node, deep=True)
@@ -89,17 +119,23 @@ def _parsed(text: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     # PyYAML raises whatever !!int "", 2001-99-99 or a thousand brackets happen to break
     except Exception as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(told.replace('in "<unicode string>", ', "at ")) from error
+        raise ValueError(reason(error).replace('in "<unicode string>", ', "at ")) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        # A pipe or a device may never end
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no regular file")
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
+        text = content.decode()
     except FileNotFoundError:
         raise JobError(f"{path}: there is no such job file.") from None
     except (OSError, ValueError) as error:
-        raise JobError(f"{path}: this job file cannot be read: {error}") from None
+        raise JobError(f"{path}: this job file cannot be read: {reason(error)}") from None
     try:
         document = _parsed(text)
     except ValueError as error:
@@ -114,7 +150,7 @@ def _override(document: dict[str, Any], text: str) -> list[str]:
     """Apply one ``section.key=value``; return the problems it has."""
     dotted, equals, value = text.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
-    said = f"--set {_shown(text)}"
+    said = f"--set {shown(text)}"
     if not equals or not all(keys):
         return [f"{said}: expected section.key=value"]
     try:
@@ -146,7 +182,7 @@ def _each_text(value: Any, change: Callable[[str, str], str], path: str = "") ->
     return value
 
 
-_VARIABLE = re.compile(r"\$(?:(\$)|\{([^}]*)\})")
+_VARIABLE = re.compile(r"\$(?:(\$)|\{([^{}]*)\})")
 
 
 def _expanded(text: str, path: str, problems: list[str], unset: list[str]) -> str:
@@ -156,7 +192,7 @@ def _expanded(text: str, path: str, problems: list[str], unset: list[str]) -> st
         if match[1]:
             return "$"
         if match[2] not in os.environ:
-            problems.append(f"{path}: the environment has no variable {match[2]!r}")
+            problems.append(f"{path}: the environment has no variable {_brief(match[2])}")
             unset.append(path)
         return os.environ.get(match[2], "")
 
@@ -188,27 +224,21 @@ def _told(problem: ErrorDetails) -> tuple[str, str]:
         case "literal_error":
             told = _choice(given, context["expected"])
         case "value_error":
-            told = f"given {_brief(given)}; {context['error']}"
+            told = f"given {_brief(given)}; {shown(str(context['error']), 400)}"
         case "model_type":
             known = _known_keys(problem["loc"])
             told = f"given {_brief(given)}; expected a section with {', '.join(known)}"
         case _:
             told = f"given {_brief(given)}; {problem['msg'].lower()}"
     # no place where a key is no Unicode
-    return ".".join(_shown(str(part)) for part in location) or "keys", told
+    return ".".join(shown(str(part)) for part in location) or "keys", told
 
 
 def _brief(given: Any) -> str:
     try:
-        return _shown(repr(given))
+        return shown(repr(given))
     except ValueError:  # Python writes no integer of thousands of digits
         return "a number too long to show"
-
-
-def _shown(text: str) -> str:
-    """Fit a text into a line."""
-    text = text if text.isprintable() else repr(text)
-    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _choice(given: Any, expected: str) -> str:

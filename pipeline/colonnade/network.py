@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError, deserialize
 
 from colonnade.activations import Activation, activation
-from colonnade.errors import NetworkError, UsageError
+from colonnade.errors import NetworkError, UsageError, reason, shown
+from colonnade.npyheader import MAGIC, check_header
 
 __all__ = ["ARRAYS", "Network"]
 
@@ -77,8 +79,12 @@ class Network:
         dtype = _common_dtype(given)
         for name, array in given.items():
             converted = np.array(array, dtype, order="C")
-            if not np.isfinite(converted).all():
-                raise NetworkError(f"{name} holds NaN or infinite values; weights must be finite.")
+            wrong = converted.size - np.count_nonzero(np.isfinite(converted))
+            if wrong:
+                raise NetworkError(
+                    f"{name} holds NaN or infinite values, {wrong:,} of {converted.size:,}; "
+                    "weights must be finite."
+                )
             converted.flags.writeable = False
             object.__setattr__(self, name, converted)
         object.__setattr__(self, "activation", _as_activation(activation))
@@ -150,15 +156,22 @@ class Network:
                 f"{path}: the format {path.suffix or 'of a file without suffix'} is not known; "
                 f"weights are read from {' and '.join(_LOADERS)} files."
             )
-        if not path.is_file():
-            raise NetworkError(f"{path}: there is no such file (network.weights).")
-        arrays = loader(path)
         try:
-            chosen = _choose(arrays, dict(names) if names else None)
-            b1, b2 = chosen.get("b1"), chosen.get("b2")
-            return cls(chosen["W1"], b1, chosen["W2"], b2, activation)
-        except NetworkError as error:
-            raise NetworkError(f"{path}: {error}") from None
+            there = path.is_file()
+        except OSError as error:  # a name that is too long, say
+            raise NetworkError(f"{path}: {error.strerror} (network.weights).") from None
+        if not there:
+            raise NetworkError(f"{path}: there is no such file (network.weights).")
+        try:
+            arrays = loader(path)
+            try:
+                chosen = _choose(arrays, dict(names) if names else None)
+                b1, b2 = chosen.get("b1"), chosen.get("b2")
+                return cls(chosen["W1"], b1, chosen["W2"], b2, activation)
+            except NetworkError as error:
+                raise NetworkError(f"{path}: {error}") from None
+        except MemoryError:
+            raise NetworkError(f"{path}: these weights do not fit into the memory.") from None
 
 
 def _as_activation(given: str | Mapping[str, Any] | Activation) -> Activation:
@@ -181,7 +194,13 @@ def _as_array(name: str, given: ArrayLike | None) -> NDArray[Any]:
 
 
 def _described(arrays: Mapping[str, NDArray[Any]]) -> str:
-    return ", ".join(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+    return _listed(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
+
+
+def _listed(texts: Iterable[str]) -> str:
+    """Tell the first of a file's arrays: it may hold any number of them, under any names."""
+    told = [shown(text) for text in islice(texts, 13)]
+    return ", ".join(told if len(told) < 13 else [*told[:12], "…"])
 
 
 def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -227,10 +246,10 @@ def _choose(
                 f"network.names gives {', '.join(names)}; it must give W1 and W2, and may give b1 "
                 "and b2."
             )
-        absent = [f"{key} = {name!r}" for key, name in names.items() if name not in arrays]
+        absent = [f"{key} = {shown(name)!r}" for key, name in names.items() if name not in arrays]
         if absent:
             raise NetworkError(
-                f"network.names asks for {', '.join(absent)}; the file holds {', '.join(arrays)}."
+                f"network.names asks for {', '.join(absent)}; the file holds {_listed(arrays)}."
             )
         return {key: arrays[name] for key, name in names.items()}
     if not {"W1", "W2"} <= set(arrays):
@@ -240,7 +259,7 @@ def _choose(
     if not more:
         return {name: arrays[name] for name in ARRAYS if name in arrays}
     raise NetworkError(
-        f"besides W1, b1, W2 and b2 there is {', '.join(sorted(more))}: another layer, a scaling, "
+        f"besides W1, b1, W2 and b2 there is {_listed(sorted(more))}: another layer, a scaling, "
         f"a bias under another name? Without it this would be another network. "
         f"The file holds {_described(arrays)}. {_REMEDY}"
     )
@@ -272,16 +291,53 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
     raise NetworkError(f"the shapes fit {_SHAPES} in {fit}. {found} {_REMEDY}")
 
 
+# Weights hardly compress. Saved anew with np.savez, a file that does is read whatever its size.
+_ALWAYS_READ = 256 * 2**20
+_MOST_INFLATION = 20
+
+
+def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
+    """Raise ValueError where an archive of so many bytes claims much more than it holds."""
+    entries = archive.infolist()
+    names = Counter(entry.filename.removesuffix(".npy") for entry in entries)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ValueError(f"it holds {_listed(twice)} more than once")
+    inflated = sum(entry.file_size for entry in entries)
+    if inflated > max(_ALWAYS_READ, _MOST_INFLATION * size):
+        raise ValueError(
+            f"it has {size:,} bytes and would unpack to {inflated:,}; if that is meant, save it "
+            "uncompressed, with np.savez"
+        )
+    for entry in entries:
+        # The other methods unpack to any size at once, whatever size the entry claims
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{shown(entry.filename)} is compressed as np.savez does not")
+        with archive.open(entry) as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                continue
+            file.seek(0)
+            try:
+                check_header(file, entry.file_size)
+            except ValueError as error:
+                raise ValueError(f"{shown(entry.filename)}: {error}") from error
+
+
 def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
     try:
         # np.load takes what is no zip for a pickle, and leaves a damaged one open
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no zip archive, or not a whole one")
+        with zipfile.ZipFile(path) as entries:
+            _check_entries(entries, path.stat().st_size)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return {name: np.asarray(archive[name]) for name in archive.files}
+    except MemoryError:
+        raise
     # zipfile and zlib raise whatever the damage happens to break
     except Exception as error:
-        raise NetworkError(f"{path}: this cannot be read as a .npz archive: {error}") from error
+        told = f"{path}: this cannot be read as a .npz archive: {reason(error)}"
+        raise NetworkError(told) from error
 
 
 _SAFETENSORS = {
@@ -291,11 +347,23 @@ _SAFETENSORS = {
 }  # fmt: skip
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        raise ValueError("a key of its header is written twice")
+    return keys
+
+
 def _load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     arrays = {}
     try:
+        content = path.read_bytes()
+        tensors = deserialize(content)  # type: ignore[no-untyped-call]
+        # of a key that is written twice, deserialize takes the last, other readers the first
+        end = 8 + int.from_bytes(content[:8], "little")
+        json.loads(content[8:end], object_pairs_hook=_unique)
         # in no order of its own
-        for name, tensor in sorted(deserialize(path.read_bytes())):  # type: ignore[no-untyped-call]
+        for name, tensor in sorted(tensors):
             if tensor["dtype"] == "BF16":
                 # NumPy has no bfloat16; it is the upper half of a float32
                 array = (np.frombuffer(tensor["data"], "<u2").astype("<u4") << 16).view("<f4")
@@ -305,7 +373,8 @@ def _load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
                 raise ValueError(f"{name} is of type {tensor['dtype']}")
             arrays[name] = array.reshape(tensor["shape"])
     except (OSError, SafetensorError, ValueError) as error:
-        raise NetworkError(f"{path}: this cannot be read as safetensors: {error}") from error
+        told = f"{path}: this cannot be read as safetensors: {reason(error)}"
+        raise NetworkError(told) from error
     return arrays
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import xarray as xr
 
-from colonnade.errors import IncompleteError
+from colonnade.errors import IncompleteError, StoreError, reason
 from colonnade.store import Store
 
 __all__ = ["open"]
@@ -37,5 +37,9 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
             "and it is " + status.state + "; missing ones read as NaN. Finish it with the command "
             "that made it (colonnade run), or open it as it is with incomplete=True."
         )
-    dataset: xr.Dataset = xr.open_zarr(str(path), consolidated=False)
+    try:
+        dataset: xr.Dataset = xr.open_zarr(str(path), consolidated=False)
+    # xarray decodes attributes too, and raises whatever damaged ones happen to break
+    except Exception as error:
+        raise StoreError(f"{path}: xarray cannot open this store: {reason(error)}") from error
     return dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -219,15 +220,15 @@ def _check(job: Job) -> _Checked:
         raise InputError(_shapes_side_by_side(job, network, columns))
     try:
         return _Checked(job, network, columns, input_record(columns))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
 
 
 def _refuse_overlap(job: Job) -> None:
     """Refuse to write where the run reads: --overwrite would delete its own input."""
-    output = Path(job.output.path).resolve()
+    output = Path(os.path.realpath(job.output.path))  # Path.resolve fails at a loop of links
     for key, path in (("input.path", job.input.path), ("network.weights", job.network.weights)):
-        read = Path(path).resolve()
+        read = Path(os.path.realpath(path))
         if read == output or read in output.parents or output in read.parents:
             raise StoreError(
                 f"output.path {output} and {key} {read} overlap: the output must lie apart from "

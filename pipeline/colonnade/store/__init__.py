@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from colonnade.columns import Columns, open_columns
-from colonnade.errors import StoreError
+from colonnade.errors import StoreError, reason, shown
 from colonnade.job import Job
-from colonnade.layout import Grid
+from colonnade.layout import Grid, Shapes, make_arrays
 from colonnade.network import ARRAYS, Network
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
@@ -34,6 +34,7 @@ from colonnade.store.record import (
     NetworkRecord,
     Record,
     Status,
+    grid_problem,
     input_record,
     network_record,
     versions,
@@ -50,6 +51,9 @@ __all__ = [
 ]
 
 KEY = "colonnade"
+# Ours take some kilobytes
+_MOST_METADATA = 16 * 2**20
+_REMEDY = "Restore it from a copy, or delete it and run its job again."
 
 
 class Store:
@@ -85,12 +89,16 @@ class Store:
             Something else is there.
         """
         place = Path(path)
-        if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-            return None
         foreign = f"{path}: this is no store of colonnade"
+        try:
+            if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+                return None
+        except OSError as error:  # a name that is too long, say
+            raise StoreError(f"{foreign}: {error.strerror}.") from None
         if not place.is_dir():
             raise StoreError(f"{foreign}, but a file.")
         try:
+            _check_document(place)
             group = zarr.open_group(str(path), mode="r+", use_consolidated=False)
             attributes = group.attrs.asdict()
         # zarr raises whatever damaged metadata happens to break
@@ -101,17 +109,48 @@ class Store:
         made = attributes[KEY]
         if isinstance(made, Mapping) and made.get("format") != FORMAT:
             raise StoreError(
-                f"{path}: the store has format {made.get('format')!r}; this version of colonnade "
-                f"reads format {FORMAT}."
+                f"{path}: the store has format {shown(repr(made.get('format')))}; this version of "
+                f"colonnade reads format {FORMAT}."
             )
         try:
             record = Record.model_validate(made)
         except ValidationError as error:
-            where = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
+            where = ", ".join(
+                shown(
+                    f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}", 200
+                )
+                for e in error.errors()[:5]
+            )
             raise StoreError(
-                f"{path}: the store's attribute {KEY!r} is damaged: {where}."
+                f"{path}: the store's attribute {KEY!r} is damaged: {where}. {_REMEDY}"
             ) from error
-        return cls(str(path), group, record)
+        store = cls(str(path), group, record)
+        store._check()
+        return store
+
+    def _check(self) -> None:
+        """Refuse arrays that are not those of which the store's record tells."""
+        record, output = self.record, self.record.job.output
+        network = record.network
+        shapes = Shapes(record.grid.columns, network.inputs, network.hidden, network.outputs)
+        plans = make_arrays(shapes, output.products, output.dtype, record.grid)
+        damaged = f"{self.path}: the store's attribute {KEY!r} is damaged"
+        if record.input.columns != record.grid.columns:
+            raise StoreError(f"{damaged}: input.columns are not grid.columns. {_REMEDY}")
+        if record.arrays != tuple(plan.name for plan in plans if plan.per_block):
+            raise StoreError(f"{damaged}: arrays are not those of its products. {_REMEDY}")
+        dtype = "float64" if self._array("W1").dtype == np.float64 else "float32"
+        for plan in (*plans, *arrays.weights_plans(shapes, dtype)):
+            array = self._array(plan.name)
+            try:
+                problem = arrays.disagreement(array, plan, output)
+            except NotImplementedError as error:  # of chunks in no regular grid
+                problem = _reason(error)
+            if problem:
+                raise StoreError(
+                    f"{self.path}: the store is damaged: its array {plan.name} "
+                    f"{shown(problem, 300)}, as its attribute {KEY!r} tells. {_REMEDY}"
+                )
 
     @classmethod
     def create(
@@ -130,6 +169,12 @@ class Store:
             The place cannot be written to, or holds something else than a store.
         """
         place = Path(job.output.path)
+        problem = grid_problem(plan.grid)
+        if problem:
+            raise StoreError(
+                f"{place}: the store cannot be made: {problem}. Raise output.block_size and "
+                "output.chunk_size."
+            )
         record = Record(
             state="writing",
             id=uuid.uuid4().hex,
@@ -183,7 +228,7 @@ class Store:
         try:
             document = json.loads((Path(self.path) / "zarr.json").read_bytes())
             return bool(document["attributes"][KEY]["id"] == self.record.id)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             return False
 
     def status(self) -> Status:
@@ -221,9 +266,16 @@ class Store:
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
-            array = self._group.get(name)
+            try:
+                _check_document(Path(self.path) / name)
+                array = self._group.get(name)
+            # zarr raises whatever damaged metadata happens to break
+            except Exception as error:
+                raise StoreError(
+                    f"{self.path}: the store's array {name} is damaged: {_reason(error)}. {_REMEDY}"
+                ) from error
             if not isinstance(array, zarr.Array):
-                raise StoreError(f"{self.path}: the store has no array {name!r}.")
+                raise StoreError(f"{self.path}: the store has no array {name!r}. {_REMEDY}")
             # Else a block of zeros (saturated slopes) would leave no key, and never be done
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
@@ -233,6 +285,15 @@ class Store:
             raise StoreError(f"{self.path}: another run has made the store anew.")
         self.record = self.record.model_copy(update=changes)
         self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
+
+
+def _check_document(directory: Path) -> None:
+    """Raise ValueError where reading a node's metadata would take for ever, or all memory."""
+    path = directory / "zarr.json"
+    if path.exists() and not path.is_file():
+        raise ValueError("its zarr.json is no regular file")
+    if path.exists() and path.stat().st_size > _MOST_METADATA:
+        raise ValueError(f"its zarr.json has more than {_MOST_METADATA:,} bytes")
 
 
 def _make(path: Path, plan: Plan, network: Network, record: Record) -> None:
@@ -270,4 +331,4 @@ def _now() -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error) or type(error).__name__).rstrip(".")
+    return reason(error).rstrip(".")

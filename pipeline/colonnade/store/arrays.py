@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,19 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 
 from colonnade.job import OutputSettings
-from colonnade.layout import ArrayPlan
+from colonnade.layout import ArrayPlan, Shapes
 from colonnade.shards import ShardBuffer, ShardLayout
 
-__all__ = ["clear_orphans", "create", "create_weights", "make_buffer", "present", "write"]
+__all__ = [
+    "clear_orphans",
+    "create",
+    "create_weights",
+    "disagreement",
+    "make_buffer",
+    "present",
+    "weights_plans",
+    "write",
+]
 
 _Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
 _ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -97,6 +107,39 @@ def create_weights(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
     array[...] = values
 
 
+def weights_plans(shapes: Shapes, dtype: str) -> list[ArrayPlan]:
+    """How the four arrays of a network of these sizes are stored."""
+    sizes = {"hidden": shapes.m, "input": shapes.n, "output": shapes.q}
+    plans = []
+    for name, dimensions in _WEIGHT_DIMENSIONS.items():
+        shape = tuple(sizes[dimension] for dimension in dimensions)
+        plans.append(ArrayPlan(name, shape, shape, shape, dimensions, dtype, per_block=False))
+    return plans
+
+
+def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings) -> str | None:
+    """Say in what an array is not the one that was planned, if it is not."""
+    metadata: Any = array.metadata
+    compressed = output.compression != "none" and plan.per_block
+    pairs = {
+        "shape": (array.shape, plan.shape),
+        "shards": (array.shards or array.chunks, plan.shards),
+        "chunks": (array.chunks, plan.chunks),
+        "dimensions": (metadata.dimension_names, plan.dimensions),
+        "type": (str(array.dtype), plan.dtype),
+        "fill value": (str(array.fill_value), "nan"),
+    }
+    for what, (found, expected) in pairs.items():
+        if found != expected:
+            return f"has the {what} {found}, not {expected}"
+    if not is_raw(array, compressed=compressed):
+        return f"has other codecs than those of compression {output.compression}"
+    weights = plan.name in _WEIGHT_DIMENSIONS
+    if metadata.encode_chunk_key((0,)) != ("c/0" if weights else "c.0"):
+        return "has its chunks under other names"
+    return None
+
+
 def make_buffer(array: zarr.Array[Any]) -> ShardBuffer:
     """Make a buffer for one shard of an array."""
     return ShardBuffer(layout(array), fill=np.nan)
@@ -121,8 +164,9 @@ def present(array: zarr.Array[Any]) -> set[int]:
     """Find the blocks whose shard of an array is there: one listing of its keys."""
     keys = zarr.core.sync.sync(_list(array))
     shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
-    encode = array.metadata.encode_chunk_key
-    return {block for block in range(shards) if encode(_key(array, block)) in keys}
+    name = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
+    found = (int(match[1]) for match in map(name.fullmatch, keys) if match)
+    return {block for block in found if block < shards}
 
 
 def clear_orphans(array: zarr.Array[Any]) -> None:
@@ -136,16 +180,23 @@ def _key(array: zarr.Array[Any], block: int) -> tuple[int, ...]:
     return (block, *(0,) * (array.ndim - 1))
 
 
-def is_raw(array: zarr.Array[Any]) -> bool:
-    """Whether the array's chunks are its numbers and a crc32c, as `shards` lays them out."""
+def is_raw(array: zarr.Array[Any], *, compressed: bool = False) -> bool:
+    """Whether the array's chunks are its numbers and a crc32c, as `shards` lays them out.
+
+    Or, if they are to be compressed, that with Blosc between the two.
+    """
     metadata: Any = array.metadata.to_dict()
     codecs = list(metadata["codecs"])
     raw = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
     if array.shards is not None:
         inner = codecs[0]["configuration"]
-        ends = inner["index_location"] == "end" and list(inner["index_codecs"]) == raw
-        return ends and list(inner["codecs"]) == raw
-    return codecs == raw
+        if inner["index_location"] != "end" or list(inner["index_codecs"]) != raw:
+            return False
+        codecs = list(inner["codecs"])
+    if compressed and [codec["name"] for codec in codecs] == ["bytes", "blosc", "crc32c"]:
+        del codecs[1]
+        return codecs == raw
+    return codecs == raw and not compressed
 
 
 def layout(array: zarr.Array[Any]) -> ShardLayout:

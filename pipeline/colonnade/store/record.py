@@ -6,9 +6,9 @@ import platform
 from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from colonnade.columns import Columns
 from colonnade.job import Job
@@ -21,12 +21,35 @@ __all__ = [
     "NetworkRecord",
     "Record",
     "Status",
+    "grid_problem",
     "input_record",
     "network_record",
     "versions",
 ]
 
 FORMAT: Literal[1] = 1
+_MOST_COLUMNS = 2**60
+# Each is a file, a task, and a number in the list of what is missing; a chunk, a piece for xarray
+_MOST_BLOCKS = _MOST_CHUNKS = 10**7
+
+
+def grid_problem(grid: Grid) -> str | None:
+    """Say what makes a grid unusable, if anything does."""
+    if not 1 <= grid.chunk_columns <= grid.block_columns <= grid.columns <= _MOST_COLUMNS:
+        return "its sizes must be 1 ≤ chunk_columns ≤ block_columns ≤ columns ≤ 2⁶⁰"
+    if grid.block_columns % grid.chunk_columns:
+        return "block_columns must be a multiple of chunk_columns"
+    chunks = -(-grid.columns // grid.chunk_columns)
+    if grid.blocks > _MOST_BLOCKS or chunks > _MOST_CHUNKS:
+        return f"{grid.blocks:,} blocks in {chunks:,} chunks are more than {_MOST_BLOCKS:,}"
+    return None
+
+
+def _usable(grid: Grid) -> Grid:
+    problem = grid_problem(grid)
+    if problem:
+        raise ValueError(problem)
+    return grid
 
 
 class NetworkRecord(BaseModel):
@@ -34,9 +57,9 @@ class NetworkRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     fingerprint: str
-    inputs: int
-    hidden: int
-    outputs: int
+    inputs: PositiveInt
+    hidden: PositiveInt
+    outputs: PositiveInt
 
 
 class InputRecord(BaseModel):
@@ -64,13 +87,14 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
     format: Literal[1] = FORMAT
     state: Literal["writing", "complete"]
-    id: str
+    # A part of file names
+    id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     created: str
     finished: str | None = None
     job: Job
     network: NetworkRecord
     input: InputRecord
-    grid: Grid
+    grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
     versions: dict[str, str]
 

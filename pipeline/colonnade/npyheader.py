@@ -1,0 +1,57 @@
+"""The header of a .npy file, held against the bytes that are there.
+
+NumPy asks for the memory that a header claims, and only then looks whether there is anything to
+put into it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import IO
+
+import numpy as np
+
+__all__ = ["MAGIC", "check_header"]
+
+MAGIC: bytes = np.lib.format.MAGIC_PREFIX
+
+# NumPy's own limit, which it applies to a header that it has read whole
+_LONGEST = 10_000
+
+
+def check_header(file: IO[bytes], size: int) -> None:
+    """Refuse a header that claims more than there is.
+
+    Parameters
+    ----------
+    file
+        At the first byte of the .npy.
+    size
+        Bytes that it has.
+
+    Raises
+    ------
+    ValueError
+        The header claims more numbers than `size` bytes hold, or is none. Others are raised too:
+        a damaged header breaks what it happens to break.
+    """
+    version = np.lib.format.read_magic(file)
+    length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    if length > _LONGEST:
+        raise ValueError(f"its header has {length:,} bytes, where some hundred are usual")
+    # From version to version the length grows, and the encoding of the names of fields changes
+    header = length.to_bytes(4, "little") + file.read(length)
+    try:
+        shape, _, dtype = np.lib.format.read_array_header_2_0(io.BytesIO(header))
+    except (MemoryError, RecursionError):  # of Python's parser
+        raise ValueError("its header is nested too deeply") from None
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header claims a negative length, {shape}")
+    claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
+    # Python objects are pickled, in any number of bytes; whoever reads on refuses those
+    if claimed > there and not dtype.hasobject:
+        raise ValueError(
+            f"its header claims {shape} numbers of type {dtype}, {claimed:,} bytes, and only "
+            f"{there:,} are there"
+        )

@@ -1,0 +1,369 @@
+"""Weights and X that mean harm: no pickle is loaded, no memory asked for, no header believed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import colonnade as cn
+from colonnade import Network
+from colonnade.columns import open_columns
+from support import N, P, allowed, frugal_refusal, make_columns, snapshot
+
+# A .npy of four float32, for W1 and W2 with n = m = q = 2
+SQUARE = {"descr": "'<f4'", "fortran_order": "False", "shape": "(2, 2)"}
+
+
+def npy(data: bytes = bytes(16), **changes: str) -> bytes:
+    said = ", ".join(f"'{key}': {value}" for key, value in (SQUARE | changes).items())
+    header = f"{{{said}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+
+def long_header(version: int, length: int) -> bytes:
+    return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<I", length) + npy()[10:]
+
+
+# What is wrong with a header, and what is said of it; both as weights and as X
+HEADERS: list[tuple[bytes, str]] = [
+    (npy(shape="(2, 3)"), "claims (2, 3) numbers of type float32, 24 bytes, and only 16 are there"),
+    (npy(shape="(100000, 200000)"), "80,000,000,000 bytes, and only 16 are there"),
+    (npy(shape="(10000000000, 10000000000)"), "and only 16 are there"),
+    (npy(shape="(4294967296, 4294967296)"), "and only 16 are there"),
+    (npy(shape="(-2, -2)"), "claims a negative length"),
+    (npy(shape="(2.0, 2)"), "shape is not valid"),
+    (npy(shape="4"), "shape is not valid"),
+    (npy(shape="(10**9, 10**9)"), "malformed node"),
+    (npy(shape="(" * 300 + ")" * 300), "cannot be read"),
+    (npy(shape="-" * 9000 + "1"), "nested too deeply"),
+    (npy(shape="1" * 5000), "cannot be read"),
+    (npy(shape="'\x1b[2J'"), "shape is not valid"),
+    (npy(descr="'O'"), "bject"),
+    (npy(descr="'<c8'", shape="(2, 1)"), "is of type complex64"),
+    (npy(descr="'<c8'"), "claims (2, 2) numbers of type complex64"),
+    (npy(descr="[('a', '<f4')]"), "is of type [('a', '<f4')]"),
+    (npy(descr="[('a', 'O')]"), "bject"),
+    (npy(descr="'<U1'", shape="(2, 2)"), "is of type <U1"),
+    (npy(descr="'V0'", shape="(1000000, 1000000)"), "|V0"),
+    (npy(descr="'(1000000,1000000)f4'"), "cannot be read"),
+    (npy(descr="'V99999999999'"), "is not a valid dtype"),
+    (npy(descr="'" + "x" * 5000 + "'"), "is not a valid dtype"),
+    (npy(descr="__import__('os').mkdir('pwned')"), "malformed node"),
+    (npy(fortran_order="3"), "fortran_order is not a valid bool"),
+    (npy(shape="(0, 2)", data=b""), "mpty"),
+    (long_header(2, 2**32 - 1), "header has 4,294,967,295 bytes"),
+    (long_header(3, 2**31), "header has 2,147,483,648 bytes"),
+    (long_header(9, 80), "cannot be read"),
+    (npy()[:30], "cannot be read"),
+    (npy()[:-1], "only 15 are there"),
+    (b"\x93NUMPY", "cannot be read"),
+]
+
+
+@pytest.mark.parametrize(("content", "told"), HEADERS, ids=lambda value: str(value)[-30:])
+def test_npy_headers(tmp_path, monkeypatch, content: bytes, told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("X.npy").write_bytes(content)
+    assert told in frugal_refusal(lambda: open_columns("X.npy"))
+    with zipfile.ZipFile("w.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("W1.npy", content)
+        archive.writestr("W2.npy", npy())
+    assert told in frugal_refusal(lambda: Network.load("w.npz", "tanh"))
+    assert list(snapshot(tmp_path)) == ["X.npy", "w.npz"]
+
+
+def test_sound_headers(tmp_path) -> None:
+    """What the refused ones are variations of; big-endian and Fortran order are no fault."""
+    data = np.arange(4, dtype=">f4").tobytes()
+    for content in (npy(data, descr="'>f4'"), npy(data, descr="'>f4'", fortran_order="True")):
+        (tmp_path / "X.npy").write_bytes(content)
+        with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+            archive.writestr("W1.npy", content)
+            archive.writestr("W2.npy", npy())
+        X = np.load(tmp_path / "X.npy")
+        np.testing.assert_array_equal(open_columns(tmp_path / "X.npy").read(0, 2), X)
+        np.testing.assert_array_equal(Network.load(tmp_path / "w.npz", "tanh").W1, X)
+
+
+class Evil:
+    """Unpickled, it makes a directory."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("pwned",)
+
+
+Zip = Callable[[zipfile.ZipFile], None]
+
+
+def entry(name: str, data: bytes, **changes: Any) -> Zip:
+    """An entry of which the archive tells something else than the truth."""
+
+    def write(archive: zipfile.ZipFile) -> None:
+        info = zipfile.ZipInfo(name)
+        archive.writestr(info, data)
+        for key, value in changes.items():
+            setattr(info, key, value)
+
+    return write
+
+
+DEFLATED = zlib.compress(npy(), wbits=-15)
+PICKLE = pickle.dumps(Evil())
+
+
+@pytest.mark.parametrize(
+    ("first", "told"),
+    [
+        (entry("W1.npy", npy(PICKLE, descr="'O'")), "Object arrays cannot be loaded"),
+        (entry("W1.npy", PICKLE), "W1 () |S"),
+        (entry("W1.pkl", PICKLE), "W1.pkl () |S"),
+        (entry("W2.npy", npy()), "it holds W2 more than once"),
+        (entry("W2", npy()), "it holds W2 more than once"),
+        (entry("../../etc/passwd.npy", npy()), "../../etc/passwd (2, 2) float32"),
+        (entry("/W1.npy", npy()), "/W1 (2, 2) float32"),
+        (entry("\x1b[2J.npy", npy()), "'\\x1b[2J (2, 2) float32'"),
+        (entry("x" * 60_000, npy()), "x" * 70),
+        (entry("W1.npy", npy(), file_size=10**12), "would unpack to 1,000,000,000,"),
+        (entry("W1.npy", npy(), file_size=2**60, compress_size=2**60), "would unpack to"),
+        (entry("W1.npy", DEFLATED, compress_type=8, file_size=10**12), "would unpack to"),
+        (entry("W1.npy", DEFLATED, compress_type=8, file_size=40), "cannot be read"),
+        (entry("W1.npy", DEFLATED, compress_type=12, file_size=80), "as np.savez does not"),
+        (entry("W1.npy", DEFLATED, compress_type=14, file_size=80), "as np.savez does not"),
+        (entry("W1.npy", DEFLATED, compress_type=99, file_size=80), "as np.savez does not"),
+        (entry("W1.npy", b"garbage", compress_type=8, file_size=80), "cannot be read"),
+        (entry("W1.npy", npy(), CRC=1), "Bad CRC-32"),
+        (entry("W1.npy", npy(), flag_bits=1), "encrypted"),
+        (entry("W1.npy", npy(), header_offset=2**40), "cannot be read"),
+    ],
+)
+def test_archives(tmp_path, monkeypatch, first: Zip, told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("w.npz", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zipfile's, of a name that is there already
+        archive.writestr("W2.npy", npy())
+        first(archive)
+    assert told in frugal_refusal(lambda: Network.load("w.npz", "tanh"))
+    assert list(snapshot(tmp_path)) == ["w.npz"]
+
+
+def test_an_archive_of_very_many_arrays(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.npz", "w") as archive:
+        for i in range(1000):
+            archive.writestr(f"{i}.npy", npy())
+    assert "…" in frugal_refusal(lambda: Network.load(tmp_path / "w.npz", "tanh"))
+
+
+def test_weights_that_compress_well_are_read(tmp_path) -> None:
+    """Zeros, as of a pruned network: a thousandth of their size is no bomb by itself."""
+    W1, W2 = np.zeros((1024, 1024), np.float32), np.ones((1, 1024), np.float32)
+    np.savez_compressed(tmp_path / "w.npz", W1=W1, W2=W2)
+    assert (tmp_path / "w.npz").stat().st_size < W1.nbytes / 500
+    assert Network.load(tmp_path / "w.npz", "tanh").n == 1024
+
+
+def tensor(start: int, stop: int, shape: Any = (2, 2), dtype: Any = "F32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+def twice(name: str) -> bytes:
+    other = json.dumps(tensor(0, 16))
+    return (
+        f'{{"W1": {other}, "{name}": {json.dumps(tensor(16, 32))}, "W2": '.encode()
+        + (json.dumps(tensor(16, 32)) + "}").encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "told"),
+    [
+        ({"W1": tensor(0, 16), "W2": tensor(0, 16)}, "invalid offset"),
+        ({"W1": tensor(0, 16), "W2": tensor(8, 32)}, "invalid offset"),
+        ({"W1": tensor(0, 16), "W2": tensor(20, 36)}, "invalid offset"),
+        ({"W1": tensor(0, 16), "W2": tensor(16, 2**40)}, "cannot be read"),
+        ({"W1": tensor(0, 16), "W2": tensor(16, 2**70)}, "cannot be read"),
+        ({"W1": tensor(16, 0), "W2": tensor(16, 32)}, "cannot be read"),
+        ({"W1": tensor(-16, 16), "W2": tensor(16, 32)}, "cannot be read"),
+        ({"W1": tensor(0, 16, [2, 3]), "W2": tensor(16, 32)}, "cannot be read"),
+        ({"W1": tensor(0, 16, [2**33, 2**33]), "W2": tensor(16, 32)}, "cannot be read"),
+        ({"W1": tensor(0, 0, [0, 2**62]), "W2": tensor(0, 32, [2, 4])}, "cannot be read"),
+        ({"W1": tensor(0, 16, [-2, -2]), "W2": tensor(16, 32)}, "cannot be read"),
+        ({"W1": tensor(0, 16, dtype="F33"), "W2": tensor(16, 32)}, "cannot be read"),
+        ({"W1": tensor(0, 16, [2, 1], "C64"), "W2": tensor(16, 32)}, "W1 is of type C64"),
+        ({"W1": tensor(0, 16, [4], dtype=None), "W2": tensor(16, 32)}, "cannot be read"),
+        ({"W1": 3, "W2": tensor(16, 32)}, "cannot be read"),
+        ({"__metadata__": [], "W1": tensor(0, 16), "W2": tensor(16, 32)}, "cannot be read"),
+        ({"W1": tensor(0, 16), "\x1b[2J": tensor(16, 32)}, "'\\x1b[2J (2, 2) float32'"),
+        ({str(i): tensor(0, 0, [0]) for i in range(3000)} | {"a": tensor(0, 32, [8])}, "…"),
+        (twice("W2"), "a key of its header is written twice"),
+        (twice("W1"), "cannot be read"),
+        (b"[" * 100_000, "cannot be read"),
+        (b'{"a": ' * 5000 + b"1" + b"}" * 5000, "cannot be read"),
+        (b"\xff" * 100, "cannot be read"),
+        (b"{} garbage", "cannot be read"),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_safetensors(tmp_path, header: Any, told: str) -> None:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(32))
+    assert told in frugal_refusal(lambda: Network.load(path, "tanh"))
+
+
+@pytest.mark.parametrize("length", [0, 7, 2**16, 99_000_000, 2**40, 2**63, 2**64 - 1])
+def test_safetensors_with_a_header_of_another_length(tmp_path, length: int) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(struct.pack("<Q", length) + b'{"W1": 1}')
+    frugal_refusal(lambda: Network.load(path, "tanh"))
+
+
+@settings(max_examples=100)
+@given(data=st.data(), suffix=st.sampled_from([".npz", ".safetensors"]))
+def test_any_bytes_in_the_place_of_weights(tmp_path_factory, data, suffix: str) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    if suffix == ".npz":
+        np.savez(path, W1=np.ones((2, 2)), W2=np.ones((1, 2)))
+    else:
+        said = json.dumps({"W1": tensor(0, 16), "W2": tensor(16, 32)}).encode()
+        path.write_bytes(struct.pack("<Q", len(said)) + said + bytes(32))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        stop = start + data.draw(st.integers(0, 8))
+        content[start:stop] = data.draw(st.binary(max_size=8))
+    path.write_bytes(content)
+    allowed(lambda: Network.load(path, "tanh"))
+
+
+# X in Zarr
+
+META = {2: ".zarray", 3: "zarr.json"}
+
+
+def save(path: Path, version: int, **options: Any) -> Path:
+    shutil.rmtree(path, ignore_errors=True)
+    zarr.create_array(path, data=make_columns(), chunks=(N, 50), zarr_format=version, **options)
+    return path
+
+
+def grid(*shape: int) -> dict[str, Any]:
+    chunks = {"name": "regular", "configuration": {"chunk_shape": shape}}
+    return {"chunk_grid": chunks}
+
+
+def shard(*shape: int) -> list[dict[str, Any]]:
+    raw = [{"name": "bytes", "configuration": {"endian": "little"}}]
+    inner = {"chunk_shape": shape, "codecs": raw, "index_codecs": raw, "index_location": "end"}
+    return [{"name": "sharding_indexed", "configuration": inner}]
+
+
+@pytest.mark.parametrize(
+    ("version", "changes", "told"),
+    [
+        (3, grid(N, 10**12), "take 20,000,000,000,000 bytes to read; store it in smaller ones"),
+        (3, grid(10**12, 10**12), "bytes to read"),
+        (3, grid(N, 10**9) | {"codecs": shard(1, 1)}, "take 80,000,000,000 bytes to read"),
+        (3, grid(N, 0), "X.zarr: "),
+        (3, grid(N, -1), "cannot be read as Zarr"),
+        (3, grid(N), "cannot be read as Zarr"),
+        (3, {"chunk_grid": {"name": "nope"}}, "cannot be read as Zarr"),
+        (3, {"codecs": [{"name": "nope"}]}, "nope"),
+        (3, {"codecs": [{"name": "numcodecs.pickle", "configuration": {}}]}, "pickle"),
+        (3, {"codecs": []}, "cannot be read as Zarr"),
+        (3, {"shape": [N, 10**30]}, "more than 8 EiB"),
+        (3, {"shape": [N, -1]}, "cannot be read as Zarr"),
+        (3, {"shape": [N, "a"]}, "cannot be read as Zarr"),
+        (3, {"shape": None}, "cannot be read as Zarr"),
+        (3, {"data_type": "float99"}, "cannot be read as Zarr"),
+        (3, {"data_type": "complex64", "fill_value": [0, 0]}, "is of type complex64"),
+        (3, {"fill_value": "x" * 5000}, "cannot be read as Zarr"),
+        (3, {"zarr_format": 99}, "cannot be read as Zarr"),
+        (3, {"node_type": "\x1b[2J" * 99}, "X.zarr: "),
+        (2, {"chunks": [N, 10**12]}, "take 20,000,000,000,000 bytes to read"),
+        (2, {"chunks": [N, 0]}, "X.zarr: "),
+        (2, {"compressor": {"id": "nope"}}, "nope"),
+        (2, {"compressor": {"id": "pickle"}}, "pickle"),
+        (2, {"filters": [{"id": "pickle"}]}, "pickle"),
+        (2, {"filters": [{"id": "delta", "dtype": "<f4"}, {"id": "pickle"}]}, "pickle"),
+        (2, {"dtype": "|O", "filters": [{"id": "pickle"}]}, "X.zarr: "),
+        (2, {"dtype": "|O", "filters": [{"id": "vlen-utf8"}]}, "X.zarr: X is of type"),
+        (2, {"dtype": [["a", "<f4"]]}, "X.zarr: "),
+        (2, {"shape": [10**20, 10**20]}, "more than 8 EiB"),
+    ],
+    ids=str,
+)
+def test_zarr_metadata(tmp_path, monkeypatch, job, version, changes, told: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = save(tmp_path / "X.zarr", version)
+    document = path / META[version]
+    document.write_text(json.dumps(json.loads(document.read_text()) | changes))
+    for chunk in [*path.glob("c/0/*"), *path.glob("0.*")]:
+        chunk.write_bytes(PICKLE)
+    before = snapshot(path)
+    # A mention in the path is none
+    said = frugal_refusal(lambda: cn.plan(job(input={"path": str(path)})))
+    assert told in said.replace(str(tmp_path), "")
+    assert snapshot(path) == before
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000, b'{"zarr_format": 3}', b"3" * 10_000],
+)
+def test_zarr_metadata_that_is_none(tmp_path, version: int, content: bytes) -> None:
+    path = save(tmp_path / "X.zarr", version)
+    (path / META[version]).write_bytes(content)
+    frugal_refusal(lambda: open_columns(path))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_zarr_metadata_from_a_pipe(tmp_path, version: int) -> None:
+    path = save(tmp_path / "X.zarr", version)
+    (path / META[version]).unlink()
+    os.mkfifo(path / META[version])
+    assert "is no regular file" in frugal_refusal(lambda: open_columns(path))
+
+
+@pytest.mark.parametrize("compressors", [None, "auto"])
+@settings(max_examples=60)
+@given(data=st.data(), version=st.sampled_from([2, 3]))
+def test_damaged_zarr_chunks(tmp_path_factory, compressors: Any, data, version: int) -> None:
+    """What is wrong is told, or is a number like any other."""
+    path = save(tmp_path_factory.getbasetemp() / "X.zarr", version, compressors=compressors)
+    chunk = path / ("c/0/0" if version == 3 else "0.0")
+    content = bytearray(chunk.read_bytes())
+    start = data.draw(st.integers(0, min(len(content), 40)))
+    content[start : start + data.draw(st.integers(0, 9))] = data.draw(st.binary(max_size=9))
+    chunk.write_bytes(content)
+    columns = open_columns(path)
+    try:
+        assert columns.read(0, P).shape == (N, P)
+    except (OSError, ValueError) as error:
+        assert len(str(error)) < 1000  # noqa: PT017
+
+
+def test_groups_of_very_many_arrays(tmp_path) -> None:
+    made = zarr.create_group(tmp_path / "g.zarr")
+    for i in range(30):
+        made.create_array("x" * 100 + str(i), shape=(2, 2), dtype="f4")
+    assert "…" in frugal_refusal(lambda: open_columns(tmp_path / "g.zarr"))
+    assert "there is no array" in frugal_refusal(
+        lambda: open_columns(tmp_path / "g.zarr", "\x1b" * 9)
+    )
