@@ -14,12 +14,12 @@ import colonnade
 FLOORS = {
     7: ["cli"],
     6: ["run"],
-    5: ["task", "dispatch", "reader"],
-    4: ["store", "clusters", "progress"],
+    5: ["task", "dispatch", "reader", "verify"],
+    4: ["store", "clusters", "progress", "reference"],
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout"],
-    1: ["activations"],
-    0: ["errors", "events", "formulas", "npyheader", "rounding"],
+    1: ["activations", "stopping"],
+    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

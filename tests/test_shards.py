@@ -96,3 +96,19 @@ def test_views_are_aligned_and_stay_within_a_chunk() -> None:
         assert buffer.rows(start, start + 7).ctypes.data % 64 == 0
     with pytest.raises(ValueError, match="two chunks"):
         buffer.rows(5, 9)
+
+
+def test_a_shard_does_not_depend_on_the_one_before_it() -> None:
+    """Nor on what its memory held: between chunks and their checksums there are gaps."""
+    layout = ShardLayout(3, 7, (5,), np.dtype("<f4"), sharded=True)
+
+    def fill(buffer: ShardBuffer, rows: int, value: float) -> bytes:
+        for start in range(0, rows, 7):
+            buffer.rows(start, min(start + 7, rows))[...] = value
+        return buffer.seal(rows).tobytes()
+
+    expected = fill(ShardBuffer(layout, np.nan), 21, 1.0)
+    used = ShardBuffer(layout, np.nan)
+    # Its index ends up where the next shard has a gap
+    fill(used, 5, 2.0)
+    assert fill(used, 21, 1.0) == expected

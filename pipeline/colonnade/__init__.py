@@ -29,6 +29,7 @@ from colonnade.errors import (
 from colonnade.jacobian import forward, jacobian, slopes
 from colonnade.network import Network
 from colonnade.run import plan, run
+from colonnade.verify import Verification, verify
 
 if TYPE_CHECKING:
     from colonnade.reader import open  # noqa: A004
@@ -48,6 +49,7 @@ __all__ = [
     "StoreError",
     "TooLargeError",
     "UsageError",
+    "Verification",
     "activation",
     "forward",
     "jacobian",
@@ -55,6 +57,7 @@ __all__ = [
     "plan",
     "run",
     "slopes",
+    "verify",
 ]
 
 # xarray and pandas behind it cost as long to import as all the rest; workers never need them

@@ -17,6 +17,7 @@ from colonnade.progress import listening, told
 from colonnade.run import plan as plan_job
 from colonnade.run import run as run_job
 from colonnade.store import Store
+from colonnade.verify import verify as verify_store
 
 __all__ = ["main"]
 
@@ -39,8 +40,8 @@ def _cli() -> None:
     """Jacobians of neural networks, column by column, at any width.
 
     Exit status: 0 done; 2 the job, its files or the command line are wrong, nothing was changed;
-    3 the store is incomplete and the same command goes on; 130 or 143 stopped by a signal, the
-    same command goes on; 1 a defect of colonnade.
+    3 the store is incomplete and the same command goes on, or it is damaged; 130 or 143 stopped by
+    a signal, the same command goes on; 1 a defect of colonnade.
     """
 
 
@@ -48,15 +49,16 @@ def _cli() -> None:
 @_job
 @_set
 @click.option("--overwrite", is_flag=True, help="Replace the store at output.path.")
+@click.option("--repair", is_flag=True, help="Verify the store; compute damaged blocks again.")
 @_debug
-def run(job: str, overrides: tuple[str, ...], overwrite: bool) -> None:
+def run(job: str, overrides: tuple[str, ...], overwrite: bool, repair: bool) -> None:
     """Compute what is missing of JOB's store and finish it.
 
     The same command resumes a run that was interrupted.
     """
     console = Console(stderr=True)
     with listening(console) as listener:
-        finished = run_job(job, overrides, overwrite=overwrite, listener=listener)
+        finished = run_job(job, overrides, overwrite=overwrite, repair=repair, listener=listener)
     click.echo(told(finished))
 
 
@@ -79,6 +81,32 @@ def status(store: str, as_json: bool) -> None:
     """Show what STORE holds and how far it is."""
     found = Store.open(store).status()
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
+
+
+@_cli.command()
+@_store
+@click.option(
+    "--columns",
+    type=click.IntRange(min=0),
+    default=64,
+    show_default=True,
+    help="How many columns to compute again.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the choice of columns.",
+)
+@_json
+@_debug
+def verify(store: str, columns: int, seed: int, as_json: bool) -> None:
+    """Check all of STORE's checksums, and some columns against an independent derivative."""
+    with listening(Console(stderr=True)) as listener:
+        found = verify_store(store, columns=columns, seed=seed, listener=listener)
+    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
+    found.require()
 
 
 @_cli.command()

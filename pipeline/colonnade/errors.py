@@ -8,7 +8,7 @@ ColonnadeError
 │   ├── TooLargeError             the plan does not fit a worker's memory
 │   ├── StoreError                not a store of ours, or another job's
 │   └── ClusterError              the cluster cannot be had
-├── IncompleteError      3        run again: the store is resumable, blocks are missing
+├── IncompleteError      3        run again (with --repair): blocks are missing (damaged)
 └── StoppedError         130/143  run again: a signal ended the run
 
 The figures are the exit statuses of the command line.
@@ -75,7 +75,7 @@ class ClusterError(UsageError):
 
 
 class IncompleteError(ColonnadeError):
-    """Blocks are missing; the same command computes them.
+    """Blocks are missing, and the same command computes them; or what is there is damaged.
 
     Attributes
     ----------

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 __all__ = [
+    "BlockChecked",
+    "BlockDamaged",
     "BlockDone",
     "BlockFailed",
     "ClusterReady",
@@ -75,6 +77,29 @@ class BlockFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class BlockChecked:
+    """What is stored of columns `start` to `stop`, of so many `columns`, has been verified."""
+
+    block: int
+    start: int
+    stop: int
+    columns: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDamaged:
+    """What is stored of columns `start` to `stop` is wrong, and will be computed again.
+
+    `block` is None where it is not of one block: a weight, or the mean.
+    """
+
+    block: int | None
+    start: int
+    stop: int
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """The end of a run that was not interrupted.
 
@@ -92,7 +117,9 @@ class RunFinished:
     peak_memory: int
 
 
-Event = RunStarted | ClusterReady | BlockDone | BlockFailed | RunFinished
+Event = (
+    RunStarted | ClusterReady | BlockDone | BlockFailed | BlockChecked | BlockDamaged | RunFinished
+)
 Listener = Callable[[Event], None]
 
 

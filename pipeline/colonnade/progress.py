@@ -18,6 +18,8 @@ from rich.progress import (
 from rich.text import Text
 
 from colonnade.events import (
+    BlockChecked,
+    BlockDamaged,
     BlockDone,
     BlockFailed,
     ClusterReady,
@@ -63,12 +65,20 @@ def told(event: Event) -> str:
             threads = "1 thread" if event.threads == 1 else f"{event.threads} threads in all"
             return f"{event.kind} cluster: {workers}, {threads}; dashboard {event.dashboard}"
         case BlockDone():
-            return f"block {event.block}: columns {event.start} to {event.stop - 1}"
+            return f"block {event.block}: {_columns(event)}"
         case BlockFailed():
-            columns = f"columns {event.start} to {event.stop - 1}"
-            return f"block {event.block}: {columns} failed: {event.cause}"
+            return f"block {event.block}: {_columns(event)} failed: {event.cause}"
+        case BlockDamaged():
+            place = "" if event.block is None else f"block {event.block}: {_columns(event)} "
+            return f"{place}damaged: {event.cause}"
+        case BlockChecked():
+            return f"{event.stop:,} of {event.columns:,} columns verified"
         case RunFinished():
             return _finished(event)
+
+
+def _columns(event: BlockDone | BlockFailed | BlockDamaged) -> str:
+    return f"columns {event.start} to {event.stop - 1}"
 
 
 def _finished(event: RunFinished) -> str:
@@ -123,10 +133,15 @@ class _Lines:
         self._console = console
         self._meter = _Meter()
         self._next = 0.0
+        self._next_checked = time.monotonic() + _EVERY
 
     def __call__(self, event: Event) -> None:
         self._meter.count(event)
-        if not isinstance(event, BlockDone | RunFinished):
+        if isinstance(event, BlockChecked):
+            if time.monotonic() >= self._next_checked:
+                self._next_checked = time.monotonic() + _EVERY
+                self._say(told(event))
+        elif not isinstance(event, BlockDone | RunFinished):
             self._say(told(event))
         elif isinstance(event, BlockDone) and time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY
@@ -153,6 +168,15 @@ class _Bar:
         self._meter.count(event)
         if isinstance(event, BlockDone):
             self._bar.update(self._task, advance=event.columns, rates=self._meter.rates)
+            return
+        if isinstance(event, BlockChecked):
+            self._bar.update(
+                self._task,
+                description="verified",
+                total=event.columns,
+                completed=event.stop,
+                visible=True,
+            )
             return
         if isinstance(event, RunFinished):
             return

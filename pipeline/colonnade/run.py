@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -22,8 +19,9 @@ from distributed.comm.core import CommClosedError
 from colonnade import clusters
 from colonnade.columns import Columns, open_columns
 from colonnade.dispatch import Lost, batches, dispatch
-from colonnade.errors import IncompleteError, InputError, StoppedError, StoreError, UsageError
+from colonnade.errors import IncompleteError, InputError, StoreError, UsageError
 from colonnade.events import (
+    BlockDamaged,
     BlockDone,
     BlockFailed,
     ClusterReady,
@@ -39,12 +37,12 @@ from colonnade.jobfile import load_job
 from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
 from colonnade.plan import Capacity, Plan, make_plan
+from colonnade.stopping import Stop, stoppable
 from colonnade.store import InputRecord, Store, input_record, network_record
 from colonnade.task import Address, Failed, compute_blocks
+from colonnade.verify import Verification, check
 
 __all__ = ["plan", "run"]
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 JobLike = str | Path | Mapping[str, Any] | Job
 
@@ -73,6 +71,7 @@ def run(
     overrides: Iterable[str] = (),
     *,
     overwrite: bool = False,
+    repair: bool = False,
     listener: Listener = ignore,
 ) -> RunFinished:
     """Compute what is missing of a job's store and finish it; call it again to resume.
@@ -83,6 +82,8 @@ def run(
         As for `plan`.
     overwrite
         Replace another job's store, or a finished one, at the same path.
+    repair
+        Verify what the store holds first, as `verify` does, and compute what is damaged again.
     listener
         Called with each event of the run, in this thread.
 
@@ -96,20 +97,26 @@ def run(
         SIGINT, SIGTERM or SIGHUP came; the store is resumable.
     """
     _refuse_spawned()
+    if overwrite and repair:
+        raise UsageError("a store is either repaired or overwritten: choose one of the two.")
     clock = time.perf_counter()
     given = load_job(job, overrides)
     path = given.output.path
     checked = _check(given.located())
     tally = _Tally(listener)
-    with _stoppable() as stop:
+    with stoppable() as stop:
         old = Store.find(checked.job.output.path)
         store = None if overwrite else old
+        found = None
         if store is not None:
             _refuse_another_job(store, checked)
-        if store is not None and store.is_whole() and not _missing(store):
+            found = _verified(store, checked, listener) if repair else None
+            stop.check()
+        sound = found is None or not found.failures
+        if store is not None and store.is_whole() and not _missing(store) and sound:
             tally(_started(path, store, []))
         else:
-            store = _work(path, checked, store, old, tally, stop)
+            store = _work(path, checked, store, old, tally, stop, found)
     finished = tally.finished(path, store, time.perf_counter() - clock)
     listener(finished)
     if finished.state != "complete":
@@ -123,9 +130,13 @@ def _work(
     store: Store | None,
     old: Store | None,
     tally: _Tally,
-    stop: _Stop,
+    stop: Stop,
+    found: Verification | None,
 ) -> Store:
-    """Compute what is missing of a store, or make one in place of `old`, and finish it."""
+    """Compute what is missing of a store, or make one in place of `old`, and finish it.
+
+    What was `found` damaged is discarded first: then it is missing, whatever happens to this run.
+    """
     grid = None if store is None else store.grid
     # Refused here, a job that is too large has not even started a cluster
     checked.plan(clusters.expected_capacity(checked.job.cluster), grid)
@@ -134,6 +145,8 @@ def _work(
         if store is None:
             store = Store.create(planned, checked.network, checked.job, checked.x, old)
         store.adopt(checked.job)
+        if found is not None:
+            _discard(store, checked.network, found)
         missing = _missing(store)
         tally(_started(path, store, missing))
         tally(_ready(checked.job, cluster))
@@ -260,6 +273,22 @@ def _refuse_another_job(store: Store, checked: _Checked) -> None:
         )
 
 
+def _verified(store: Store, checked: _Checked, listener: Listener) -> Verification:
+    found = check(store, checked.columns, checked.network, listener=listener)
+    for failure in found.failures:
+        cause = f"{failure.array}: {failure.cause}"
+        listener(BlockDamaged(failure.block, failure.start, failure.stop, cause))
+    return found
+
+
+def _discard(store: Store, network: Network, found: Verification) -> None:
+    # Workers read the weights from the store
+    if any(failure.block is None for failure in found.failures):
+        store.restore_weights(network)
+    for block in found.damaged:
+        store.discard(block)
+
+
 def _missing(store: Store) -> list[int]:
     done = store.done()
     return [block for block in range(store.grid.blocks) if block not in done]
@@ -358,38 +387,3 @@ def _refuse_spawned() -> None:
             "colonnade.run starts worker processes, and each of them imports your script: put the "
             "call under `if __name__ == '__main__':`."
         )
-
-
-class _Stop:
-    """A signal that came, kept because an exception that it raises may get lost.
-
-    It may strike within a finaliser or a weak reference's callback, where Python drops it.
-    """
-
-    def __init__(self) -> None:
-        self._signum: int | None = None
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        del frame
-        self._signum = signum
-        self.check()
-
-    def check(self) -> None:
-        """Raise what a signal has asked for."""
-        if self._signum is not None:
-            raise StoppedError(self._signum, "the same command goes on with what is missing.")
-
-
-@contextmanager
-def _stoppable() -> Iterator[_Stop]:
-    """Turn signals into StoppedError, so that the cluster is closed on the way out."""
-    stop = _Stop()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    old = {signum: signal.signal(signum, stop) for signum in _SIGNALS}
-    try:
-        yield stop
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)

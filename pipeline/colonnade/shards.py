@@ -7,7 +7,7 @@ An array whose codecs are `bytes` and `crc32c` alone, sharded or not, is stored 
 
 A general encoder copies a block for its checksums and again to put the shard together. Here the
 kernel writes into views of the shard itself, and what is left is to fill in the checksums.
-The gap, less than `_ALIGNMENT` bytes, keeps the views aligned; the index makes it legal.
+The gap, less than `_ALIGNMENT` zeros, keeps the views aligned; the index makes it legal.
 """
 
 from __future__ import annotations
@@ -113,6 +113,8 @@ class ShardBuffer:
         for chunk in range(used):
             start = chunk * layout.stride
             self._checksum(start, start + layout.chunk_bytes)
+            # Whatever lay there, so that a block's bytes do not depend on the one before it
+            self._bytes[start + layout.chunk_bytes + _CRC_BYTES : start + layout.stride] = 0
         if not layout.sharded:
             return self._bytes
         end = (used - 1) * layout.stride + layout.chunk_bytes + _CRC_BYTES

@@ -28,6 +28,7 @@ from colonnade.network import ARRAYS, Network
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
+from colonnade.store.findings import Failure, Verification
 from colonnade.store.record import (
     FORMAT,
     InputRecord,
@@ -41,11 +42,13 @@ from colonnade.store.record import (
 )
 
 __all__ = [
+    "Failure",
     "InputRecord",
     "NetworkRecord",
     "Record",
     "Status",
     "Store",
+    "Verification",
     "input_record",
     "network_record",
 ]
@@ -250,6 +253,45 @@ class Store:
     def read(self, name: str) -> NDArray[Any]:
         """Read one array whole; for the small ones."""
         return np.asarray(self._array(name)[...])
+
+    def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Read rows of an array; ValueError where what is stored is not what was written."""
+        return arrays.read(self._array(name), start, stop)
+
+    def chunks(self, name: str, block: int) -> list[tuple[int, int]]:
+        """First row, and the one after the last, of each chunk of a block's shard of an array.
+
+        Raises
+        ------
+        ValueError
+            The shard is too short, or leaves out a chunk.
+        """
+        array = self._array(name)
+        arrays.check_index(array, block)
+        return arrays.chunks(array, block)
+
+    def check_metadata(self) -> None:
+        """Raise StoreError where the arrays' metadata cannot be read, or is not this store's."""
+        for name, shape in self.record.shapes().items():
+            array = self._array(name)
+            rows = (array.shards or array.chunks)[0]
+            expected = {"mean": shape[0], "slope_sum": 1}.get(name, self.grid.block_columns)
+            if array.shape != shape or rows != expected:
+                raise StoreError(
+                    f"{self.path}: the metadata of the array {name!r} is damaged: its shape is "
+                    f"{array.shape} in shards of {rows}, and must be {shape} in shards of "
+                    f"{expected}."
+                )
+
+    def discard(self, block: int) -> None:
+        """Delete a block's shards, the main array's first: from then on it is not done."""
+        for name in reversed(self.record.arrays):
+            arrays.remove(self._array(name), block)
+
+    def restore_weights(self, network: Network) -> None:
+        """Write the weights again."""
+        for name in ARRAYS:
+            self._array(name)[...] = getattr(network, name)
 
     def adopt(self, job: Job) -> None:
         """Take over a resumed run's job: its files may have moved, its cluster may be another."""

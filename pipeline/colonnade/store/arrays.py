@@ -9,20 +9,26 @@ import numpy as np
 import zarr
 import zarr.core.sync
 from numpy.typing import NDArray
+from zarr.abc.store import SuffixByteRequest
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 
+from colonnade.errors import ColonnadeError
 from colonnade.job import OutputSettings
 from colonnade.layout import ArrayPlan, Shapes
 from colonnade.shards import ShardBuffer, ShardLayout
 
 __all__ = [
+    "check_index",
+    "chunks",
     "clear_orphans",
     "create",
     "create_weights",
     "disagreement",
     "make_buffer",
     "present",
+    "read",
+    "remove",
     "weights_plans",
     "write",
 ]
@@ -174,6 +180,54 @@ def clear_orphans(array: zarr.Array[Any]) -> None:
     for key in zarr.core.sync.sync(_list(array)):
         if key.endswith(_PARTIAL):
             zarr.core.sync.sync(array.store.delete(f"{array.path}/{key}"))
+
+
+def chunks(array: zarr.Array[Any], block: int) -> list[tuple[int, int]]:
+    """First row, and the one after the last, of each chunk that a block's shard must hold."""
+    rows, chunk = (array.shards or array.chunks)[0], array.chunks[0]
+    end = min((block + 1) * rows, array.shape[0])
+    return [(start, min(start + chunk, end)) for start in range(block * rows, end, chunk)]
+
+
+def read(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> NDArray[Any]:
+    """Read rows of an array; ValueError where a checksum is wrong, or bytes are."""
+    try:
+        return np.asarray(array[start:stop])
+    except (ColonnadeError, MemoryError):
+        raise
+    # Damaged bytes make zarr and its codecs raise whatever they please
+    except Exception as error:
+        told = str(error).partition(". Stored:")[0]
+        raise ValueError(" ".join(told.split()) or type(error).__name__) from error
+
+
+def check_index(array: zarr.Array[Any], block: int) -> None:
+    """Raise ValueError where a block's shard leaves out a chunk, which would read as NaN.
+
+    Its checksum, and those of the chunks, are checked where they are read.
+    """
+    if array.shards is None:
+        return
+    size = 16 * (array.shards[0] // array.chunks[0]) + 4
+    path = f"{array.path}/{array.metadata.encode_chunk_key(_key(array, block))}"
+    try:
+        tail = zarr.core.sync.sync(
+            array.store.get(path, default_buffer_prototype(), SuffixByteRequest(size))
+        )
+    except OSError as error:
+        raise ValueError(f"the shard cannot be read: {error}") from error
+    if tail is None or len(tail) < size:
+        raise ValueError("the shard is shorter than its index")
+    index = np.frombuffer(tail.to_bytes()[:-4], "<u8").reshape(-1, 2)
+    absent = int((index[: len(chunks(array, block))] == 2**64 - 1).any(axis=1).sum())
+    if absent:
+        raise ValueError(f"the index of the shard leaves out {absent} of its chunks")
+
+
+def remove(array: zarr.Array[Any], block: int) -> None:
+    """Delete a block's shard, if it is there."""
+    path = f"{array.path}/{array.metadata.encode_chunk_key(_key(array, block))}"
+    zarr.core.sync.sync(array.store.delete(path))
 
 
 def _key(array: zarr.Array[Any], block: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
@@ -24,6 +24,7 @@ __all__ = [
     "grid_problem",
     "input_record",
     "network_record",
+    "ranges",
     "versions",
 ]
 
@@ -98,6 +99,20 @@ class Record(BaseModel):
     arrays: tuple[str, ...]
     versions: dict[str, str]
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes that the arrays must have, by name."""
+        p, n, m, q = (
+            self.grid.columns, self.network.inputs, self.network.hidden, self.network.outputs
+        )  # fmt: skip
+        known = {
+            "jacobian": (p, q, n),
+            "value": (p, q),
+            "norm": (p,),
+            "mean": (q, n),
+            "slope_sum": (self.grid.blocks, m),
+        }
+        return {name: known[name] for name in {*self.job.output.products, *self.arrays}}
+
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs from the store's; the cluster does not count."""
         found = []
@@ -159,18 +174,20 @@ class Status:
             + (f", finished {record.finished}" if record.finished else ""),
         ]
         if self.missing:
-            lines.insert(2, f"missing   blocks {_ranges(self.missing)}")
+            lines.insert(2, f"missing   blocks {ranges(self.missing)}")
         return "\n".join(lines)
 
 
-def _ranges(numbers: tuple[int, ...]) -> str:
-    """Write ascending numbers as people do: 3–7, 12."""
+def ranges(numbers: Iterable[int], bounds: Callable[[int], tuple[int, int]] | None = None) -> str:
+    """Write ascending numbers as people do: 3–7, 12; or what lies within their `bounds`."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
             runs[-1][1] = number
         else:
             runs.append([number, number])
+    if bounds is not None:
+        runs = [[bounds(a)[0], bounds(b)[1] - 1] for a, b in runs]
     told = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
     return ", ".join(told[:20]) + (f" and {len(told) - 20} more runs" if len(told) > 20 else "")
 

@@ -1,0 +1,230 @@
+"""What the results must be, by their definitions, and how far rounding can take them from it.
+
+Every number here comes from the textbook σ of `definitions` and float64, none from the kernel that
+made the results. With u the unit roundoff of the type that a number was computed in, and |A| the
+absolute values of A (N. Higham, Accuracy and Stability of Numerical Algorithms, chapter 3):
+
+* z = W x + b of n + 1 terms, in any order, is off by δ ≤ (n + 2) u (|W||x| + |b|);
+* the formulas of σ and σ′ are off by no more than 128 u of their result and of their argument
+  (tests hold them to 28), which makes δ larger by 128 u |z|;
+* σ′ at any point within δ of z lies between the least and the largest slope there, s ± r: a unit
+  that is within δ of a kink may have either side's slope, and one that is not must have its own;
+* J = U Diag(s′) W of m terms, with U, W and s′ rounded to the type of the results, is off by
+  |U| Diag(r) |W| + (m + 8) u |U| Diag(|s′|) |W|, and where mantissas are rounded to some bits, by
+  2^-(bits + 1) of itself more.
+
+The others follow in the same way. A bound holds for every order of summation; it is not a guess
+that is exceeded now and then.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from colonnade.definitions import LEAST, sigma, slope_range
+from colonnade.jacobian import working_dtype
+from colonnade.network import Network
+
+__all__ = ["Enclosure", "Reference", "excess"]
+
+Array = NDArray[np.float64]
+
+_FORMULAS = 128
+_U64 = 2.0**-53
+
+
+class Enclosure(NamedTuple):
+    """An array of numbers and how far each may be off; NaN must be NaN, and inf allows anything."""
+
+    centre: Array
+    radius: Array
+
+
+class _Units(NamedTuple):
+    """Hidden units of some columns, (m, B) each."""
+
+    z: Array
+    delta: Array  # how far the computed z, and what a formula makes of it, may be from z
+    slope: Enclosure
+
+
+def excess(stored: NDArray[Any], expected: Enclosure) -> NDArray[np.float64]:
+    """Error of each stored number over its bound: up to 1 is rounding, more is wrong.
+
+    Parameters
+    ----------
+    stored
+        Of the shape of `expected`.
+    """
+    with np.errstate(all="ignore"):
+        ratio = np.abs(stored.astype(np.float64) - expected.centre) / expected.radius
+    allowed = np.isposinf(expected.radius) | (np.isnan(stored) & np.isnan(expected.centre))
+    return np.where(allowed, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
+
+
+class Reference:
+    """The definitions of a network's results.
+
+    Parameters
+    ----------
+    x_dtype, dtype
+        Of X, and of the results.
+    significant_bits
+        To which the mantissas of the blocks are rounded; None where they are not.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        x_dtype: DTypeLike,
+        dtype: DTypeLike,
+        significant_bits: int | None = None,
+    ) -> None:
+        self._W, self._b, self._U, self._c = (
+            a.astype(np.float64) for a in (network.W1, network.b1, network.W2, network.b2)
+        )
+        self._activation = network.activation
+        self._shape = network.n, network.m, network.q
+        self._working = np.finfo(working_dtype(network, x_dtype, dtype))
+        self._stored = np.finfo(dtype)
+        self._cut = 0.0 if significant_bits is None else 2.0 ** -(significant_bits + 1)
+        sizes = [abs(given) for given in network.activation.parameters.values()]
+        # What leaves the range at its small end, times what a formula multiplies it by
+        self._least = max(LEAST, 4 * float(self._working.tiny)) * (1 + sum(sizes))
+        self._largest = (1 + np.abs(self._U).max()) * (1 + np.abs(self._W).max())
+
+    def column(self, x: NDArray[Any]) -> dict[str, Enclosure]:
+        """Enclose one column's results.
+
+        Parameters
+        ----------
+        x
+            (n,), as X holds it.
+
+        Returns
+        -------
+        jacobian (q, n), value (q,) and norm (), by name. A NaN in x makes them NaN. Where W x + b,
+        or what is made of it, may leave the range of the type that it is computed in, anything is
+        allowed.
+        """
+        units = self._units(x[:, None])
+        if np.isinf(units.slope.radius).any():
+            q, n = self._U.shape[0], self._W.shape[1]
+            shapes = {"jacobian": (q, n), "value": (q,), "norm": ()}
+            return {name: _anything(shape) for name, shape in shapes.items()}
+        with np.errstate(all="ignore"):
+            jacobian, exact = self._jacobian(units)
+            return {
+                "jacobian": jacobian,
+                "value": self._value(units),
+                "norm": self._norm(units, jacobian, exact),
+            }
+
+    def slope_sum(self, X: NDArray[Any]) -> Enclosure:
+        """Enclose Σ_k σ′(W x_k + b): X (n, B) gives (m,)."""
+        slope = self._units(X).slope
+        terms = np.abs(slope.centre) + slope.radius
+        with np.errstate(all="ignore"):
+            rounding = (X.shape[1] + 8) * _U64 * terms.sum(axis=1)
+            return Enclosure(slope.centre.sum(axis=1), slope.radius.sum(axis=1) + rounding)
+
+    def mean(self, total: Array, terms: Array, blocks: int, p: int) -> Enclosure:
+        """Enclose U Diag(Σ_k s′_k / p) W.
+
+        Parameters
+        ----------
+        total, terms
+            (m,), the sum of the blocks' slope sums and that of their absolute values.
+        blocks, p
+            How many blocks, and columns, there are.
+        """
+        m = self._shape[1]
+        with np.errstate(all="ignore"):
+            mean = self._U @ ((total / p)[:, None] * self._W)
+            size = (np.abs(self._U) * (terms / p)) @ np.abs(self._W)
+            radius = 2 * (blocks + m + 8) * _U64 * size + self._rounded(size)
+        return Enclosure(mean, self._within(radius, size, self._stored))
+
+    def _units(self, X: NDArray[Any]) -> _Units:
+        n = self._shape[0]
+        X = X.astype(np.float64)
+        u = _unit(self._working)
+        with np.errstate(all="ignore"):
+            z = self._W @ X + self._b[:, None]
+            size = np.abs(self._W) @ np.abs(X) + np.abs(self._b)[:, None]
+            delta = (n + 2) * (u + _U64) * size + _FORMULAS * u * np.abs(z)
+            delta += 4 * (n + 1) * float(self._working.tiny)
+            known = size < float(self._working.max) / 4
+        z, delta = np.where(known, z, 0.0), np.where(known, delta, 0.0)
+        low, high = slope_range(
+            self._activation.name, self._activation.parameters, z - delta, z + delta
+        )
+        centre, radius = (low + high) / 2, (high - low) / 2
+        radius += _FORMULAS * u * np.maximum(np.abs(low), np.abs(high)) + self._least
+        # NaN in X is NaN in every unit; one that comes of infinities may be so in some order only
+        nan = np.isnan(X).any(axis=0)
+        z, centre = np.where(nan, np.nan, z), np.where(nan, np.nan, centre)
+        return _Units(z, delta, Enclosure(centre, np.where(known | nan, radius, np.inf)))
+
+    def _jacobian(self, units: _Units) -> tuple[Enclosure, Array]:
+        """Enclose the stored block; return the bound before it was rounded beside it."""
+        m = self._shape[1]
+        s, r = units.slope.centre[:, 0], units.slope.radius[:, 0]
+        U, W = np.abs(self._U), np.abs(self._W)
+        block = self._U @ (s[:, None] * self._W)
+        size = (U * (np.abs(s) + r)) @ W
+        exact = (U * r) @ W + (m + 8) * _U64 * size
+        least = 4 * float(self._stored.tiny) * m * self._largest * (1 + np.max(np.abs(s) + r))
+        radius = exact + (m + 8) * _unit(self._stored) * size + least
+        radius += self._cut * (np.abs(block) + radius)
+        largest = m * self._largest * (1 + np.max(np.abs(s) + r))
+        return Enclosure(block, self._within(radius, largest, self._stored)), exact
+
+    def _value(self, units: _Units) -> Enclosure:
+        m = self._shape[1]
+        z, delta = units.z[:, 0], units.delta[:, 0]
+        centre, radius = (part[:, 0] for part in units.slope)
+        u = _unit(self._working)
+        value = sigma(self._activation.name, self._activation.parameters, z)
+        value = np.where(np.isnan(z), np.nan, value)
+        # σ is continuous: over δ it moves by no more than its largest slope there takes it
+        r = delta * (np.abs(centre) + radius) + _FORMULAS * u * np.abs(value) + self._least
+        U, c = np.abs(self._U), np.abs(self._c)
+        size = U @ (np.abs(value) + r) + c
+        bound = U @ r + (m + 4) * (u + _U64) * size + self._rounded(size)
+        bound += 4 * float(self._working.tiny) * m * self._largest
+        return Enclosure(self._U @ value + self._c, self._within(bound, size, self._stored))
+
+    def _norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
+        """‖J‖² is summed as sᵀ[(UᵀU) ∘ (WWᵀ)]s, whose terms' absolute values add up to ‖size‖²."""
+        n, m, q = self._shape
+        s = np.abs(units.slope.centre[:, 0]) + units.slope.radius[:, 0]
+        size = np.linalg.norm((np.abs(self._U) * s) @ np.abs(self._W))
+        norm = np.linalg.norm(block.centre)
+        square = (2 * m + n + q + 16) * _U64 * size**2 + m**2 * float(np.finfo(np.float64).tiny)
+        # |√(a + e) − √a| is at most √|e|, and at most |e|/√a
+        root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
+        bound = np.linalg.norm(exact) + root + self._rounded(norm)
+        largest = m**2 * self._largest**2 * q * n * max(1.0, float(np.max(s))) ** 2
+        bound = self._within(np.asarray(bound), size, self._stored)
+        return Enclosure(np.asarray(norm), self._within(bound, largest, np.finfo(np.float64)))
+
+    def _rounded(self, size: Any) -> Any:
+        return _unit(self._stored) * np.abs(size) * 2 + 4 * float(self._stored.tiny)
+
+    @staticmethod
+    def _within(radius: Array, size: Any, kind: np.finfo[Any]) -> Array:
+        """Allow anything where numbers of this size may leave the range."""
+        inside: Array = np.where(np.asarray(size) >= float(kind.max) / 4, np.inf, radius)
+        return inside
+
+
+def _anything(shape: tuple[int, ...]) -> Enclosure:
+    return Enclosure(np.zeros(shape), np.full(shape, np.inf))
+
+
+def _unit(kind: np.finfo[Any]) -> float:
+    return float(kind.eps) / 2

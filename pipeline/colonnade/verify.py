@@ -1,0 +1,310 @@
+"""Verify a store: all of its checksums, and sampled columns against an independent derivative.
+
+Every chunk of every array is read, one at a time, by zarr, which checks its crc32c; that finds what
+a disk or a copy has changed. What was computed wrongly has right checksums: for that, columns
+spread over the store are compared with `reference`, which shares nothing with the kernel, and the
+mean with the slope sums that it is made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colonnade.columns import Columns
+from colonnade.errors import InputError, NetworkError, UsageError
+from colonnade.events import BlockChecked, Listener, ignore
+from colonnade.network import ARRAYS, Network
+from colonnade.reference import Enclosure, Reference, excess
+from colonnade.store import Failure, Store, Verification, input_record, network_record
+
+__all__ = ["Failure", "Verification", "check", "verify"]
+
+# Slopes that are computed again for whole blocks, to compare their sums: a few seconds' worth
+_SLOPES = 2**22
+# Slopes at a time, each a few complex numbers
+_STRIP = 2**18
+
+
+def verify(
+    path: str | Path, *, columns: int = 64, seed: int = 0, listener: Listener = ignore
+) -> Verification:
+    """Check every checksum of a store, and compute some columns again in an independent way.
+
+    Parameters
+    ----------
+    path
+        The store, finished or not; of one that is not, what is there is verified.
+    columns
+        How many columns to compute again: the first, the last, and others spread evenly over the
+        store, each chosen at random within its part. Error bounds are those of `reference`.
+    seed
+        Of that choice.
+    listener
+        Called with a `BlockChecked` for each block, in this thread.
+
+    Returns
+    -------
+    What was found. Nothing that is wrong with the numbers raises; `Verification.require` does.
+
+    Raises
+    ------
+    StoreError
+        There is no store of colonnade at the path, or its metadata is damaged.
+    UsageError
+        columns or seed is negative.
+    """
+    return check(Store.open(path), columns=columns, seed=seed, listener=listener)
+
+
+def check(
+    store: Store,
+    X: Columns | None = None,
+    network: Network | None = None,
+    *,
+    columns: int = 64,
+    seed: int = 0,
+    listener: Listener = ignore,
+) -> Verification:
+    """Verify an open store, as `verify` does.
+
+    X and network, if they are known to be the store's own, are taken where the store's job names
+    another place, or its weights are damaged.
+    """
+    if columns < 0 or seed < 0:
+        raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
+    store.check_metadata()
+    checks = _Checks(store, _chosen(store, columns, seed))
+    checks.open(X, network)
+    status, grid = store.status(), store.grid
+    absent = set(status.missing)
+    for block in range(grid.blocks):
+        if block not in absent:
+            checks.block(block)
+        listener(BlockChecked(block, *grid.bounds(block), grid.columns))
+    if status.record.state == "complete":
+        checks.final(whole=not absent)
+    return Verification(
+        path=store.path,
+        state=status.state,
+        grid=grid,
+        shards=checks.shards,
+        chunks=checks.chunks,
+        sampled=checks.sampled,
+        sums=checks.sums,
+        errors=checks.errors,
+        missing=status.missing,
+        failures=tuple(checks.failures),
+        refused=checks.refused,
+    )
+
+
+def _chosen(store: Store, count: int, seed: int) -> dict[int, list[int]]:
+    """Block -> columns of it to compute again."""
+    p, size = store.grid.columns, store.grid.block_columns
+    edges = np.linspace(0, p, min(count, p) + 1).astype(int)
+    chosen = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
+    chosen[:1] = 0
+    chosen[1:][-1:] = p - 1
+    blocks: dict[int, list[int]] = {}
+    for k in chosen.tolist():
+        blocks.setdefault(k // size, []).append(k)
+    return blocks
+
+
+@dataclass
+class _Checks:
+    """The checks of one store, and what they find."""
+
+    store: Store
+    chosen: dict[int, list[int]]
+    shards: int = 0
+    chunks: int = 0
+    sampled: int = 0
+    sums: int = 0
+    errors: dict[str, float] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    refused: str | None = None
+    _X: Columns | None = None
+    _reference: Reference | None = None
+    _slopes_left: int = _SLOPES
+    # Σ_b of the slope sums and of their absolute values
+    _total: Any = 0.0
+    _terms: Any = 0.0
+
+    def open(self, X: Columns | None, network: Network | None) -> None:
+        """Check the weights and X, without which no column can be computed again."""
+        network = self._network() or network
+        try:
+            X = self.store.columns() if X is None else X
+            found = input_record(X)
+        except (InputError, OSError, ValueError) as error:
+            self.refused = f"X cannot be read, so that no column was computed again: {error}"
+            return
+        record = self.store.record
+        if found != record.input:
+            self.refused = (
+                f"{record.job.input.path} is not the X that the store was made of (its fingerprint "
+                "differs), so that no column was computed again"
+            )
+        elif network is None:
+            self.refused = "the weights are damaged, so that no column was computed again"
+        else:
+            self._X = X
+            output = record.job.output
+            bits = output.significant_bits
+            self._reference = Reference(network, X.dtype, output.dtype, bits)
+
+    def block(self, block: int) -> None:
+        """Read a block's shards, and compare its columns that were chosen."""
+        kept: dict[int, dict[str, NDArray[Any]]] = {k: {} for k in self.chosen.get(block, [])}
+        for name in self.store.record.arrays:
+            for start, rows in self._shard(name, block):
+                if name == "slope_sum":
+                    self._slope_sum(block, rows[0])
+                    continue
+                for k, arrays in kept.items():
+                    if start <= k < start + len(rows):
+                        # A view would keep the chunk
+                        arrays[name] = rows[k - start].copy()
+        for k, arrays in kept.items():
+            x = self._read(k, k + 1)
+            if x is None or self._reference is None:
+                return
+            self.sampled += 1
+            expected = self._reference.column(x[:, 0])
+            for name, stored in arrays.items():
+                self._compare(name, block, (k, k + 1), stored, expected[name])
+
+    def final(self, *, whole: bool) -> None:
+        """Check what was written at the end: the mean, against the slope sums of all blocks."""
+        if "mean" not in self.store.record.job.output.products:
+            return
+        if not self.store.is_whole():
+            self._fail("mean", None, "it is missing")
+            return
+        grid = self.store.grid
+        try:
+            mean = self._whole("mean")
+        except ValueError as error:
+            self._fail("mean", None, str(error))
+            return
+        wrong = any(failure.array == "slope_sum" for failure in self.failures)
+        if whole and not wrong and self._reference is not None:
+            expected = self._reference.mean(self._total, self._terms, grid.blocks, grid.columns)
+            self._compare("mean", None, (0, grid.columns), mean, expected)
+
+    def _network(self) -> Network | None:
+        arrays = {}
+        for name in ARRAYS:
+            try:
+                arrays[name] = self._whole(name)
+            except ValueError as error:
+                self._fail(name, None, str(error))
+        if len(arrays) < len(ARRAYS):
+            return None
+        record = self.store.record
+        try:
+            network = Network(**arrays, activation=record.job.network.activation)
+        except NetworkError as error:
+            self._fail(", ".join(ARRAYS), None, str(error))
+            return None
+        if network_record(network) != record.network:
+            self._fail(", ".join(ARRAYS), None, "their fingerprint is not the store's")
+            return None
+        return network
+
+    def _whole(self, name: str) -> NDArray[Any]:
+        values = self.store.read_rows(name)
+        self.shards += 1
+        self.chunks += 1
+        return values
+
+    def _shard(self, name: str, block: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the chunks of a shard that can be read, each with its first row."""
+        bad: list[tuple[int, int, str]] = []
+        try:
+            chunks = self.store.chunks(name, block)
+        except ValueError as error:
+            self._fail(name, block, str(error))
+            return
+        for start, stop in chunks:
+            try:
+                rows = self.store.read_rows(name, start, stop)
+            except ValueError as error:
+                bad.append((start, stop, str(error)))
+                continue
+            self.chunks += 1
+            yield start, rows
+        if not bad:
+            self.shards += 1
+        elif name == "slope_sum":
+            self._fail(name, block, bad[0][2])
+        else:
+            self._fail(name, block, bad[0][2], (bad[0][0], bad[-1][1]))
+
+    def _slope_sum(self, block: int, stored: NDArray[Any]) -> None:
+        with np.errstate(all="ignore"):
+            self._total = self._total + stored
+            self._terms = self._terms + np.abs(stored)
+        start, stop = self.store.grid.bounds(block)
+        m = self.store.record.network.hidden
+        # A sum needs all of its terms: whole blocks, as many as there is time for
+        if block not in self.chosen or (stop - start) * m > self._slopes_left:
+            return
+        step = max(1, _STRIP // m)
+        centre, radius = np.zeros(m), np.zeros(m)
+        for first in range(start, stop, step):
+            X = self._read(first, min(first + step, stop))
+            if X is None or self._reference is None:
+                return
+            part = self._reference.slope_sum(X)
+            centre, radius = centre + part.centre, radius + part.radius
+        self._slopes_left -= (stop - start) * m
+        self.sums += 1
+        self._compare("slope_sum", block, (start, stop), stored, Enclosure(centre, radius))
+
+    def _read(self, start: int, stop: int) -> NDArray[Any] | None:
+        if self._X is None:
+            return None
+        try:
+            return self._X.read(start, stop)
+        except (OSError, ValueError) as error:
+            self._X, self.refused = None, f"X cannot be read any more: {error}"
+            return None
+
+    def _compare(
+        self,
+        name: str,
+        block: int | None,
+        columns: tuple[int, int],
+        stored: NDArray[Any],
+        expected: Enclosure,
+    ) -> None:
+        error = excess(stored, expected)
+        worst = np.unravel_index(int(np.argmax(error)), error.shape)
+        largest = float(error[worst])
+        self.errors[name] = max(self.errors.get(name, 0.0), largest)
+        if largest <= 1:
+            return
+        column = f"column {columns[0]}" if columns[1] - columns[0] == 1 else ""
+        entry = f"entry [{', '.join(str(int(i)) for i in worst)}]" if worst else ""
+        where = ", ".join(part for part in (column, entry) if part)
+        cause = (
+            f"{where} is {float(stored[worst]):.9g}, and must be "
+            f"{float(expected.centre[worst]):.9g} ± {float(expected.radius[worst]):.2g}"
+        )
+        self._fail(name, block, cause, columns)
+
+    def _fail(
+        self, name: str, block: int | None, cause: str, columns: tuple[int, int] | None = None
+    ) -> None:
+        grid = self.store.grid
+        if columns is None:
+            columns = (0, grid.columns) if block is None else grid.bounds(block)
+        self.failures.append(Failure(name, block, *columns, cause))
