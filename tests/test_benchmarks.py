@@ -26,14 +26,43 @@ BENCHMARKS = Path(__file__).parent / "benchmarks"
         ),
     ],
 )
-def test_benchmark(tmp_path: Path, script: str, arguments: str, columns: list[str]) -> None:
+def test_against_others(tmp_path: Path, script: str, arguments: str, columns: list[str]) -> None:
+    done = benchmark(tmp_path, script, arguments)
+    head, *_ = (line for line in done.splitlines() if line.startswith("| (m, n, q)"))
+    assert all(column in head for column in columns), head
+    row = next(line for line in done.splitlines() if line.startswith("| (7, 5, 3)"))
+    assert row.count("|") == head.count("|")
+
+
+def benchmark(tmp_path: Path, script: str, arguments: str) -> str:
     words = [word.replace("\0", " ") for word in arguments.replace("\\ ", "\0").split()]
     done = subprocess.run(
         [sys.executable, BENCHMARKS / script, *words],
         capture_output=True, text=True, check=False, cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    head, *_ = (line for line in done.stdout.splitlines() if line.startswith("| (m, n, q)"))
-    assert all(column in head for column in columns), head
-    row = next(line for line in done.stdout.splitlines() if line.startswith("| (7, 5, 3)"))
-    assert row.count("|") == head.count("|")
+    return done.stdout
+
+
+def test_chunks_and_codecs(tmp_path: Path) -> None:
+    told = benchmark(
+        tmp_path,
+        "store.py",
+        "--gigabytes 0.001 --rounds 1 --shape 7,5,3 --chunks 8KiB 1MiB --codecs none lz4 "
+        "--bits all 8 --pipelines zarr fused zarrs",
+    )
+    rows = [line.split("|") for line in told.splitlines() if line.startswith("| ")]
+    pipelines = [name for name in ("zarr", "fused", "zarrs") if f"pipeline {name} is" not in told]
+    assert "zarr" in pipelines
+    # Not rounded before it is written as it is: three for each size of chunks
+    assert len(rows) == 1 + 6 * len(pipelines)
+    assert {row[4].strip() for row in rows[1:]} == set(pipelines)
+
+
+def test_scale(tmp_path: Path) -> None:
+    told = benchmark(tmp_path, "scale.py", "--columns 64 --tasks 50 --blocks 1000 --rounds 1")
+    rows = [line.split("|") for line in told.splitlines() if line.startswith("| ")]
+    growth = [row[1].strip() for row in rows if row[1].strip() in {"64", "256", "1,024"}]
+    assert growth == ["64", "256", "1,024"]
+    for title in ("Growth", "Dispatch of 50 tasks", "1,000 blocks of one column", "Start"):
+        assert title in told

@@ -310,9 +310,7 @@ def test_a_grid_that_could_not_be_opened_is_not_made(job, tmp_path: Path) -> Non
     zarr.create_array(X, shape=(N, 10**8), chunks=(N, 10**6), dtype="f4")
     document = job(input={"path": str(X)}, output={"block_size": 1, "products": ["norm"]})
     before = sorted(tmp_path.iterdir())
-    planned, checked = plan(document), load_job(document)
-    x = input_record(open_columns(X))
-    told = frugal_refusal(lambda: Store.create(planned, make_network(), checked, x))
+    told = frugal_refusal(lambda: cn.run(document))
     assert "100,000,000 blocks in 100,000,000 chunks are more than 10,000,000" in told
     assert "Raise output.block_size" in told
     assert sorted(tmp_path.iterdir()) == before

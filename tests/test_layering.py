@@ -12,14 +12,15 @@ import pytest
 import colonnade
 
 FLOORS = {
-    7: ["cli"],
-    6: ["run"],
-    5: ["task", "dispatch", "reader", "verify"],
-    4: ["store", "clusters", "progress", "reference"],
+    8: ["cli"],
+    7: ["run"],
+    6: ["calibrate"],
+    5: ["checked", "task", "dispatch", "reader", "verify"],
+    4: ["store", "clusters", "planner", "progress", "reference"],
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout"],
     1: ["activations", "stopping"],
-    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding"],
+    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding", "words"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

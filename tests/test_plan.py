@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from colonnade import plan as _  # noqa: F401 (the function hides the module in the package)
 from colonnade.errors import TooLargeError
 from colonnade.job import Product
-from colonnade.layout import Grid, Shapes, format_bytes
-from colonnade.plan import Capacity, Plan, make_plan
+from colonnade.layout import Grid, Shapes
+from colonnade.plan import Capacity, Plan
+from colonnade.planner import make_plan
+from colonnade.words import format_bytes, format_seconds
 
-plan_module = sys.modules["colonnade.plan"]
 MIB = 2**20
 PRODUCTS = get_args(Product)
 
@@ -372,14 +372,26 @@ def test_format_bytes(size, text) -> None:
     assert format_bytes(size) == text
 
 
-def test_it_is_arithmetic_alone() -> None:
-    tree = ast.parse(Path(plan_module.__file__).read_text())
-    names = [
-        alias.name if isinstance(node, ast.Import) else node.module
+@pytest.mark.parametrize("module", ["plan", "planner"])
+def test_it_is_arithmetic_alone(module) -> None:
+    # `colonnade.plan` is the function, which hides the module
+    tree = ast.parse(Path(str(sys.modules[f"colonnade.{module}"].__file__)).read_text())
+    names = {
+        str(alias.name if isinstance(node, ast.Import) else node.module)
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
-    ]
+    }
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "colonnade"}
-    ours = {name for name in names if name.startswith("colonnade")}
-    assert ours == {"colonnade.errors", "colonnade.layout"}
+    ours = {name.removeprefix("colonnade.") for name in names if name.startswith("colonnade")}
+    assert ours <= {"errors", "layout", "plan", "words"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0123, "0.012 s"), (2.0, "2 s"), (99.4, "99 s"), (119, "119 s"), (121, "2 min"),
+     (3600, "60 min"), (7300, "2 h"), (86_399, "24 h"), (40 * 3600 + 1800, "40 h"),
+     (200_000, "2.3 days")],
+)  # fmt: skip
+def test_format_seconds(seconds, text) -> None:
+    assert format_seconds(seconds) == text

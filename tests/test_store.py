@@ -18,7 +18,8 @@ from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.jobfile import load_job
 from colonnade.layout import Shapes
-from colonnade.plan import Capacity, make_plan
+from colonnade.plan import Capacity
+from colonnade.planner import make_plan
 from colonnade.rounding import round_mantissa
 from colonnade.store import Store, input_record
 from colonnade.store import arrays as store_arrays

@@ -65,11 +65,16 @@ def run(job: str, overrides: tuple[str, ...], overwrite: bool, repair: bool) -> 
 @_cli.command()
 @_job
 @_set
+@click.option("--calibrate", is_flag=True, help="Time some blocks on the cluster; tell how long.")
 @_json
 @_debug
-def plan(job: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Show what JOB would compute, write and need; touch nothing."""
-    planned = plan_job(job, overrides)
+def plan(job: str, overrides: tuple[str, ...], calibrate: bool, as_json: bool) -> None:
+    """Show what JOB would compute, write and need; touch nothing.
+
+    With --calibrate some blocks are computed on the job's cluster, in a store beside the output's
+    that is deleted again.
+    """
+    planned = plan_job(job, overrides, calibrate=calibrate)
     click.echo(json.dumps(planned.as_dict(), indent=2) if as_json else str(planned))
 
 

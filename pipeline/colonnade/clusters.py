@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,11 +16,11 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from colonnade.errors import ClusterError
+from colonnade.errors import ClusterError, UsageError
 from colonnade.job import AddressCluster, ClusterSettings, LocalCluster
 from colonnade.plan import Capacity
 
-__all__ = ["Cluster", "connect", "expected_capacity"]
+__all__ = ["Cluster", "connect", "expected_capacity", "refuse_spawned"]
 
 
 @dataclass(frozen=True)
@@ -137,3 +138,18 @@ def _dashboard(client: distributed.Client) -> str:
     if find_spec("bokeh") is None:
         return "none here (pip install 'colonnade[dashboard]')"
     return str(client.dashboard_link) or "none"
+
+
+def refuse_spawned() -> None:
+    """Say what to do where a script without a main guard is run again by its own workers.
+
+    Raises
+    ------
+    UsageError
+        This process is such a worker.
+    """
+    if getattr(multiprocessing.process.current_process(), "_inheriting", False):
+        raise UsageError(
+            "colonnade starts worker processes, and each of them imports your script: put the "
+            "call under `if __name__ == '__main__':`."
+        )

@@ -5,7 +5,7 @@ ColonnadeError
 │   ├── JobError                  the job file: every problem at once
 │   ├── NetworkError              the weights
 │   ├── InputError                the matrix X, or its shape against the network's
-│   ├── TooLargeError             the plan does not fit a worker's memory
+│   ├── TooLargeError             the plan does not fit a worker's memory, or a store
 │   ├── StoreError                not a store of ours, or another job's
 │   └── ClusterError              the cluster cannot be had
 ├── IncompleteError      3        run again (with --repair): blocks are missing (damaged)
@@ -63,7 +63,7 @@ class InputError(UsageError):
 
 
 class TooLargeError(UsageError):
-    """A block does not fit into a worker's memory."""
+    """A block does not fit into a worker's memory, or the blocks into a store."""
 
 
 class StoreError(UsageError):

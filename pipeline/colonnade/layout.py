@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MIB", "ArrayPlan", "Grid", "Shapes", "format_bytes", "make_arrays", "make_grid"]
+__all__ = ["MIB", "ArrayPlan", "Grid", "Shapes", "make_arrays", "make_grid"]
 
 MIB = 2**20
 
@@ -25,6 +25,10 @@ _SMALLEST_BLOCK = MIB
 _BLOCKS = 32
 # Smaller ones serve a reader of one column better, larger ones the matrix product
 _CHUNK_BYTES = 16 * MIB
+
+_MOST_COLUMNS = 2**60
+# Each is a file, a task, and a number in the list of what is missing; a chunk, a piece for xarray
+_MOST_BLOCKS = _MOST_CHUNKS = 10**7
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,18 @@ class Grid:
     def blocks(self) -> int:
         """Number of blocks; the last may hold fewer columns."""
         return -(-self.columns // self.block_columns)
+
+    @property
+    def problem(self) -> str | None:
+        """What makes it unusable, if anything does."""
+        if not 1 <= self.chunk_columns <= self.block_columns <= self.columns <= _MOST_COLUMNS:
+            return "its sizes must be 1 ≤ chunk_columns ≤ block_columns ≤ columns ≤ 2⁶⁰"
+        if self.block_columns % self.chunk_columns:
+            return "block_columns must be a multiple of chunk_columns"
+        chunks = -(-self.columns // self.chunk_columns)
+        if self.blocks > _MOST_BLOCKS or chunks > _MOST_CHUNKS:
+            return f"{self.blocks:,} blocks in {chunks:,} chunks are more than {_MOST_BLOCKS:,}"
+        return None
 
     def bounds(self, block: int) -> tuple[int, int]:
         """First column of a block, and the one after its last."""
@@ -140,12 +156,3 @@ def make_arrays(
         ],
     }  # fmt: skip
     return tuple(array for name, arrays in known.items() if name in products for array in arrays)
-
-
-def format_bytes(size: float) -> str:
-    """Write bytes as people do: 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if round(size) < 1024 or unit == "TiB":
-            return f"{size:,.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1024
-    raise AssertionError

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +14,10 @@ import numpy as np
 from distributed.comm.core import CommClosedError
 
 from colonnade import clusters
-from colonnade.columns import Columns, open_columns
+from colonnade.calibrate import calibrated
+from colonnade.checked import CheckedJob, check_job
 from colonnade.dispatch import Lost, batches, dispatch
-from colonnade.errors import IncompleteError, InputError, StoreError, UsageError
+from colonnade.errors import IncompleteError, StoreError, UsageError
 from colonnade.events import (
     BlockDamaged,
     BlockDone,
@@ -31,14 +29,13 @@ from colonnade.events import (
     RunStarted,
     ignore,
 )
-from colonnade.jacobian import Kernel, kernel_bytes, strip_columns, working_dtype
+from colonnade.jacobian import Kernel
 from colonnade.job import Job
 from colonnade.jobfile import load_job
-from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
-from colonnade.plan import Capacity, Plan, make_plan
+from colonnade.plan import Plan
 from colonnade.stopping import Stop, stoppable
-from colonnade.store import InputRecord, Store, input_record, network_record
+from colonnade.store import Store, network_record
 from colonnade.task import Address, Failed, compute_blocks
 from colonnade.verify import Verification, check
 
@@ -47,7 +44,7 @@ __all__ = ["plan", "run"]
 JobLike = str | Path | Mapping[str, Any] | Job
 
 
-def plan(job: JobLike, overrides: Iterable[str] = ()) -> Plan:
+def plan(job: JobLike, overrides: Iterable[str] = (), *, calibrate: bool = False) -> Plan:
     """Plan a run and touch nothing.
 
     Parameters
@@ -56,14 +53,21 @@ def plan(job: JobLike, overrides: Iterable[str] = ()) -> Plan:
         A job file's path, or a mapping or `Job` of the same content.
     overrides
         ``section.key=value`` each.
+    calibrate
+        Start or reach the job's cluster and time some blocks there, in a store beside the output's
+        that is then deleted, so that the plan tells how long the run will take.
 
     Raises
     ------
     UsageError
         What `run` would refuse before it starts, but for a store that is in its way.
     """
-    checked = _check(load_job(job, overrides).located())
-    return checked.plan(clusters.expected_capacity(checked.job.cluster))
+    checked = check_job(load_job(job, overrides).located())
+    planned = checked.plan(clusters.expected_capacity(checked.job.cluster))
+    if not calibrate:
+        return planned
+    clusters.refuse_spawned()
+    return calibrated(checked)
 
 
 def run(
@@ -96,13 +100,13 @@ def run(
     StoppedError
         SIGINT, SIGTERM or SIGHUP came; the store is resumable.
     """
-    _refuse_spawned()
+    clusters.refuse_spawned()
     if overwrite and repair:
         raise UsageError("a store is either repaired or overwritten: choose one of the two.")
     clock = time.perf_counter()
     given = load_job(job, overrides)
     path = given.output.path
-    checked = _check(given.located())
+    checked = check_job(given.located())
     tally = _Tally(listener)
     with stoppable() as stop:
         old = Store.find(checked.job.output.path)
@@ -126,7 +130,7 @@ def run(
 
 def _work(
     path: str,
-    checked: _Checked,
+    checked: CheckedJob,
     store: Store | None,
     old: Store | None,
     tally: _Tally,
@@ -194,77 +198,7 @@ class _Tally:
         )
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """A job whose files have been opened and found to fit."""
-
-    job: Job
-    network: Network
-    columns: Columns
-    x: InputRecord
-
-    def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
-        network, output = self.network, self.job.output
-        strip = strip_columns(network, output.dtype)
-        return make_plan(
-            Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
-            products=output.products,
-            dtype=output.dtype,
-            x_itemsize=self.columns.dtype.itemsize,
-            x_chunk_columns=self.columns.chunk_columns,
-            working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
-            strip_columns=strip,
-            compression=output.compression,
-            capacity=capacity,
-            block_size=output.block_size,
-            chunk_size=output.chunk_size,
-            grid=grid,
-        )
-
-
-def _check(job: Job) -> _Checked:
-    _refuse_overlap(job)
-    settings = job.network
-    names = settings.names.model_dump(exclude_none=True) if settings.names else None
-    network = Network.load(settings.weights, settings.activation, names)
-    columns = open_columns(job.input.path, job.input.array, job.input.orientation)
-    if columns.n != network.n:
-        raise InputError(_shapes_side_by_side(job, network, columns))
-    try:
-        return _Checked(job, network, columns, input_record(columns))
-    except (OSError, ValueError, MemoryError) as error:
-        raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
-
-
-def _refuse_overlap(job: Job) -> None:
-    """Refuse to write where the run reads: --overwrite would delete its own input."""
-    output = Path(os.path.realpath(job.output.path))  # Path.resolve fails at a loop of links
-    for key, path in (("input.path", job.input.path), ("network.weights", job.network.weights)):
-        read = Path(os.path.realpath(path))
-        if read == output or read in output.parents or output in read.parents:
-            raise StoreError(
-                f"output.path {output} and {key} {read} overlap: the output must lie apart from "
-                "what the run reads."
-            )
-
-
-def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
-    other = "columns_by_features"
-    if job.input.orientation == other:
-        other = "features_by_columns"
-    hint = ""
-    if columns.p == network.n:
-        hint = f" X fits the other way round: set input.orientation: {other}."
-    return (
-        f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
-        f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
-        f"{job.network.weights}; X {columns.stored_shape}, read as {job.input.orientation}, "
-        f"in {job.input.path}.{hint}"
-    )
-
-
-def _refuse_another_job(store: Store, checked: _Checked) -> None:
+def _refuse_another_job(store: Store, checked: CheckedJob) -> None:
     different = store.record.differences(checked.job, network_record(checked.network), checked.x)
     if different:
         raise StoreError(
@@ -273,7 +207,7 @@ def _refuse_another_job(store: Store, checked: _Checked) -> None:
         )
 
 
-def _verified(store: Store, checked: _Checked, listener: Listener) -> Verification:
+def _verified(store: Store, checked: CheckedJob, listener: Listener) -> Verification:
     found = check(store, checked.columns, checked.network, listener=listener)
     for failure in found.failures:
         cause = f"{failure.array}: {failure.cause}"
@@ -322,7 +256,7 @@ def _ready(job: Job, cluster: clusters.Cluster) -> ClusterReady:
     return ClusterReady(
         kind=job.cluster.kind,
         workers=capacity.workers,
-        threads=capacity.workers * capacity.threads_per_worker,
+        threads=capacity.total_threads,
         dashboard=cluster.dashboard,
     )
 
@@ -331,15 +265,13 @@ def _compute(
     cluster: clusters.Cluster, store: Store, missing: list[int], batch: int
 ) -> Iterator[BlockDone | BlockFailed]:
     """Compute the missing blocks on the cluster and yield what becomes of each."""
-    capacity = cluster.capacity
-    threads = capacity.workers * capacity.threads_per_worker
     address = Address(store.path, store.record.id, run=uuid.uuid4().hex)
     compute = partial(compute_blocks, address)
     causes: dict[int, str] = {}
     again: list[int] = []
     todo = batches(missing, batch)
     for chances in (1, 0):
-        for blocks, back in dispatch(cluster.client, compute, todo, threads):
+        for blocks, back in dispatch(cluster.client, compute, todo, cluster.capacity.total_threads):
             receipts: Sequence[BlockDone | Failed]
             if isinstance(back, Lost):
                 receipts = [Failed(block, str(back)) for block in blocks]
@@ -378,12 +310,3 @@ def _incomplete(path: str, failures: list[BlockFailed]) -> IncompleteError:
         f"{others} failed: {first.cause.rstrip('.')}. The same command computes what is missing.",
         {failure.block: failure.cause for failure in failures},
     )
-
-
-def _refuse_spawned() -> None:
-    """Say what to do where a script without a main guard is run again by its own workers."""
-    if getattr(multiprocessing.process.current_process(), "_inheriting", False):
-        raise UsageError(
-            "colonnade.run starts worker processes, and each of them imports your script: put the "
-            "call under `if __name__ == '__main__':`."
-        )

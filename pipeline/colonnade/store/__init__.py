@@ -35,7 +35,6 @@ from colonnade.store.record import (
     NetworkRecord,
     Record,
     Status,
-    grid_problem,
     input_record,
     network_record,
     versions,
@@ -172,12 +171,6 @@ class Store:
             The place cannot be written to, or holds something else than a store.
         """
         place = Path(job.output.path)
-        problem = grid_problem(plan.grid)
-        if problem:
-            raise StoreError(
-                f"{place}: the store cannot be made: {problem}. Raise output.block_size and "
-                "output.chunk_size."
-            )
         record = Record(
             state="writing",
             id=uuid.uuid4().hex,
@@ -287,6 +280,11 @@ class Store:
         """Delete a block's shards, the main array's first: from then on it is not done."""
         for name in reversed(self.record.arrays):
             arrays.remove(self._array(name), block)
+
+    def delete(self) -> None:
+        """Delete all of it, unless another store has taken its place."""
+        if self.is_current():
+            shutil.rmtree(self.path)
 
     def restore_weights(self, network: Network) -> None:
         """Write the weights again."""

@@ -21,7 +21,6 @@ __all__ = [
     "NetworkRecord",
     "Record",
     "Status",
-    "grid_problem",
     "input_record",
     "network_record",
     "ranges",
@@ -29,27 +28,11 @@ __all__ = [
 ]
 
 FORMAT: Literal[1] = 1
-_MOST_COLUMNS = 2**60
-# Each is a file, a task, and a number in the list of what is missing; a chunk, a piece for xarray
-_MOST_BLOCKS = _MOST_CHUNKS = 10**7
-
-
-def grid_problem(grid: Grid) -> str | None:
-    """Say what makes a grid unusable, if anything does."""
-    if not 1 <= grid.chunk_columns <= grid.block_columns <= grid.columns <= _MOST_COLUMNS:
-        return "its sizes must be 1 ≤ chunk_columns ≤ block_columns ≤ columns ≤ 2⁶⁰"
-    if grid.block_columns % grid.chunk_columns:
-        return "block_columns must be a multiple of chunk_columns"
-    chunks = -(-grid.columns // grid.chunk_columns)
-    if grid.blocks > _MOST_BLOCKS or chunks > _MOST_CHUNKS:
-        return f"{grid.blocks:,} blocks in {chunks:,} chunks are more than {_MOST_BLOCKS:,}"
-    return None
 
 
 def _usable(grid: Grid) -> Grid:
-    problem = grid_problem(grid)
-    if problem:
-        raise ValueError(problem)
+    if grid.problem:
+        raise ValueError(grid.problem)
     return grid
 
 
