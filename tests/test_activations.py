@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from colonnade import formulas
 from colonnade.activations import ACTIVATIONS, activation
 from colonnade.errors import UsageError
 
@@ -196,6 +197,13 @@ def test_accuracy(name, parameters, dtype):
         case = f"{name} {parameters or ''} {what} {dtype.__name__}"
         print(f"{case}: {found:.2f} ulp at {at!r}, bound {bound}")  # noqa: T201
         assert found <= bound, (case, at)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tanh_with_and_without_a_fast_cosh(monkeypatch, dtype, fast):
+    monkeypatch.setattr(formulas, "FAST_COSH", fast)
+    test_accuracy("tanh", {}, dtype)
 
 
 @settings(max_examples=400, deadline=None)

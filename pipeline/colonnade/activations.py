@@ -81,7 +81,7 @@ ACTIVATIONS: Mapping[str, Formula] = MappingProxyType({
     "softsign": Formula("z/(1 + |z|)", "1/(1 + |z|)²",
         f.softsign, lambda z: np.square(1.0 / (1.0 + np.abs(z)))),  # (1 + |z|)² overflows
     "tanh": Formula("tanh z", "sech²z = 4 sigmoid′(2z)",
-        np.tanh, lambda z: f.logistic_slope(z, 2.0, 0.5)),
+        np.tanh, f.tanh_slope),
     "tanhshrink": Formula("z − tanh z", "tanh²z", f.tanhshrink, lambda z: np.square(np.tanh(z))),
 })
 # fmt: on
@@ -147,11 +147,16 @@ def _evaluate(function: Callable[[Array], Array], z: ArrayLike) -> Array:
         z = z.astype(np.float64, casting="same_kind")
     order: Any = "F" if z.flags.fnc else "C"
     flat = z.ravel(order=order)
-    out = np.empty_like(flat)
     # What leaves the range is inf or 0, and exp(inf) is meant; invalid and divide stay loud.
     with np.errstate(over="ignore", under="ignore"):
-        for start in range(0, flat.size, _BLOCK):
-            out[start : start + _BLOCK] = function(flat[start : start + _BLOCK])
+        if flat.size <= _BLOCK:
+            out = function(flat)
+            # identity gives what it is given
+            out = out.copy() if np.may_share_memory(out, z) else out
+        else:
+            out = np.empty_like(flat)
+            for start in range(0, flat.size, _BLOCK):
+                out[start : start + _BLOCK] = function(flat[start : start + _BLOCK])
     return out.reshape(z.shape, order=order)
 
 

@@ -154,6 +154,26 @@ def logistic_slope(z: Array, beta: float, root: float = 1.0) -> Array:
     return e
 
 
+# Where NumPy has no vector instructions for it, cosh takes ten times as long
+try:
+    from numpy.lib.introspect import opt_func_info
+
+    _COSH = opt_func_info("^cosh$")["cosh"]
+    FAST_COSH = all("baseline" not in _COSH[kind]["current"] for kind in ("ff", "dd"))
+except (ImportError, KeyError):
+    FAST_COSH = False
+
+
+def tanh_slope(z: Array) -> Array:
+    # 1/cosh²z, in half the passes of sech²z = 4 s(2z) s(−2z)
+    if not FAST_COSH:
+        return logistic_slope(z, 2.0, 0.5)
+    c = np.cosh(z)
+    np.reciprocal(c, out=c)
+    c *= c
+    return c
+
+
 def softsign(z: Array) -> Array:
     largest = float(np.finfo(z.dtype).max)
     z = np.clip(z, -largest, largest)  # inf/inf is not wanted

@@ -185,6 +185,7 @@ def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, norm: bool
     m, n, q = network.m, network.n, network.q
     itemsize = np.dtype(dtype).itemsize
     weights = m * (n + q) * network.dtype.itemsize
+    weights += m * (n + 1) * np.result_type(network.dtype, dtype).itemsize
     if network.dtype != dtype:
         weights += m * (n + q) * itemsize
     if norm:
@@ -242,6 +243,12 @@ class Kernel:
         K: NDArray[Any] = self._U.T[:, :, None] * self._W[:, None, :]
         return K.reshape(self.network.m, -1)
 
+    @cached_property
+    def _Wb(self) -> NDArray[Any]:  # noqa: N802
+        network = self.network
+        Wb: NDArray[Any] = np.column_stack([network.W1, network.b1])
+        return Wb.astype(self.working_dtype, copy=False)
+
     # ‖U Diag(s) W‖²_F = Σ_hg s_h (UᵀU)[h,g] (WWᵀ)[h,g] s_g, in float64: the sum may cancel
     @cached_property
     def _gram(self) -> NDArray[np.float64]:
@@ -250,9 +257,11 @@ class Kernel:
 
     def preactivation(self, X: NDArray[Any]) -> NDArray[Any]:
         """Z = W X + b 1ᵀ: X (n, B) gives (m, B) in the working dtype."""
-        W = self.network.W1.astype(self.working_dtype, copy=False)
-        Z: NDArray[Any] = W @ X.astype(self.working_dtype, copy=False)
-        Z += self.network.b1[:, None]
+        # [W b] [X; 1]: one pass over Z less than adding b to W X
+        bordered = np.empty((X.shape[0] + 1, X.shape[1]), self.working_dtype)
+        bordered[:-1] = X
+        bordered[-1] = 1
+        Z: NDArray[Any] = self._Wb @ bordered
         return Z
 
     def value(self, Z: NDArray[Any]) -> NDArray[Any]:
@@ -275,8 +284,10 @@ class Kernel:
             (B, q), to be filled with Yᵀ on the way.
         """
         m, B = self.network.m, X.shape[1]
-        S = np.empty((m, B), self.working_dtype)
         width = max(_PIECE_COLUMNS, _PIECE_BYTES // (m * self.working_dtype.itemsize))
+        if width >= B and values is None:
+            return self.slope(self.preactivation(X))
+        S = np.empty((m, B), self.working_dtype)
         for k in range(0, B, width):
             Z = self.preactivation(X[:, k : k + width])
             if values is not None:
