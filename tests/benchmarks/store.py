@@ -9,6 +9,7 @@ write        bytes over the seconds that a worker computes and writes
 1 column     one column's block, at random
 1,000        that many columns, one after the other
 one entry    T[:, i, j]: one entry of all columns' blocks, which is spread over all of the store
+error        the largest relative one of the first columns' numbers, against the kernel's own
 """
 
 from __future__ import annotations
@@ -95,6 +96,20 @@ def reads(path: str, rounds: int) -> dict[str, float]:
     return found
 
 
+def largest_error(path: str, job: dict[str, Any]) -> float:
+    import numpy as np  # noqa: PLC0415
+    import zarr  # noqa: PLC0415
+
+    import colonnade as cn  # noqa: PLC0415
+
+    network = cn.Network.load(job["network"]["weights"], job["network"]["activation"])
+    X = np.load(job["input"]["path"], mmap_mode="r")[:, :200]
+    exact = cn.jacobian(network, np.asarray(X)).astype(np.float64)
+    there = exact != 0
+    stored = zarr.open_array(f"{path}/jacobian", mode="r")[: X.shape[1]]
+    return float((np.abs(stored - exact)[there] / np.abs(exact[there])).max())
+
+
 def measure(
     shape: Shape, gigabytes: float, rounds: int, variants: list[dict[str, str]], pipeline: str
 ) -> list[list[Any]]:
@@ -132,6 +147,7 @@ def measure(
                         f"{max(s for s, _ in speed[i]):.2f} GB/s",
                         f"{min(w for _, w in speed[i]):.2f} s",
                         *(f"{1e3 * seconds:.1f} ms" for seconds in found.values()),
+                        f"{largest_error(path, job):.0e}",
                     ]
                 )
     finally:
@@ -171,7 +187,7 @@ def main() -> None:
     head = ["chunks", "codec", "bits", "pipeline", "bytes", "write", "writing", "1 column", "1,000"]
     table(
         f"Writers and readers of {given.gigabytes} GB, {shape} in blocks of 64 MiB; {machine()}",
-        [*head, "one entry"],
+        [*head, "one entry", "error"],
         rows,
     )
 
