@@ -28,7 +28,7 @@ from colonnade.errors import (
     TooLargeError,
 )
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, RunFinished, RunStarted
-from colonnade.store import Store
+from colonnade.store import Store, lease
 from support import M, N, P, Q, make_columns, make_network, save_network
 
 BLOCKS = 8
@@ -208,6 +208,8 @@ def test_a_run_whose_store_is_replaced_writes_nothing_into_the_new_one(make, tmp
 
     def replace(event: Any) -> None:
         if isinstance(event, ClusterReady):
+            # As where it was silent for too long
+            (tmp_path / "out.zarr" / lease.FILE).unlink()
             replaced.append(cn.run(make(network={"activation": "relu"}), overwrite=True))
 
     with pytest.raises(IncompleteError, match="made anew"):
