@@ -6,8 +6,9 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,28 +93,26 @@ def test_a_finished_store_needs_no_lease(job) -> None:
     assert not (path / lease.FILE).exists()
 
 
-def test_a_new_store_is_held_from_its_first_moment(job, monkeypatch) -> None:
-    """Whoever finds it finds its lease, even before its run goes on."""
+def test_a_new_store_is_held_from_its_first_moment(job, tmp_path: Path) -> None:
+    """Whoever finds it, or the one that replaces it, finds its lease too."""
+    store = tmp_path / "out.zarr"
     seen: list[Any] = []
+    replaced = b""
 
-    def look(path: str, run: str) -> Any:
-        seen.append((holder(path), run))
-        return lease.hold(path, run)
+    def look() -> None:
+        while True:
+            with suppress(OSError):
+                if (store / "zarr.json").read_bytes() != replaced:
+                    seen.append(holder(store))
+                    return
 
-    monkeypatch.setattr("colonnade.run.hold", look)
-    cn.run(job())
-    [(found, run)] = seen
-    assert found is not None
-    assert found.run == run
-    seen.clear()
-    monkeypatch.undo()
-
-    def look_again(event: Any) -> None:
-        if isinstance(event, ClusterReady):
-            seen.append(holder(job()["output"]["path"]))
-
-    cn.run(job(), overwrite=True, listener=look_again)
-    assert seen[0].pid == os.getpid()
+    for overwrite in (False, True):
+        watching = threading.Thread(target=look)
+        watching.start()
+        cn.run(job(), overwrite=overwrite)
+        watching.join()
+        replaced = (store / "zarr.json").read_bytes()
+    assert [found and found.pid for found in seen] == [os.getpid()] * 2
 
 
 def test_a_run_that_has_lost_its_store_ends(job, tmp_path: Path) -> None:
