@@ -20,7 +20,7 @@ FLOORS = {
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout"],
     1: ["activations", "stopping"],
-    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding"],
+    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding", "interrupts"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent
