@@ -13,14 +13,23 @@ import colonnade
 
 FLOORS = {
     8: ["cli"],
-    7: ["run"],
-    6: ["calibrate"],
-    5: ["checked", "task", "dispatch", "reader", "verify"],
+    7: ["run", "planning"],
+    6: ["rounds"],
+    5: ["task", "dispatch", "reader", "verify", "inputs"],
     4: ["store", "clusters", "planner", "progress", "reference"],
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout"],
     1: ["activations", "stopping"],
-    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding", "words"],
+    0: [
+        "errors",
+        "events",
+        "formulas",
+        "definitions",
+        "npyheader",
+        "rounding",
+        "interrupts",
+        "words",
+    ],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

@@ -9,6 +9,11 @@ ds = cn.open("out.zarr")         # xarray.Dataset, lazy
 
 from __future__ import annotations
 
+from colonnade import interrupts
+
+# What follows takes a second or so
+interrupts.expect()
+
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -28,7 +33,8 @@ from colonnade.errors import (
 )
 from colonnade.jacobian import forward, jacobian, slopes
 from colonnade.network import Network
-from colonnade.run import plan, run
+from colonnade.planning import plan
+from colonnade.run import run
 from colonnade.verify import Verification, verify
 
 if TYPE_CHECKING:

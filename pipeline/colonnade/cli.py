@@ -12,9 +12,10 @@ from rich.console import Console
 
 from colonnade import __version__
 from colonnade.errors import ColonnadeError
+from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
+from colonnade.planning import plan as plan_job
 from colonnade.progress import listening, told
-from colonnade.run import plan as plan_job
 from colonnade.run import run as run_job
 from colonnade.store import Store
 from colonnade.verify import verify as verify_store
@@ -155,5 +156,6 @@ def _exit_status(command: Callable[[], Any], *, debug: bool) -> int:
 
 def main() -> None:
     """Run the command line."""
+    leave_to_python()
     debug = "--debug" in sys.argv
     sys.exit(_exit_status(lambda: _cli(standalone_mode=False), debug=debug))

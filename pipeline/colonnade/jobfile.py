@@ -17,15 +17,17 @@ from pydantic_core import ErrorDetails
 from colonnade.errors import JobError, reason, shown
 from colonnade.job import Job
 
-__all__ = ["load_job"]
+__all__ = ["JobLike", "load_job"]
 
 # A job takes some hundreds of bytes; what has more than this would take time and memory
 _MOST_BYTES = 2**16
 _MOST_VALUES = 100_000
 _MOST_PROBLEMS = 20
 
+JobLike = str | Path | Mapping[str, Any] | Job
 
-def load_job(source: str | Path | Mapping[str, Any] | Job, overrides: Iterable[str] = ()) -> Job:
+
+def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
     """Read and check a job.
 
     Parameters

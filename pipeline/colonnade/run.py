@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 from distributed.comm.core import CommClosedError
 
 from colonnade import clusters
-from colonnade.calibrate import calibrated
-from colonnade.checked import CheckedJob, check_job
-from colonnade.dispatch import Lost, batches, dispatch
 from colonnade.errors import IncompleteError, StoreError, UsageError
 from colonnade.events import (
     BlockDamaged,
@@ -29,45 +24,17 @@ from colonnade.events import (
     RunStarted,
     ignore,
 )
+from colonnade.inputs import Checked, check_job
 from colonnade.jacobian import Kernel
 from colonnade.job import Job
-from colonnade.jobfile import load_job
+from colonnade.jobfile import JobLike, load_job
 from colonnade.network import Network
-from colonnade.plan import Plan
+from colonnade.rounds import compute
 from colonnade.stopping import Stop, stoppable
-from colonnade.store import Store, network_record
-from colonnade.task import Address, Failed, compute_blocks
+from colonnade.store import Lease, Store, hold, network_record
 from colonnade.verify import Verification, check
 
-__all__ = ["plan", "run"]
-
-JobLike = str | Path | Mapping[str, Any] | Job
-
-
-def plan(job: JobLike, overrides: Iterable[str] = (), *, calibrate: bool = False) -> Plan:
-    """Plan a run and touch nothing.
-
-    Parameters
-    ----------
-    job
-        A job file's path, or a mapping or `Job` of the same content.
-    overrides
-        ``section.key=value`` each.
-    calibrate
-        Start or reach the job's cluster and time some blocks there, in a store beside the output's
-        that is then deleted, so that the plan tells how long the run will take.
-
-    Raises
-    ------
-    UsageError
-        What `run` would refuse before it starts, but for a store that is in its way.
-    """
-    checked = check_job(load_job(job, overrides).located())
-    planned = checked.plan(clusters.expected_capacity(checked.job.cluster))
-    if not calibrate:
-        return planned
-    clusters.refuse_spawned()
-    return calibrated(checked)
+__all__ = ["run"]
 
 
 def run(
@@ -83,7 +50,7 @@ def run(
     Parameters
     ----------
     job, overrides
-        As for `plan`.
+        A job file's path, or a mapping or `Job` of the same content; ``section.key=value`` each.
     overwrite
         Replace another job's store, or a finished one, at the same path.
     repair
@@ -108,19 +75,25 @@ def run(
     path = given.output.path
     checked = check_job(given.located())
     tally = _Tally(listener)
-    with stoppable() as stop:
+    with stoppable() as stop, ExitStack() as held:
+        this = _Run(path, checked, tally, stop, held)
         old = Store.find(checked.job.output.path)
+        if old is not None and not overwrite:
+            _refuse_another_job(old, checked)
+        if old is not None and (overwrite or repair or not _is_finished(old)):
+            this.hold(old)
+            # Nobody else's from here on, and as whoever held it has left it
+            old = Store.open(old.path)
+            if not overwrite:
+                _refuse_another_job(old, checked)
         store = None if overwrite else old
-        found = None
-        if store is not None:
-            _refuse_another_job(store, checked)
-            found = _verified(store, checked, listener) if repair else None
-            stop.check()
+        found = _verified(store, checked, listener) if repair and store is not None else None
+        stop.check()
         sound = found is None or not found.failures
-        if store is not None and store.is_whole() and not _missing(store) and sound:
+        if store is not None and _is_finished(store) and sound:
             tally(_started(path, store, []))
         else:
-            store = _work(path, checked, store, old, tally, stop, found)
+            store = this.work(store, old, found)
     finished = tally.finished(path, store, time.perf_counter() - clock)
     listener(finished)
     if finished.state != "complete":
@@ -128,43 +101,65 @@ def run(
     return finished
 
 
-def _work(
-    path: str,
-    checked: CheckedJob,
-    store: Store | None,
-    old: Store | None,
-    tally: _Tally,
-    stop: Stop,
-    found: Verification | None,
-) -> Store:
-    """Compute what is missing of a store, or make one in place of `old`, and finish it.
+class _Run:
+    """One run, and its hold of the store."""
 
-    What was `found` damaged is discarded first: then it is missing, whatever happens to this run.
-    """
-    grid = None if store is None else store.grid
-    # Refused here, a job that is too large has not even started a cluster
-    checked.plan(clusters.expected_capacity(checked.job.cluster), grid)
-    with _unbroken(path), clusters.connect(checked.job.cluster) as cluster:
-        planned = checked.plan(cluster.capacity, grid)
-        if store is None:
-            store = Store.create(planned, checked.network, checked.job, checked.x, old)
-        store.adopt(checked.job)
-        if found is not None:
-            _discard(store, checked.network, found)
-        missing = _missing(store)
-        tally(_started(path, store, missing))
-        tally(_ready(checked.job, cluster))
-        for event in _compute(cluster, store, missing, planned.batch):
-            stop.check()
-            tally(event)
-        stop.check()
-        if not store.is_current():
-            raise IncompleteError(
-                f"{path} was made anew by another run while this one was writing it; this run ends."
-            )
-        if not _missing(store):
-            store.finish(_final_results(store))
-    return store
+    def __init__(
+        self, path: str, checked: Checked, tally: _Tally, stop: Stop, held: ExitStack
+    ) -> None:
+        self._path = path
+        self._checked = checked
+        self._tally = tally
+        self._stop = stop
+        self._held = held
+        self._name = uuid.uuid4().hex
+        self._lease: Lease | None = None
+
+    def hold(self, store: Store) -> Lease:
+        """Keep all other runs from the store, until this one ends."""
+        if self._lease is None:
+            self._lease = self._held.enter_context(hold(store.path, self._name))
+        return self._lease
+
+    def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
+        """Compute what is missing of a store, or make one in place of `old`, and finish it.
+
+        What was `found` damaged is discarded first: then it is missing, whatever happens later.
+        """
+        checked, settings = self._checked, self._checked.job.cluster
+        grid = None if store is None else store.grid
+        # Refused here, a job that is too large has not even started a cluster
+        checked.plan(clusters.expected_capacity(settings), grid)
+        with _unbroken(self._path), clusters.connect(settings) as cluster:
+            planned = checked.plan(cluster.capacity, grid)
+            if store is None:
+                store = Store.create(
+                    planned, checked.network, checked.job, checked.x, old, self._name
+                )
+            lease = self.hold(store)
+            lease.confirm()
+            store.adopt(checked.job)
+            if found is not None:
+                _discard(store, checked.network, found)
+            missing = store.missing()
+            self._tally(_started(self._path, store, missing))
+            self._tally(_ready(checked.job, cluster))
+            with self._stop.politely():
+                for event in compute(
+                    cluster, store, lease, missing, planned.batch, settings, self._stop, self._tally
+                ):
+                    self._tally(event)
+            missing = store.missing()
+            self._stop.stop(_saved(store, missing))
+            if not store.is_current():
+                raise IncompleteError(
+                    f"{self._path} was made anew by another run while this one was writing it; "
+                    "this run ends."
+                )
+            lease.confirm()
+            if not missing:
+                store.finish(_final_results(store))
+        return store
 
 
 class _Tally:
@@ -198,7 +193,7 @@ class _Tally:
         )
 
 
-def _refuse_another_job(store: Store, checked: CheckedJob) -> None:
+def _refuse_another_job(store: Store, checked: Checked) -> None:
     different = store.record.differences(checked.job, network_record(checked.network), checked.x)
     if different:
         raise StoreError(
@@ -207,7 +202,7 @@ def _refuse_another_job(store: Store, checked: CheckedJob) -> None:
         )
 
 
-def _verified(store: Store, checked: CheckedJob, listener: Listener) -> Verification:
+def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
     found = check(store, checked.columns, checked.network, listener=listener)
     for failure in found.failures:
         cause = f"{failure.array}: {failure.cause}"
@@ -223,9 +218,8 @@ def _discard(store: Store, network: Network, found: Verification) -> None:
         store.discard(block)
 
 
-def _missing(store: Store) -> list[int]:
-    done = store.done()
-    return [block for block in range(store.grid.blocks) if block not in done]
+def _is_finished(store: Store) -> bool:
+    return store.is_whole() and not store.missing()
 
 
 @contextmanager
@@ -261,34 +255,12 @@ def _ready(job: Job, cluster: clusters.Cluster) -> ClusterReady:
     )
 
 
-def _compute(
-    cluster: clusters.Cluster, store: Store, missing: list[int], batch: int
-) -> Iterator[BlockDone | BlockFailed]:
-    """Compute the missing blocks on the cluster and yield what becomes of each."""
-    address = Address(store.path, store.record.id, run=uuid.uuid4().hex)
-    compute = partial(compute_blocks, address)
-    causes: dict[int, str] = {}
-    again: list[int] = []
-    todo = batches(missing, batch)
-    for chances in (1, 0):
-        for blocks, back in dispatch(cluster.client, compute, todo, cluster.capacity.total_threads):
-            receipts: Sequence[BlockDone | Failed]
-            if isinstance(back, Lost):
-                receipts = [Failed(block, str(back)) for block in blocks]
-            else:
-                receipts = back
-            for receipt in receipts:
-                if isinstance(receipt, BlockDone):
-                    yield receipt
-                elif chances:
-                    again.append(receipt.block)
-                else:
-                    causes[receipt.block] = receipt.cause
-        # A block that failed is tried once more in the end, alone: what troubled its worker, or
-        # its neighbours in the batch, may be over
-        todo = batches(sorted(again), 1)
-    for block, cause in sorted(causes.items()):
-        yield BlockFailed(block, *store.grid.bounds(block), cause)
+def _saved(store: Store, missing: list[int]) -> str:
+    blocks = store.grid.blocks
+    return (
+        f"{blocks - len(missing):,} of {blocks:,} blocks are saved; the same command goes on with "
+        "what is missing."
+    )
 
 
 def _final_results(store: Store) -> dict[str, np.ndarray[Any, Any]]:

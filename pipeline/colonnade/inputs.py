@@ -1,4 +1,4 @@
-"""A job whose files have been opened and found to fit each other: what a plan is made of."""
+"""What a job names, opened and found to fit: the network and X."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from colonnade.plan import Capacity, Plan
 from colonnade.planner import make_plan
 from colonnade.store import InputRecord, input_record
 
-__all__ = ["CheckedJob", "check_job"]
+__all__ = ["Checked", "check_job"]
 
 
 @dataclass(frozen=True)
-class CheckedJob:
+class Checked:
     """A job whose files have been opened and found to fit."""
 
     job: Job
@@ -29,12 +29,12 @@ class CheckedJob:
     x: InputRecord
 
     def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
-        """Plan it for a cluster; in the grid of its store, where there is one.
+        """Plan the job for a cluster, in the grid of a store if one is there.
 
         Raises
         ------
         TooLargeError
-            It does not fit.
+            It does not fit a worker's memory, or a store.
         """
         network, output = self.network, self.job.output
         strip = strip_columns(network, output.dtype)
@@ -60,13 +60,13 @@ class CheckedJob:
         return plan
 
 
-def check_job(job: Job) -> CheckedJob:
-    """Open a job's files, and look whether they fit each other.
+def check_job(job: Job) -> Checked:
+    """Open what a job names, and refuse what does not fit; nothing is changed.
 
     Raises
     ------
     UsageError
-        They do not, or cannot be read.
+        Its files are wrong, or do not fit each other.
     """
     _refuse_overlap(job)
     settings = job.network
@@ -76,7 +76,7 @@ def check_job(job: Job) -> CheckedJob:
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
     try:
-        return CheckedJob(job, network, columns, input_record(columns))
+        return Checked(job, network, columns, input_record(columns))
     except (OSError, ValueError, MemoryError) as error:
         raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
 

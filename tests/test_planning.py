@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import colonnade as cn
-from colonnade.calibrate import calibrated, sample
-from colonnade.checked import check_job
 from colonnade.dispatch import batches
+from colonnade.inputs import check_job
 from colonnade.jobfile import load_job
 from colonnade.layout import Shapes
 from colonnade.plan import Capacity
 from colonnade.planner import make_plan
+from colonnade.planning import calibrated, sample
 from support import N, P, make_columns, refusal, snapshot
 
 
@@ -85,11 +85,11 @@ def test_the_sample_is_of_the_runs_own_tasks(p, block_columns, workers, threads,
         block_size=block_columns * 5 * 3 * 4,
     )
     tasks = set(batches(range(plan.grid.blocks), plan.batch))
-    taken = sample(plan)
+    blocks = sample(plan)
+    taken = list(batches(blocks, plan.batch))
     assert len(taken) == len(set(taken)) <= plan.tasks
     assert set(taken) <= tasks
-    blocks = sum(map(len, taken))
-    assert blocks >= min(plan.grid.blocks, 4 * workers * threads) - plan.batch
+    assert len(blocks) >= min(plan.grid.blocks, 4 * workers * threads) - plan.batch
     assert (
         np.ptp([task[0] for task in taken]) >= (plan.grid.blocks - plan.batch) // 2
         or len(taken) == 1
