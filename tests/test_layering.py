@@ -18,8 +18,8 @@ FLOORS = {
     4: ["store", "clusters", "progress", "reference"],
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout"],
-    1: ["activations", "stopping", "npyfile"],
-    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding"],
+    1: ["activations", "stopping", "npyfile", "matrix"],
+    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding", "sampling"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

@@ -147,10 +147,11 @@ class _Checks:
             self.refused = f"X cannot be read, so that no column was computed again: {error}"
             return
         record = self.store.record
-        if found != record.input:
+        different = record.input.differences(found)
+        if different:
             self.refused = (
-                f"{record.job.input.path} is not the X that the store was made of (its fingerprint "
-                "differs), so that no column was computed again"
+                f"{record.job.input.path} is not the X that the store was made of "
+                f"({'; '.join(different)}), so that no column was computed again"
             )
         elif network is None:
             self.refused = "the weights are damaged, so that no column was computed again"

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from colonnade.columns import Columns
+from colonnade.errors import shown
 from colonnade.job import Job
 from colonnade.layout import Grid
 from colonnade.network import Network
@@ -64,12 +65,42 @@ class NetworkRecord(BaseModel):
 
 
 class InputRecord(BaseModel):
-    """Which X a store belongs to."""
+    """Which X a store belongs to.
+
+    Attributes
+    ----------
+    fingerprint
+        Of its shape, type and values, as `Columns.fingerprint` has it.
+    storage
+        How it is stored, as `Columns.storage` has it. Who stores it in another way may have changed
+        values that are not sampled.
+    """
 
     model_config = ConfigDict(frozen=True)
     fingerprint: str
     columns: int
     dtype: str
+    storage: dict[str, Any]
+
+    def differences(self, other: InputRecord) -> list[str]:
+        """Say in what another X differs."""
+        pairs = {
+            "columns": (self.columns, other.columns),
+            "type": (self.dtype, other.dtype),
+            **{
+                key: (self.storage.get(key, "none"), other.storage.get(key, "none"))
+                for key in {**self.storage, **other.storage}
+            },
+        }
+        found = [
+            f"its {shown(key.replace('_', ' '))} {shown(str(mine), 120)} in the store, "
+            f"{shown(str(theirs), 120)} in the job"
+            for key, (mine, theirs) in pairs.items()
+            if mine != theirs
+        ]
+        # The fingerprint is of the shape and the type too
+        of_values = (self.columns, self.dtype) == (other.columns, other.dtype)
+        return found + ["its values"] * (of_values and self.fingerprint != other.fingerprint)
 
 
 class Record(BaseModel):
@@ -118,8 +149,9 @@ class Record(BaseModel):
         found = []
         if self.network != network:
             found.append("the network (its weights or its activation)")
-        if self.input != x:
-            found.append("X")
+        different = self.input.differences(x)
+        if different:
+            found.append(f"X ({'; '.join(different)})")
         mine, other = (j.output.model_dump(exclude={"path"}) for j in (self.job, job))
         found += [
             f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
@@ -204,9 +236,12 @@ def network_record(network: Network) -> NetworkRecord:
 
 
 def input_record(columns: Columns) -> InputRecord:
-    """Describe X for a store's attributes; reads up to 32 MiB, or 64 columns, of it."""
+    """Describe X for a store's attributes; reads up to 32 MiB, or samples, of it."""
     return InputRecord(
-        fingerprint=columns.fingerprint(), columns=columns.p, dtype=columns.dtype.name
+        fingerprint=columns.fingerprint(),
+        columns=columns.p,
+        dtype=columns.dtype.name,
+        storage=columns.storage,
     )
 
 
