@@ -258,6 +258,8 @@ class InputSettings(_Settings):
     """Which array, where the path holds several."""
     orientation: Literal["features_by_columns", "columns_by_features"] = "features_by_columns"
     """n × p as in the mathematics, or its transpose: one sample a row."""
+    nonfinite: Literal["propagate", "fail"] = "propagate"
+    """NaN and infinities in X: let them make their columns' results, or fail their blocks."""
 
 
 class OutputSettings(_Settings):

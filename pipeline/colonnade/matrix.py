@@ -6,10 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from colonnade.errors import InputError
 
-__all__ = ["check_dtype", "check_matrix"]
+__all__ = ["check_dtype", "check_matrix", "nonfinite"]
 
 _LARGEST = 2**63
 
@@ -33,3 +34,10 @@ def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], place: str) -> tu
     if math.prod(shape) * dtype.itemsize >= _LARGEST:
         raise InputError(f"{place}X of the shape {shape} would have more than 8 EiB.")
     return shape[0], shape[1]
+
+
+def nonfinite(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Columns of X, (n, B), that hold NaN or an infinity, ascending."""
+    if X.dtype.kind != "f":
+        return np.empty(0, np.intp)
+    return np.flatnonzero(~np.isfinite(X).all(axis=0))

@@ -29,8 +29,9 @@ __all__ = [
     "versions",
 ]
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
 _MOST_COLUMNS = 2**60
+_TOLD = {"created", "finished", "nonfinite", "versions", "job"}
 # Each is a file, a task, and a number in the list of what is missing; a chunk, a piece for xarray
 _MOST_BLOCKS = _MOST_CHUNKS = 10**7
 
@@ -114,10 +115,12 @@ class Record(BaseModel):
         Of this making of the store, so that a worker never takes one store for another.
     arrays
         Those that a task writes a shard of, in this order. A block is done when all are there.
+    nonfinite
+        How many columns of X hold NaN or an infinity; None while the store is being written.
     """
 
     model_config = ConfigDict(frozen=True)
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     state: Literal["writing", "complete"]
     # A part of file names
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -128,6 +131,7 @@ class Record(BaseModel):
     input: InputRecord
     grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
+    nonfinite: Annotated[int, Field(ge=0)] | None = None
     versions: dict[str, str]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -186,7 +190,7 @@ class Status:
             "blocks": grid.blocks,
             "blocks_done": grid.blocks - len(self.missing),
             "missing": list(self.missing),
-            **record.model_dump(mode="json", include={"created", "finished", "versions", "job"}),
+            **record.model_dump(mode="json", include=_TOLD),
         }
 
     def __str__(self) -> str:
@@ -201,7 +205,8 @@ class Status:
                 f"network   n = {network.inputs}, m = {network.hidden}, q = {network.outputs}, "
                 f"{record.job.network.activation['name']}; {record.job.network.weights}"
             ),
-            f"input     {record.job.input.path}",
+            f"input     {record.job.input.path}"
+            + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
             f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
             + (f", finished {record.finished}" if record.finished else ""),
         ]
