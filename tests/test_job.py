@@ -45,7 +45,7 @@ SECTIONS = {
     "network": models.NetworkSettings, "network.names": ArrayNames,
     "input": models.InputSettings, "output": models.OutputSettings,
 }  # fmt: skip
-MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster)
+MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster, models.TlsSettings)
 
 
 def job(base: dict[str, Any] = LOCAL, /, **changes: Any) -> dict[str, Any]:
@@ -85,7 +85,8 @@ def test_whole_job(tmp_path: Path) -> None:
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
             "products": ("jacobian", "mean"),
         },
-        "cluster": {"kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5},
+        "cluster": {"kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5,
+                        "tls": None},
     }  # fmt: skip
 
 
