@@ -283,12 +283,12 @@ def test_any_mutation(made, data, name: str) -> None:
     (store / name).write_text(json.dumps(document))
     try:
         before = snapshot(store)
-        opened = allowed(lambda: Store.open(store))
+        opened = allowed(lambda: Store.open(store), (name, json.dumps(document)))
         if opened is not None:
-            allowed(lambda: json.dumps(opened.status().as_dict()))
+            allowed(lambda: json.dumps(opened.status().as_dict()), (name, json.dumps(document)))
             assert str(opened.status())
-        allowed(lambda: cn.open(store))
-        allowed(lambda: cn.open(store, incomplete=True))
+        allowed(lambda: cn.open(store), (name, json.dumps(document)))
+        allowed(lambda: cn.open(store, incomplete=True), (name, json.dumps(document)))
         assert snapshot(store) == before
     finally:
         (store / name).write_bytes(kept)

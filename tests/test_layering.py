@@ -19,7 +19,16 @@ FLOORS = {
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout"],
     1: ["activations", "stopping", "npyfile", "matrix"],
-    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding", "sampling"],
+    0: [
+        "errors",
+        "events",
+        "formulas",
+        "definitions",
+        "npyheader",
+        "regularfiles",
+        "rounding",
+        "sampling",
+    ],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

@@ -27,6 +27,7 @@ from colonnade.errors import InputError, reason, shown
 from colonnade.matrix import check_matrix
 from colonnade.npyfile import PAGE, read_window
 from colonnade.npyheader import Header, read_header
+from colonnade.regularfiles import RegularFiles
 from colonnade.sampling import Piece, Sample, samples
 
 __all__ = ["Columns", "Orientation", "open_columns"]
@@ -336,12 +337,8 @@ def _npy_header(file: IO[bytes]) -> Header:
 
 
 def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Columns:
-    for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
-        if Path(path, name).exists() and not Path(path, name).is_file():
-            # A pipe may never end
-            raise InputError(f"{path}: its {name} is no regular file.")
     try:
-        node = zarr.open(path, mode="r")
+        node = zarr.open(RegularFiles(path, read_only=True), mode="r")
         if isinstance(node, zarr.Group):
             node = _member(path, node, array)
         elif array is not None:
