@@ -12,12 +12,18 @@ import yaml
 from hypothesis import HealthCheck, settings
 
 from colonnade import Network
-from support import N, Q, make_columns, make_network, save_network
+from support import BAD_INPUTS, N, Q, make_columns, make_network, save_network
 
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if BAD_INPUTS.refused or BAD_INPUTS.tracebacks:
+        tried, tracebacks = len(BAD_INPUTS.refused), BAD_INPUTS.tracebacks
+        terminalreporter.write_line(f"bad inputs tried: {tried:,}, tracebacks: {tracebacks}")
 
 
 @pytest.fixture

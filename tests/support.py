@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +54,38 @@ def check_refusal(error: ColonnadeError) -> str:
     return text
 
 
-def refusal(action: Callable[[], Any]) -> str:
-    """What the refusal of an action says."""
-    with pytest.raises(ColonnadeError) as caught:
+@dataclass
+class BadInputs:
+    """What the tests of this session have tried and colonnade has refused.
+
+    Counted are inputs that differ, and of those that were tried not the ones that turned out to be
+    good; several commands on one input count once. A traceback is any other error than a refusal.
+    """
+
+    refused: set[str] = field(default_factory=set)
+    tracebacks: int = 0
+
+    @contextmanager
+    def watched(self, given: Any) -> Iterator[None]:
+        """Count what happens; without `given`, the input is what the test's parameters say."""
+        try:
+            yield
+        except ColonnadeError:
+            name, _, rest = os.environ["PYTEST_CURRENT_TEST"].partition("::")
+            kind = rest if given is None else (rest.partition("[")[0], given)
+            self.refused.add(hashlib.sha256(repr((name, kind)).encode()).hexdigest())
+            raise
+        except Exception:
+            self.tracebacks += 1
+            raise
+
+
+BAD_INPUTS = BadInputs()
+
+
+def refusal(action: Callable[[], Any], given: Any = None) -> str:
+    """What the refusal of an action says; `given` is the bad input, where a test tries many."""
+    with pytest.raises(ColonnadeError) as caught, BAD_INPUTS.watched(given):
         action()
     return check_refusal(caught.value)
 
@@ -68,10 +101,11 @@ def frugal_refusal(action: Callable[[], Any]) -> str:
     return said
 
 
-def allowed(action: Callable[[], Any]) -> Any:
+def allowed(action: Callable[[], Any], given: Any = None) -> Any:
     """What an action returns, or None where it is refused; it does nothing else."""
     try:
-        return action()
+        with BAD_INPUTS.watched(given):
+            return action()
     except ColonnadeError as error:
         check_refusal(error)
         return None

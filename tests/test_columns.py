@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import pickle
 import re
 import shutil
@@ -15,10 +17,12 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numcodecs import Delta
 
-from colonnade import columns
+from colonnade import columns, npyfile, npyheader, sampling
 from colonnade.columns import open_columns
 from colonnade.errors import InputError
+from colonnade.sampling import Piece
 from support import make_columns
 
 N, P = 7, 29
@@ -55,6 +59,22 @@ FORMATS: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {
     "directory named .npy": ("x.npy", save_zarr, {}),
 }
 ORIENTATIONS = ("features_by_columns", "columns_by_features")
+counted = pytest.mark.skipif(
+    not Path("/proc/self/io").exists(), reason="the system does not count what is read"
+)
+
+
+def bytes_read(action: Callable[[], Any]) -> int:
+    """Bytes that an action asks the system for."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = so_far()
+    asking = so_far() - before
+    before = so_far()
+    action()
+    return so_far() - before - asking
 
 
 @pytest.fixture(params=FORMATS)
@@ -133,9 +153,9 @@ def test_fingerprint_is_that_of_the_content(save, X, orientation, tmp_path, monk
     monkeypatch.setattr(columns, "_WHOLE_BYTES", X.nbytes)
     assert source.fingerprint() == whole
     monkeypatch.setattr(columns, "_WHOLE_BYTES", X.nbytes - 1)
-    monkeypatch.setattr(columns, "_SAMPLES", 5)
+    monkeypatch.setattr(sampling, "_COLUMNS", 5)
     assert source.fingerprint() == other.fingerprint() != whole
-    monkeypatch.setattr(columns, "_SAMPLES", P + 1)  # more than there are: all, each once
+    monkeypatch.setattr(sampling, "_COLUMNS", P + 1)  # more than there are: all, each once
     assert source.fingerprint() == whole
 
 
@@ -154,7 +174,7 @@ def test_fingerprint_tells_everything_apart(tmp_path, X) -> None:
 
 def test_fingerprint_of_much_samples_both_ends(tmp_path, X, monkeypatch) -> None:
     monkeypatch.setattr(columns, "_WHOLE_BYTES", 100)
-    monkeypatch.setattr(columns, "_SAMPLES", 4)
+    monkeypatch.setattr(sampling, "_COLUMNS", 4)
     np.save(tmp_path / "x.npy", X)
     source = open_columns(tmp_path / "x.npy")
     before = source.fingerprint()
@@ -166,6 +186,106 @@ def test_fingerprint_of_much_samples_both_ends(tmp_path, X, monkeypatch) -> None
         if source.fingerprint() != before:
             noticed.append(k)
     assert noticed == [0, 9, 18, P - 1]
+
+
+def test_fingerprint_of_dear_chunks(tmp_path, X, monkeypatch) -> None:
+    """Noticed is a change in one of two chunks, which lie at opposite corners of X."""
+    monkeypatch.setattr(columns, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(sampling, "_BYTES", 1)
+    monkeypatch.setattr(sampling, "_COLUMNS", 4)
+    save_zarr(tmp_path / "x.zarr", X, chunks=(3, 10))
+    before = open_columns(tmp_path / "x.zarr").fingerprint()
+    noticed = []
+    for i, k in itertools.product(range(N), range(P)):
+        changed = X.copy()
+        changed[i, k] += 1
+        save_zarr(tmp_path / "x.zarr", changed, chunks=(3, 10))
+        if open_columns(tmp_path / "x.zarr").fingerprint() != before:
+            noticed.append((i, k))
+    assert noticed == [(0, 0), (0, 9), (1, 0), (1, 9), (2, 0), (2, 9), (6, 20), (6, 28)]
+
+
+pieces = st.builds(Piece, st.integers(1, 50), st.integers(1, 50), st.integers(1, 10**4))
+
+
+@given(n=st.integers(1, 100), p=st.integers(1, 1000), piece=pieces,
+       budget=st.integers(1, 10**6), most=st.integers(2, 70))  # fmt: skip
+def test_samples_cost_what_they_may(n, p, piece, budget, most) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "_BYTES", budget)
+        patch.setattr(sampling, "_COLUMNS", most)
+        chosen = sampling.samples(n, p, piece)
+    read = {
+        (i // piece.features, k // piece.columns)
+        for sample in chosen
+        for i in range(sample.start, sample.stop)
+        for k in sample.columns
+    }
+    assert len(read) * piece.bytes <= max(budget, 2 * piece.bytes)
+    numbers = {k for sample in chosen for k in sample.columns}
+    assert {0, p - 1} <= numbers <= set(range(p))
+    assert all(0 <= sample.start < sample.stop <= n for sample in chosen)
+    assert (chosen[0].start, chosen[-1].stop) == (0, n)
+
+
+def sparse_npy(path: Path, shape: tuple[int, int], order: str = "C") -> Path:
+    """Zeros, which a file system keeps in no room at all."""
+    with path.open("wb") as file:
+        said = {"descr": "<f4", "fortran_order": order == "F", "shape": shape}
+        np.lib.format.write_array_header_1_0(file, said)
+        file.truncate(file.tell() + 4 * shape[0] * shape[1])
+    return path
+
+
+@counted
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("shape", [(71, 10**10 + 39), (10**10 + 39, 71), (100_003, 10**7)])
+def test_fingerprint_of_terabytes_of_npy(tmp_path, shape, order) -> None:
+    source = open_columns(sparse_npy(tmp_path / "x.npy", shape, order))
+    assert bytes_read(source.fingerprint) <= 2**28 + 64 * 1000  # the headers
+
+
+@counted
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("chunks", [(8, 1000), (1, 40_009), (3, 997), (8, 40_009)])
+def test_fingerprint_of_large_chunks(tmp_path, monkeypatch, chunks, version) -> None:
+    """Of 1.3 MB, whatever the chunks, a few of the chunks are read, each once."""
+    monkeypatch.setattr(columns, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(sampling, "_BYTES", 200_000)
+    X = make_columns(8, 40_009)
+    save_zarr(tmp_path / "x.zarr", X, chunks=chunks, compressors=None, zarr_format=version)
+    source = open_columns(tmp_path / "x.zarr")
+    size = 4 * chunks[0] * chunks[1]
+    documents = 64 * 2 * 2000
+    assert bytes_read(source.fingerprint) <= max(200_000, 2 * size) + documents
+
+
+def test_storage(save, X, tmp_path) -> None:
+    """It tells what a copy keeps, and what storing it anew in another way changes."""
+    source = save(X)
+    copy = tmp_path / "copy" / Path(source.path).name
+    copy.parent.mkdir()
+    if Path(source.path).is_dir():
+        shutil.copytree(source.path, copy)
+        zarr.open_array(copy, mode="r+").attrs["history"] = "copied"
+    else:
+        shutil.copy(source.path, copy)
+    assert open_columns(copy).storage == source.storage
+    assert json.loads(json.dumps(source.storage)) == source.storage
+
+
+def test_storages_tell_everything_apart(tmp_path, X) -> None:
+    np.save(tmp_path / "x.npy", X)
+    found = [open_columns(tmp_path / "x.npy").storage]
+    for options in (
+        {}, {"chunks": (3, 5)}, {"compressors": None}, {"shards": (6, 8)}, {"fill_value": 1},
+        {"compressors": zarr.codecs.ZstdCodec(level=5)},
+        {"zarr_format": 2}, {"zarr_format": 2, "order": "F"}, {"zarr_format": 2, "chunks": (3, 5)},
+        {"zarr_format": 2, "compressors": None}, {"zarr_format": 2, "filters": Delta("f4")},
+    ):  # fmt: skip
+        save_zarr(tmp_path / "x.zarr", X, **options)
+        found.append(open_columns(tmp_path / "x.zarr").storage)
+    assert all(a != b for a, b in itertools.combinations(found, 2))
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
@@ -326,6 +446,62 @@ def test_truncated_npy(tmp_path_factory, cut) -> None:
     assert path.stat().st_size == 128 + 4 * N * P
     path.write_bytes(path.read_bytes()[:cut])
     assert refused(path).startswith("this cannot be read as a .npy file: ")
+
+
+LAYOUTS = {"C": np.ascontiguousarray, "F": np.asfortranarray}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shape=st.tuples(st.integers(1, 13), st.sampled_from([1, 5, 1031, 4111])),
+       order=st.sampled_from("CF"), dtype=st.sampled_from(["<f4", ">f8", ">i2", "bool"]),
+       piece=st.sampled_from([1, 9000, 2**20]), data=st.data())  # fmt: skip
+def test_any_window_of_a_npy(tmp_path, monkeypatch, shape, order, dtype, piece, data) -> None:
+    """Rows that lie close together are read at once, others one by one."""
+    monkeypatch.setattr(npyfile, "_PIECE", piece)
+    shape = data.draw(st.permutations(shape))
+    stored = (9 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    np.save(tmp_path / "x.npy", LAYOUTS[order](stored))
+    orientation = data.draw(st.sampled_from(ORIENTATIONS))
+    X = stored if orientation == "features_by_columns" else stored.T
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, X.shape[1])] * 2)))
+    part = open_columns(tmp_path / "x.npy", orientation=orientation).read(start, stop)
+    np.testing.assert_array_equal(part, X[:, start:stop], strict=True)
+
+
+@counted
+@pytest.mark.parametrize("order", "CF")
+def test_a_read_of_a_npy_takes_its_bytes_alone(tmp_path, order) -> None:
+    """Of 280 GB."""
+    source = open_columns(sparse_npy(tmp_path / "x.npy", (N, 10**10 + 39), order))
+    for columns_read in (1, 1009):
+        start = source.p - columns_read
+        assert bytes_read(lambda s=start: source.read(s, source.p)) <= 4 * N * columns_read + 1000
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("columns_read", [1, 1019, 2039])
+def test_a_npy_truncated_while_it_is_read(tmp_path, order, orientation, columns_read) -> None:
+    """Between its header and its numbers: no signal ends the process, as with a mapping."""
+    X = make_columns(N, 2039)
+    path = tmp_path / "x.npy"
+    np.save(path, LAYOUTS[order](X if orientation == "features_by_columns" else X.T))
+    with path.open("rb", buffering=0) as file:
+        found = npyheader.read_header(file, path.stat().st_size)
+        os.truncate(path, path.stat().st_size - 3)
+        window = (slice(None), slice(2039 - columns_read, None))
+        window = window if orientation == "features_by_columns" else window[::-1]
+        with pytest.raises(ValueError, match="it has changed, or is truncated"):
+            npyfile.read_window(file, found, window)
+
+
+@pytest.mark.parametrize("columns_read", [1, P])
+def test_a_npy_truncated_between_reads(tmp_path, X, columns_read) -> None:
+    np.save(tmp_path / "x.npy", X)
+    source = open_columns(tmp_path / "x.npy")
+    os.truncate(tmp_path / "x.npy", 300)
+    with pytest.raises(ValueError, match=r"x\.npy .*812 bytes, and only 172 are there"):
+        source.read(P - columns_read, P)
 
 
 def test_what_is_no_input(tmp_path, X, monkeypatch) -> None:

@@ -232,7 +232,7 @@ def test_safetensors_with_a_header_of_another_length(tmp_path, length: int) -> N
     frugal_refusal(lambda: Network.load(path, "tanh"))
 
 
-@settings(max_examples=100)
+@settings(max_examples=350)
 @given(data=st.data(), suffix=st.sampled_from([".npz", ".safetensors"]))
 def test_any_bytes_in_the_place_of_weights(tmp_path_factory, data, suffix: str) -> None:
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"
@@ -242,12 +242,39 @@ def test_any_bytes_in_the_place_of_weights(tmp_path_factory, data, suffix: str) 
         said = json.dumps({"W1": tensor(0, 16), "W2": tensor(16, 32)}).encode()
         path.write_bytes(struct.pack("<Q", len(said)) + said + bytes(32))
     content = bytearray(path.read_bytes())
+    spoil(content, data)
+    path.write_bytes(content)
+    allowed(lambda: Network.load(path, "tanh"), bytes(content))
+
+
+def spoil(content: bytearray, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         start = data.draw(st.integers(0, len(content)))
         stop = start + data.draw(st.integers(0, 8))
         content[start:stop] = data.draw(st.binary(max_size=8))
+
+
+@settings(max_examples=350)
+@given(data=st.data())
+def test_any_bytes_in_the_place_of_x(tmp_path_factory, data) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.npy"
+    np.save(path, np.ones((2, 3), np.float32))
+    content = bytearray(path.read_bytes())
+    spoil(content, data)
     path.write_bytes(content)
-    allowed(lambda: Network.load(path, "tanh"))
+    opened = allowed(lambda: open_columns(path), bytes(content))
+    if opened is not None:
+        assert opened.read(0, opened.p).shape == (opened.n, opened.p)
+
+
+@settings(max_examples=80)
+@given(data=st.data(), version=st.sampled_from([2, 3]))
+def test_any_bytes_in_the_place_of_metadata(tmp_path_factory, data, version: int) -> None:
+    path = save(tmp_path_factory.getbasetemp() / "X.zarr", version)
+    content = bytearray((path / META[version]).read_bytes())
+    spoil(content, data)
+    (path / META[version]).write_bytes(content)
+    allowed(lambda: open_columns(path), bytes(content))
 
 
 # X in Zarr
@@ -339,6 +366,33 @@ def test_zarr_metadata_from_a_pipe(tmp_path, version: int) -> None:
     (path / META[version]).unlink()
     os.mkfifo(path / META[version])
     assert "is no regular file" in frugal_refusal(lambda: open_columns(path))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("shards", [None, (N, 100)])
+def test_a_pipe_in_the_place_of_a_chunk(tmp_path, version: int, shards: Any) -> None:
+    if shards and version == 2:
+        pytest.skip("Zarr v2 has no shards")
+    path = save(tmp_path / "X.zarr", version, **({"shards": shards} if shards else {}))
+    chunk = path / ("c/0/0" if version == 3 else "0.0")
+    chunk.unlink()
+    os.mkfifo(chunk)
+    columns = open_columns(path)
+    for use in (lambda: columns.read(0, 3), columns.fingerprint):
+        with pytest.raises(ValueError, match="is no regular file"):
+            use()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_pipe_in_the_place_of_a_members_metadata(tmp_path, version: int) -> None:
+    group = zarr.create_group(tmp_path / "g.zarr", zarr_format=version)
+    for name in ("X", "deep/X"):
+        group.create_array(name, data=make_columns())
+        document = tmp_path / "g.zarr" / name / META[version]
+        document.unlink()
+        os.mkfifo(document)
+        for array in (None, name):
+            frugal_refusal(lambda array=array: open_columns(tmp_path / "g.zarr", array))
 
 
 @pytest.mark.parametrize("compressors", [None, "auto"])

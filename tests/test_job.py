@@ -45,7 +45,7 @@ SECTIONS = {
     "network": models.NetworkSettings, "network.names": ArrayNames,
     "input": models.InputSettings, "output": models.OutputSettings,
 }  # fmt: skip
-MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster)
+MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster, models.TlsSettings)
 
 
 def job(base: dict[str, Any] = LOCAL, /, **changes: Any) -> dict[str, Any]:
@@ -78,7 +78,8 @@ def test_whole_job(tmp_path: Path) -> None:
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
             "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
         },
-        "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features"},
+        "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features",
+                      "nonfinite": "propagate"},
         "output": {
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
@@ -86,6 +87,7 @@ def test_whole_job(tmp_path: Path) -> None:
         },
         "cluster": {
             "kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5, "grace": 20,
+            "tls": None,
         },
     }  # fmt: skip
 
@@ -93,7 +95,8 @@ def test_whole_job(tmp_path: Path) -> None:
 def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None},
-        "input": {"path": "x.npy", "array": None, "orientation": "features_by_columns"},
+        "input": {"path": "x.npy", "array": None, "orientation": "features_by_columns",
+                      "nonfinite": "propagate"},
         "output": {
             "path": "o.zarr", "layout": "dense", "dtype": "float32", "block_size": "auto",
             "chunk_size": "auto", "compression": "none", "significant_bits": None,

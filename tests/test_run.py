@@ -319,6 +319,38 @@ def test_another_job_is_refused_and_replaces_only_when_told(make, tmp_path, chan
     assert bits(store) != before
 
 
+def test_what_has_changed_of_x_is_told(make, tmp_path, X) -> None:
+    """X is replaced at its own place; nothing of the store is."""
+    path = tmp_path / "X.zarr"
+
+    def save(data: np.ndarray = X, **options: Any) -> None:
+        zarr.create_array(path, data=data, overwrite=True, **{"chunks": (N, 20), **options})
+
+    save()
+    job = make(input={"path": str(path)})
+    store = cn.run(job).store
+    before = bits(store)
+    changed = X.copy()
+    changed[N - 1, P - 1] += 1
+    for change, told in {
+        lambda: save(changed): r"X \(its values\)",
+        lambda: save(X[:, 1:]): r"X \(its columns 101 in the store, 100 in the job\)",
+        lambda: save(X.astype("f8")): "X .its type float32 in the store, float64 in the job",
+        lambda: save(chunks=(N, 21)): r"X \(its chunk grid {.*20.*} in the store, .*21",
+        lambda: save(compressors=None): r"X \(its codecs .*zstd.* in the store, .* in the job\)",
+        lambda: save(changed, compressors=None): r"X \(its codecs .* in the job; its values\)",
+        lambda: save(zarr_format=2): "X .its format zarr 3 in the store, zarr 2 in the job",
+    }.items():
+        change()
+        with pytest.raises(StoreError, match=told):
+            cn.run(job)
+        assert told.split()[1][2:] in str(cn.verify(store).refused)
+    assert bits(store) == before
+    save()
+    path.rename(tmp_path / "moved.zarr")
+    assert cn.run(make(input={"path": str(tmp_path / "moved.zarr")})).blocks_computed == 0
+
+
 def test_another_byte_order_is_the_same_x(make, tmp_path, X) -> None:
     store = Path(cn.run(make()).store)
     np.save(tmp_path / "big.npy", X.astype(">f4"))

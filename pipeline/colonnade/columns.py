@@ -6,31 +6,40 @@ A reader knows X's shape without reading it, and reads a range of its columns an
 from __future__ import annotations
 
 import hashlib
+import json
 import math
+import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
+from zarr.core.buffer import default_buffer_prototype
+from zarr.core.sync import sync
 
 from colonnade.errors import InputError, reason, shown
-from colonnade.npyheader import check_header
+from colonnade.matrix import check_matrix
+from colonnade.npyfile import PAGE, read_window
+from colonnade.npyheader import Header, read_header
+from colonnade.regularfiles import RegularFiles
+from colonnade.sampling import Piece, Sample, samples
 
 __all__ = ["Columns", "Orientation", "open_columns"]
 
 Orientation = Literal["features_by_columns", "columns_by_features"]
 
-# X up to this size is fingerprinted whole, larger ones by columns spread evenly over it
+# X up to this size is fingerprinted whole, larger ones by samples
 _WHOLE_BYTES = 32 * 2**20
-_SAMPLES = 64
+# Of a Zarr array's metadata, what its values depend on; v3 and v2
+_STORAGE = ("chunk_grid", "codecs", "chunks", "compressor", "filters", "order", "fill_value")
 # A chunk is decoded whole, and the index of a shard read whole, for a single column
 _MOST_CHUNK_BYTES = 2**31
-_LARGEST = 2**63
 
 
 @dataclass(frozen=True)
@@ -67,9 +76,23 @@ class Columns(ABC):
         """Columns that are read from the disk at the least."""
         return 1
 
+    @property
+    @abstractmethod
+    def storage(self) -> dict[str, Any]:
+        """How it is stored, as plain values: the format, and chunks and codecs where it has any."""
+
+    @property
+    @abstractmethod
+    def _piece(self) -> Piece:
+        """What is read for the sake of a single number."""
+
     @abstractmethod
     def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
         """Read this window of the matrix as it is stored."""
+
+    @abstractmethod
+    def _pick(self, sample: Sample) -> NDArray[Any]:
+        """Read a sample: (features, columns)."""
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read columns `start` to `stop`: (n, stop - start), an array of its own.
@@ -79,59 +102,90 @@ class Columns(ABC):
         OSError, ValueError
             The file has gone, is damaged, or is no longer what it was when it was opened.
         """
-        try:
+        with self._telling():
             return self._columns(start, stop)
-        except (OSError, ValueError, MemoryError):
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, MemoryError):
             raise
-        # The codecs of damaged chunks raise whatever they please
+        # Damaged headers, and the codecs of damaged chunks, raise whatever they please
         except Exception as error:
             raise ValueError(f"{self.path} cannot be read: {reason(error)}") from error
 
     def _columns(self, start: int, stop: int) -> NDArray[Any]:
-        whole, part = slice(None), slice(start, stop)
-        if self.orientation == "columns_by_features":
-            return self._read((part, whole)).T
-        return self._read((whole, part))
+        return self._oriented(self._read(self._window(slice(None), slice(start, stop))))
 
     def _check_unchanged(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if shape != self.stored_shape or dtype != self.dtype:
             raise ValueError(
-                f"{self.path} has changed: it was {self.stored_shape} {self.dtype}, "
-                f"and is {shape} {dtype}"
+                f"it has changed: it was {self.stored_shape} {self.dtype}, and is {shape} {dtype}"
             )
 
     def fingerprint(self) -> str:
         """Name X by its content: sha256 over its shape, its dtype and its values.
 
-        All values where X has up to 32 MiB; else those of 64 columns spread evenly over it, the
-        first and the last among them. The same X in another file, format or orientation has the
-        same fingerprint.
+        All values where X has up to 32 MiB: the same X in another file, format or orientation has
+        the same fingerprint. Else those of 64 columns spread evenly over it, the first and the last
+        among them, as far as they lie in 256 MiB of chunks, or in two; where they do not, of
+        columns that lie together, and of a part of the features.
+
+        Raises
+        ------
+        OSError, ValueError
+            As for `read`.
         """
         canonical = self.dtype.newbyteorder("<")
         digest = hashlib.sha256(f"{self.n} {self.p} {canonical.str}".encode())
+
+        def add(values: NDArray[Any]) -> None:
+            digest.update(values.T.astype(canonical, copy=False).tobytes())
+
         if self.n * self.p * self.dtype.itemsize <= _WHOLE_BYTES:
-            windows = [(0, self.p)]
+            add(self.read(0, self.p))
         else:
-            windows = [
-                (k, k + 1)
-                for k in sorted({*np.linspace(0, self.p - 1, _SAMPLES, dtype=int).tolist()})
-            ]
-        for start, stop in windows:
-            digest.update(self.read(start, stop).T.astype(canonical, copy=False).tobytes())
+            for sample in samples(self.n, self.p, self._piece):
+                with self._telling():
+                    add(self._pick(sample))
         return f"sha256:{digest.hexdigest()}"
+
+    def _window(self, features: Any, columns: Any) -> tuple[Any, Any]:
+        """Where features and columns of X lie in the matrix as it is stored."""
+        by_columns = self.orientation == "features_by_columns"
+        return (features, columns) if by_columns else (columns, features)
+
+    def _oriented(self, stored: NDArray[Any]) -> NDArray[Any]:
+        return stored if self.orientation == "features_by_columns" else stored.T
 
 
 @dataclass(frozen=True)
 class NpyColumns(Columns):
-    """A .npy file, mapped into memory for the time of one read.
+    """A .npy file, opened anew for each read, which may find that it has changed."""
 
-    A mapping that is kept would count every page ever read as the worker's memory.
-    """
+    fortran_order: bool
+
+    @property
+    def storage(self) -> dict[str, Any]:
+        """Its format; byte order and order of the numbers are no matter."""
+        return {"format": "npy"}
+
+    @property
+    def _piece(self) -> Piece:
+        together = self.fortran_order == (self.orientation == "features_by_columns")
+        return Piece(PAGE // self.dtype.itemsize if together else 1, 1, PAGE)
+
+    def _pick(self, sample: Sample) -> NDArray[Any]:
+        features = slice(sample.start, sample.stop)
+        windows = (self._window(features, slice(k, k + 1)) for k in sample.columns)
+        return np.hstack([self._oriented(self._read(window)) for window in windows])
 
     def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
-        mapped = _mapped(self.path)
-        self._check_unchanged(mapped.shape, mapped.dtype)
-        return np.array(mapped[window])
+        with Path(self.path).open("rb", buffering=0) as file:
+            header = _npy_header(file)
+            self._check_unchanged(header.shape, header.dtype)
+            return read_window(file, header, window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +216,26 @@ class ZarrColumns(Columns):
     def chunk_columns(self) -> int:
         """Columns of a chunk."""
         return int(self.stored.chunks[1 if self.orientation == "features_by_columns" else 0])
+
+    @property
+    def storage(self) -> dict[str, Any]:
+        """What its metadata, in their own words, say of chunks, codecs and what is missing."""
+        version = self.stored.metadata.zarr_format
+        name = "zarr.json" if version == 3 else ".zarray"
+        path = f"{self.stored.path}/{name}".removeprefix("/")
+        document = sync(self.stored.store.get(path, default_buffer_prototype()))
+        said = {} if document is None else json.loads(document.to_bytes())
+        return {"format": f"zarr {version}"} | {key: said[key] for key in _STORAGE if key in said}
+
+    @property
+    def _piece(self) -> Piece:
+        features, columns = self._window(*self.stored.chunks)
+        size = features * columns * self.dtype.itemsize
+        return Piece(features, columns, max(size, PAGE))
+
+    def _pick(self, sample: Sample) -> NDArray[Any]:
+        window = self._window(slice(sample.start, sample.stop), list(sample.columns))
+        return self._oriented(np.asarray(self._now().oindex[window]))
 
     def _columns(self, start: int, stop: int) -> NDArray[Any]:
         chunk = self.chunk_columns
@@ -244,36 +318,35 @@ def _open_npy(path: str, array: str | None, orientation: Orientation) -> Columns
     if array is not None:
         raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({array!r}).")
     try:
-        mapped = _mapped(path)
+        with Path(path).open("rb", buffering=0) as file:
+            header = _npy_header(file)
     # a damaged header raises whatever it happens to break
     except Exception as error:
         told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
         raise InputError(told) from error
-    return NpyColumns(path, orientation, *_checked(path, mapped.shape, mapped.dtype))
+    shape = check_matrix(header.shape, header.dtype, f"{path}: ")
+    return NpyColumns(path, orientation, shape, header.dtype, header.fortran_order)
 
 
-def _mapped(path: str) -> NDArray[Any]:
-    """Map a .npy file; unlike np.load, this takes nothing else for one."""
-    with Path(path).open("rb") as file:
-        check_header(file, Path(path).stat().st_size)
-    mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    return mapped
+def _npy_header(file: IO[bytes]) -> Header:
+    """Read the header of a .npy file; unlike np.load, this takes nothing else for one."""
+    header = read_header(file, os.fstat(file.fileno()).st_size)
+    if header.dtype.hasobject:
+        raise ValueError("Python objects in dtype: they are pickled, and no pickle is loaded")
+    return header
 
 
 def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Columns:
-    for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
-        if Path(path, name).exists() and not Path(path, name).is_file():
-            # A pipe may never end
-            raise InputError(f"{path}: its {name} is no regular file.")
     try:
-        node = zarr.open(path, mode="r")
+        node = zarr.open(RegularFiles(path, read_only=True), mode="r")
         if isinstance(node, zarr.Group):
             node = _member(path, node, array)
         elif array is not None:
             raise InputError(
                 f"{path}: this is a single Zarr array; leave out input.array ({array!r})."
             )
-        found = ZarrColumns(path, orientation, *_checked(path, node.shape, node.dtype), node)
+        shape = check_matrix(node.shape, node.dtype, f"{path}: ")
+        found = ZarrColumns(path, orientation, shape, node.dtype, node)
         _check_chunks(node)
     except InputError:
         raise
@@ -315,17 +388,3 @@ def _member(path: str, group: zarr.Group, array: str | None) -> zarr.Array[Any]:
     held = [shown(f"{name} {member.shape}") for name, member in sorted(group.arrays())]
     told = ", ".join([*held[:12], "…"] if len(held) > 12 else held) or "no array"
     raise InputError(f"{path}: {problem}; the group holds {told}.")
-
-
-def _checked(
-    path: str, shape: tuple[int, ...], dtype: np.dtype[Any]
-) -> tuple[tuple[int, int], np.dtype[Any]]:
-    if len(shape) != 2 or min(shape) < 1:
-        raise InputError(f"{path}: X must be a matrix that is not empty; its shape is {shape}.")
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise InputError(
-            f"{path}: X is of type {dtype}; it must hold real numbers of up to 64 bits."
-        )
-    if math.prod(shape) * dtype.itemsize >= _LARGEST:
-        raise InputError(f"{path}: X of the shape {shape} would have more than 8 EiB.")
-    return (shape[0], shape[1]), dtype

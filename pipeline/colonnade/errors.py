@@ -16,6 +16,7 @@ The figures are the exit statuses of the command line.
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,13 @@ __all__ = [
     "StoreError",
     "TooLargeError",
     "UsageError",
+    "has_credentials",
     "reason",
     "shown",
 ]
+
+
+_CREDENTIALS = re.compile(r"://[^/?#]*@")
 
 
 class ColonnadeError(Exception):
@@ -98,8 +103,17 @@ class StoppedError(ColonnadeError):
         self.exit_status = 128 + signum
 
 
+def has_credentials(url: str) -> bool:
+    """Whether a URL carries a user's name or password, as in scheme://user:password@host."""
+    return bool(_CREDENTIALS.search(url))
+
+
 def shown(text: str, most: int = 80) -> str:
-    """Fit a text that a file may have given us into a line, without control characters."""
+    """Fit a text that a file may have given us into a line, without control characters.
+
+    And without passwords in URLs.
+    """
+    text = _CREDENTIALS.sub("://…@", text)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

@@ -62,7 +62,8 @@ class BlockDone:
     """A worker's receipt for one block: columns `start` to `stop` are in the store.
 
     Times in seconds, sizes in bytes. `started` and `ended` are seconds since the epoch on the
-    worker's clock; `peak_memory` is the largest resident set of the worker's process so far.
+    worker's clock; `peak_memory` is the largest resident set of the worker's process so far;
+    `nonfinite` counts the columns of X that hold NaN or an infinity.
     """
 
     block: int
@@ -74,6 +75,7 @@ class BlockDone:
     started: float
     ended: float
     bytes_written: int
+    nonfinite: int
     peak_memory: int
     process: str
 
@@ -120,7 +122,8 @@ class BlockDamaged:
 class RunFinished:
     """The end of a run that was not interrupted.
 
-    `bytes_written` and `seconds` are this run's own; `peak_memory` is the largest worker's.
+    `bytes_written` and `seconds` are this run's own; `peak_memory` is the largest worker's;
+    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done.
     """
 
     store: str
@@ -130,6 +133,7 @@ class RunFinished:
     blocks_computed: int
     blocks_failed: int
     bytes_written: int
+    nonfinite: int
     seconds: float
     peak_memory: int
 

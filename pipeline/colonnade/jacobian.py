@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from colonnade.errors import InputError
+from colonnade.matrix import check_dtype
 from colonnade.network import Network
 
 __all__ = [
@@ -146,12 +147,6 @@ def check_columns(network: Network, X: NDArray[Any] | da.Array) -> None:
             f"given shape {X.shape}."
         )
     check_dtype(X.dtype)
-
-
-def check_dtype(dtype: np.dtype[Any]) -> None:
-    """Refuse what does not convert to float64 number by number."""
-    if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise InputError(f"X is of type {dtype}; it must hold real numbers of up to 64 bits.")
 
 
 def result_dtype(network: Network, x_dtype: DTypeLike) -> np.dtype[Any]:

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from colonnade.activations import ACTIVATIONS, activation
-from colonnade.errors import UsageError
+from colonnade.errors import UsageError, has_credentials
 
 __all__ = [
     "AddressCluster",
@@ -58,6 +58,8 @@ def _path(given: Any) -> str:
     path = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(path, str) or not path.strip() or _NO_PATH.search(path):
         raise ValueError("allowed: a path")
+    if has_credentials(path):
+        raise ValueError(_NO_CREDENTIALS)
     if "://" in path:
         raise ValueError("allowed: a path on a local or mounted file system")
     return path
@@ -111,6 +113,8 @@ def _seconds(given: Any) -> float:
 def _address(given: Any) -> str:
     if not isinstance(given, str) or not re.match(_ADDRESS, given):
         raise ValueError("allowed: a scheduler's address such as tcp://10.0.0.1:8786")
+    if has_credentials(given):
+        raise ValueError(_NO_CREDENTIALS)
     return given
 
 
@@ -140,6 +144,8 @@ def _listed(given: Any) -> Any:
 
 # Control characters, which an error message would send to a terminal, and halves of others
 _NO_PATH = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+# The store keeps the job, and whoever reads the store reads it
+_NO_CREDENTIALS = "allowed: no user or password in an address; they belong into the environment"
 # The same sizes as text for the job and for its JSON Schema
 _SIZE = r"\s*[0-9]+(\.[0-9]*)?([eE][0-9]{1,2})?\s*([kKmMgGtTpP][iI]?)?[bB]?\s*"
 _LONGEST = 40
@@ -186,13 +192,10 @@ Bits = Annotated[
     ),
 ]
 Seconds = Annotated[
-    float,
-    PlainValidator(_seconds),
-    WithJsonSchema({"type": "number", "exclusiveMinimum": 0}),
+    float, PlainValidator(_seconds), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
 ]
-Address = Annotated[
-    str, PlainValidator(_address), WithJsonSchema({"type": "string", "pattern": _ADDRESS})
-]
+_AddressSchema = WithJsonSchema({"type": "string", "pattern": _ADDRESS})
+Address = Annotated[str, PlainValidator(_address), _AddressSchema]
 ActivationName = Annotated[
     dict[str, Any],
     PlainValidator(_activation),
@@ -258,6 +261,8 @@ class InputSettings(_Settings):
     """Which array, where the path holds several."""
     orientation: Literal["features_by_columns", "columns_by_features"] = "features_by_columns"
     """n × p as in the mathematics, or its transpose: one sample a row."""
+    nonfinite: Literal["propagate", "fail"] = "propagate"
+    """NaN and infinities in X: let them make their columns' results, or fail their blocks."""
 
 
 class OutputSettings(_Settings):
@@ -317,6 +322,17 @@ class LocalCluster(_Cluster):
     """Bytes a worker may use; auto: an equal share of the machine's."""
 
 
+class TlsSettings(_Settings):
+    """Certificates with which a client and a scheduler know each other: PEM files."""
+
+    ca_file: FilePath
+    """Of who has signed the certificates of all of the cluster."""
+    cert: FilePath
+    """The client's certificate."""
+    key: FilePath
+    """The client's private key."""
+
+
 class AddressCluster(_Cluster):
     """A Dask scheduler that runs already."""
 
@@ -326,6 +342,14 @@ class AddressCluster(_Cluster):
     """The scheduler's, such as tcp://10.0.0.1:8786."""
     workers: Whole = 1
     """Workers to wait for before the first block."""
+    tls: TlsSettings | None = None
+    """Certificates for an address of tls:// or wss://; without them, those that Dask is set to."""
+
+    @model_validator(mode="after")
+    def _tls_serves(self) -> Self:
+        if self.tls is not None and not self.address.startswith(("tls://", "wss://")):
+            raise ValueError("tls: certificates are for an address of tls:// or wss://")
+        return self
 
 
 def _kind(given: Any) -> str:
@@ -351,17 +375,23 @@ class Job(_Settings):
     def located(self) -> Job:
         """Return the job with its paths made absolute, for processes in other directories."""
 
-        def place(settings: Any, field: str) -> Any:
-            path = getattr(settings, field)
+        def place(settings: Any, *fields: str) -> Any:
             # unlike Path.expanduser, this leaves the ~ of an unknown user alone
-            expanded = Path(os.path.expanduser(path))  # noqa: PTH111
-            return settings.model_copy(update={field: str(expanded.absolute())})
+            paths = {field: os.path.expanduser(getattr(settings, field)) for field in fields}  # noqa: PTH111
+            return settings.model_copy(
+                update={field: str(Path(path).absolute()) for field, path in paths.items()}
+            )
 
+        cluster = self.cluster
+        if isinstance(cluster, AddressCluster) and cluster.tls is not None:
+            tls = place(cluster.tls, *TlsSettings.model_fields)
+            cluster = cluster.model_copy(update={"tls": tls})
         return self.model_copy(
             update={
                 "network": place(self.network, "weights"),
                 "input": place(self.input, "path"),
                 "output": place(self.output, "path"),
+                "cluster": cluster,
             }
         )
 

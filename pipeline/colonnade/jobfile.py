@@ -50,11 +50,13 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
         source = _read_yaml(Path(source))
     problems: list[str] = []
     unset: list[str] = []
+    raw: Any = None
     try:
         # A copy: the caller's mapping stays as it is
         document = _each_text(source, lambda text, _: text)
         for override in overrides:
             problems += _override(document, override)
+        raw = document
         document = _each_text(document, partial(_expanded, problems=problems, unset=unset))
     except RecursionError:
         raise JobError(f"{origin}: its sections are nested too deeply.") from None
@@ -62,7 +64,7 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
     try:
         job = Job.model_validate(document)
     except ValidationError as error:
-        found = [_told(problem) for problem in error.errors(include_url=False)]
+        found = [_told(problem, raw) for problem in error.errors(include_url=False)]
         # What an unset variable leaves behind is no problem of its own
         problems += [f"{path}: {text}" for path, text in found if not _reported(path, unset)]
     if job is None or problems:
@@ -205,13 +207,16 @@ def _reported(path: str, unset: list[str]) -> bool:
     return any(f"{place}.".startswith(f"{path}.") for place in unset)
 
 
-def _told(problem: ErrorDetails) -> tuple[str, str]:
-    """One problem: its path, and in one line what was given and what is allowed."""
+def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
+    """One problem: its path, and in one line what was given and what is allowed.
+
+    Told is what the `raw` document gives: the environment's values may be secrets.
+    """
     location = list(problem["loc"])
     # pydantic puts the kind of cluster that it chose behind "cluster"
     if location[:1] == ["cluster"]:
         del location[1:2]
-    given, context = problem["input"], problem.get("ctx", {})
+    given, context = _at(raw, location, problem["input"]), problem.get("ctx", {})
     match problem["type"]:
         case "extra_forbidden" | "invalid_key":
             known = _known_keys(problem["loc"][:-1])
@@ -225,8 +230,10 @@ def _told(problem: ErrorDetails) -> tuple[str, str]:
             told = _choice(given["kind"], context["expected_tags"])
         case "literal_error":
             told = _choice(given, context["expected"])
-        case "value_error":
+        case "value_error" if given == problem["input"] or "allowed: " in str(context["error"]):
             told = f"given {_brief(given)}; {shown(str(context['error']), 400)}"
+        case "value_error":
+            told = f"given {_brief(given)}; with these variables it is not allowed"
         case "model_type":
             known = _known_keys(problem["loc"])
             told = f"given {_brief(given)}; expected a section with {', '.join(known)}"
@@ -234,6 +241,18 @@ def _told(problem: ErrorDetails) -> tuple[str, str]:
             told = f"given {_brief(given)}; {problem['msg'].lower()}"
     # no place where a key is no Unicode
     return ".".join(shown(str(part)) for part in location) or "keys", told
+
+
+def _at(document: Any, location: Sequence[int | str], default: Any) -> Any:
+    """Look up what a document holds at a place; the default where there is no such place."""
+    if not location:
+        return default
+    try:
+        for part in location:
+            document = document[part]
+    except (KeyError, IndexError, TypeError):
+        return default
+    return document
 
 
 def _brief(given: Any) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MIB", "ArrayPlan", "Grid", "Shapes", "make_arrays", "make_grid"]
+__all__ = ["MIB", "ArrayPlan", "Grid", "Shapes", "make_arrays", "make_grid", "nonfinite_plan"]
 
 MIB = 2**20
 
@@ -78,7 +78,10 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlan:
-    """One array of the store. `per_block`: each task writes one whole shard of it."""
+    """One array of the store. `per_block`: each task writes one whole shard of it.
+
+    `fill_value` is what is read where nothing was written.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -87,6 +90,7 @@ class ArrayPlan:
     dimensions: tuple[str, ...]
     dtype: str
     per_block: bool
+    fill_value: float = math.nan
 
     @property
     def itemsize(self) -> int:
@@ -156,3 +160,14 @@ def make_arrays(
         ],
     }  # fmt: skip
     return tuple(array for name, arrays in known.items() if name in products for array in arrays)
+
+
+def nonfinite_plan(grid: Grid) -> ArrayPlan:
+    """Plan the array of each block's count of columns of X that are not finite.
+
+    A block without any writes no chunk of it: where all is well, it costs nothing.
+    """
+    shape = (grid.blocks,)
+    return ArrayPlan(
+        "nonfinite", shape, (1,), (1,), ("block",), "int64", per_block=False, fill_value=0
+    )

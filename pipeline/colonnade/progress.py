@@ -92,14 +92,16 @@ def _columns(event: BlockDone | BlockFailed | BlockDamaged) -> str:
 
 
 def _finished(event: RunFinished) -> str:
+    columns = "1 column" if event.nonfinite == 1 else f"{event.nonfinite:,} columns"
+    nonfinite = f"; {columns} of X not finite" if event.nonfinite else ""
     if not event.blocks_computed and not event.blocks_failed:
-        return f"{event.store} is complete; there was nothing to compute"
+        return f"{event.store} is complete; there was nothing to compute{nonfinite}"
     rate = event.bytes_written / event.seconds
     return (
         f"{event.store} is {event.state}: {event.blocks_computed:,} of {event.blocks:,} blocks "
         f"computed in this run, {event.blocks_failed:,} failed; {_decimal(event.bytes_written)} "
         f"in {event.seconds:.1f} s ({_decimal(rate)}/s with start and end), "
-        f"workers' peak memory {_decimal(event.peak_memory)}"
+        f"workers' peak memory {_decimal(event.peak_memory)}{nonfinite}"
     )
 
 

@@ -180,6 +180,7 @@ class _Tally:
         self._listener(event)
 
     def finished(self, path: str, store: Store, seconds: float) -> RunFinished:
+        nonfinite = store.record.nonfinite
         return RunFinished(
             store=path,
             state=store.record.state,
@@ -188,6 +189,7 @@ class _Tally:
             blocks_computed=self._computed,
             blocks_failed=len(self.failures),
             bytes_written=self._bytes,
+            nonfinite=store.nonfinite() if nonfinite is None else nonfinite,
             seconds=seconds,
             peak_memory=self._peak_memory,
         )
@@ -199,6 +201,12 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
         raise StoreError(
             f"{store.path} holds the store of another job, which differs in "
             f"{', '.join(different)}. Choose another output.path, or replace it with --overwrite."
+        )
+    if checked.job.input.nonfinite == "fail" and store.counted():
+        raise StoreError(
+            f"{store.path} holds the results of {store.nonfinite():,} columns of X that are not "
+            "finite, which the job does not allow (input.nonfinite: fail). Choose another "
+            "output.path, or replace it with --overwrite."
         )
 
 

@@ -28,6 +28,7 @@ from colonnade.columns import Columns
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
 from colonnade.jacobian import Kernel, strip_columns
+from colonnade.matrix import nonfinite
 from colonnade.rounding import round_mantissa
 from colonnade.shards import ShardBuffer
 from colonnade.store import Holder, Store, holder
@@ -110,20 +111,21 @@ def compute_block(address: Address, block: int) -> BlockDone:
     StoreError
         Another store is at the address by now, or another run holds it.
     OSError, ValueError
-        X cannot be read, or the store cannot be written.
+        X cannot be read, or is not finite where it must be, or the store cannot be written.
     """
     started, clock = time.time(), time.perf_counter()
     work = _prepare(address)
     start, stop = work.store.grid.bounds(block)
     X = work.columns.read(start, stop)
     read = time.perf_counter()
+    nonfinite = work.nonfinite(X, start)
     buffers = work.compute(X)
     computed = time.perf_counter()
     if not work.store.is_current():
         raise StoreError(_REPLACED.format(address.path))
     # A run that was silent for long, and is taken for dead, may have a successor
     _holder(address)
-    written = work.store.write(block, buffers)
+    written = work.store.write(block, buffers, nonfinite)
     ended = time.perf_counter()
     return BlockDone(
         block=block,
@@ -135,6 +137,7 @@ def compute_block(address: Address, block: int) -> BlockDone:
         started=started,
         ended=time.time(),
         bytes_written=written,
+        nonfinite=nonfinite,
         peak_memory=peak_memory(),
         process=f"{socket.gethostname()}:{os.getpid()}",
     )
@@ -169,6 +172,28 @@ class _Work:
     strip: int
     significant_bits: int | None
     local: threading.local = field(default_factory=threading.local)
+
+    def nonfinite(self, X: NDArray[Any], start: int) -> int:
+        """Count the columns of X that are not finite; `start` is the number of its first one.
+
+        Raises
+        ------
+        ValueError
+            There are some, and the job says that they are to fail.
+        """
+        count = 0
+        for first in range(0, X.shape[1], self.strip):
+            strip = X[:, first : first + self.strip]
+            found = nonfinite(strip)
+            count += len(found)
+            if len(found) and self.store.record.job.input.nonfinite == "fail":
+                k = int(found[0])
+                j = int(np.argmin(np.isfinite(strip[:, k])))
+                raise ValueError(
+                    f"column {start + first + k} of X has {strip[j, k]} as its feature {j}; mend "
+                    "it, or let it be with input.nonfinite: propagate"
+                )
+        return count
 
     def compute(self, X: NDArray[Any]) -> dict[str, ShardBuffer]:
         """Compute the block's shard of every array, in buffers that the thread's next block takes.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from colonnade.columns import Columns
 from colonnade.errors import InputError, NetworkError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
+from colonnade.matrix import nonfinite
 from colonnade.network import ARRAYS, Network
 from colonnade.reference import Enclosure, Reference, excess
 from colonnade.store import Failure, Store, Verification, input_record, network_record
@@ -130,6 +131,7 @@ class _Checks:
     errors: dict[str, float] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     refused: str | None = None
+    _counted: set[int] = field(default_factory=set)
     _X: Columns | None = None
     _reference: Reference | None = None
     _slopes_left: int = _SLOPES
@@ -139,6 +141,7 @@ class _Checks:
 
     def open(self, X: Columns | None, network: Network | None) -> None:
         """Check the weights and X, without which no column can be computed again."""
+        self._counted = self.store.counted()
         network = self._network() or network
         try:
             X = self.store.columns() if X is None else X
@@ -147,10 +150,11 @@ class _Checks:
             self.refused = f"X cannot be read, so that no column was computed again: {error}"
             return
         record = self.store.record
-        if found != record.input:
+        different = record.input.differences(found)
+        if different:
             self.refused = (
-                f"{record.job.input.path} is not the X that the store was made of (its fingerprint "
-                "differs), so that no column was computed again"
+                f"{record.job.input.path} is not the X that the store was made of "
+                f"({'; '.join(different)}), so that no column was computed again"
             )
         elif network is None:
             self.refused = "the weights are damaged, so that no column was computed again"
@@ -172,11 +176,16 @@ class _Checks:
                     if start <= k < start + len(rows):
                         # A view would keep the chunk
                         arrays[name] = rows[k - start].copy()
+        if block in self._counted:
+            for _ in self._shard("nonfinite", block):
+                pass
         for k, arrays in kept.items():
             x = self._read(k, k + 1)
             if x is None or self._reference is None:
                 return
             self.sampled += 1
+            if len(nonfinite(x)) and block not in self._counted:
+                self._fail("nonfinite", block, "it is not counted that X is not finite", (k, k + 1))
             expected = self._reference.column(x[:, 0])
             for name, stored in arrays.items():
                 self._compare(name, block, (k, k + 1), stored, expected[name])

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError, reason, shown
 from colonnade.job import Job
-from colonnade.layout import Grid, Shapes, make_arrays
+from colonnade.layout import Grid, Shapes, make_arrays, nonfinite_plan
 from colonnade.network import ARRAYS, Network
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
@@ -148,7 +148,7 @@ class Store:
         if record.arrays != tuple(plan.name for plan in plans if plan.per_block):
             raise StoreError(f"{damaged}: arrays are not those of its products. {_REMEDY}")
         dtype = "float64" if self._array("W1").dtype == np.float64 else "float32"
-        for plan in (*plans, *arrays.weights_plans(shapes, dtype)):
+        for plan in (*plans, nonfinite_plan(record.grid), *arrays.weights_plans(shapes, dtype)):
             array = self._array(plan.name)
             try:
                 problem = arrays.disagreement(array, plan, output)
@@ -255,12 +255,28 @@ class Store:
             held = holder(self.path)
         return Status(self.path, self.record, tuple(self.missing()), held)
 
+    def counted(self) -> set[int]:
+        """Blocks in which columns of X are not finite."""
+        return arrays.present(self._array("nonfinite"))
+
+    def nonfinite(self) -> int:
+        """Count the columns of X that are not finite, in the blocks that have been written."""
+        try:
+            return arrays.total(self._array("nonfinite"))
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path}: the store's array nonfinite is damaged: {_reason(error)}. "
+                "colonnade run --repair JOB computes it again."
+            ) from error
+
     def buffer(self, name: str) -> ShardBuffer:
         """Make a buffer for one shard of an array, to be filled and given to `write`."""
         return arrays.make_buffer(self._array(name))
 
-    def write(self, block: int, buffers: Mapping[str, ShardBuffer]) -> int:
+    def write(self, block: int, buffers: Mapping[str, ShardBuffer], nonfinite: int = 0) -> int:
         """Write a block's shard of each array, the main one's last; return their numbers' bytes."""
+        if nonfinite:
+            self._array("nonfinite")[block] = nonfinite
         return sum(
             arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
         )
@@ -300,7 +316,7 @@ class Store:
 
     def discard(self, block: int) -> None:
         """Delete a block's shards, the main array's first: from then on it is not done."""
-        for name in reversed(self.record.arrays):
+        for name in (*reversed(self.record.arrays), "nonfinite"):
             arrays.remove(self._array(name), block)
 
     def delete(self) -> None:
@@ -316,15 +332,15 @@ class Store:
     def adopt(self, job: Job) -> None:
         """Take over a resumed run's job: its files may have moved, its cluster may be another."""
         if job != self.record.job or self.record.state != "writing":
-            self._update(job=job, state="writing", finished=None)
+            self._update(job=job, state="writing", finished=None, nonfinite=None)
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
             self._array(name)[...] = result
-        for name in {*self.record.arrays, *results, *ARRAYS}:
+        for name in {*self.record.arrays, *results, *ARRAYS, "nonfinite"}:
             arrays.clear_orphans(self._array(name))
-        self._update(state="complete", finished=_now())
+        self._update(state="complete", finished=_now(), nonfinite=self.nonfinite())
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
@@ -360,7 +376,7 @@ def _check_document(directory: Path) -> None:
 
 def _make(path: Path, plan: Plan, network: Network, record: Record) -> None:
     group = zarr.create_group(path, attributes={KEY: record.model_dump(mode="json")})
-    for array in plan.arrays:
+    for array in (*plan.arrays, nonfinite_plan(plan.grid)):
         arrays.create(group, array, record.job.output)
     for name in ARRAYS:
         arrays.create_weights(group, name, getattr(network, name))

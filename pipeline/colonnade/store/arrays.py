@@ -29,6 +29,7 @@ __all__ = [
     "present",
     "read",
     "remove",
+    "total",
     "weights_plans",
     "write",
 ]
@@ -54,6 +55,10 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
     "slope_sum": {
         "long_name": "sum of the slopes over the columns of each block",
         "formula": f"slope_sum[b,h] = Σ_(k in block b) σ′(z[h,k]), z[h,k] = {_Z}",
+    },
+    "nonfinite": {
+        "long_name": "number of columns of X that are not finite in each block that is done",
+        "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
     },
     "W1": {"long_name": "weights of the first layer, W"},
     "b1": {"long_name": "bias of the first layer, b"},
@@ -89,7 +94,7 @@ def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
         shards=plan.shards if plan.shards != plan.chunks else None,
         compressors=compressors,
         filters=None,
-        fill_value=np.nan,
+        fill_value=plan.fill_value,
         # One directory an array: listing what is done is one scan, however many blocks there are
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=plan.dimensions,
@@ -133,7 +138,7 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
         "chunks": (array.chunks, plan.chunks),
         "dimensions": (metadata.dimension_names, plan.dimensions),
         "type": (str(array.dtype), plan.dtype),
-        "fill value": (str(array.fill_value), "nan"),
+        "fill value": (str(array.fill_value), str(plan.fill_value)),
     }
     for what, (found, expected) in pairs.items():
         if found != expected:
@@ -199,6 +204,11 @@ def read(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> NDA
     except Exception as error:
         told = str(error).partition(". Stored:")[0]
         raise ValueError(" ".join(told.split()) or type(error).__name__) from error
+
+
+def total(array: zarr.Array[Any]) -> int:
+    """Sum an array of counts, one a chunk, of which few were written; ValueError as for `read`."""
+    return sum(int(read(array, block, block + 1)[0]) for block in sorted(present(array)))
 
 
 def check_index(array: zarr.Array[Any], block: int) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 
 from colonnade.columns import Columns
+from colonnade.errors import shown
 from colonnade.job import Job
 from colonnade.layout import Grid
 from colonnade.network import Network
@@ -28,7 +29,8 @@ __all__ = [
     "versions",
 ]
 
-FORMAT: Literal[1] = 1
+FORMAT: Literal[2] = 2
+_TOLD = {"created", "finished", "nonfinite", "versions", "job"}
 
 
 def _usable(grid: Grid) -> Grid:
@@ -48,12 +50,42 @@ class NetworkRecord(BaseModel):
 
 
 class InputRecord(BaseModel):
-    """Which X a store belongs to."""
+    """Which X a store belongs to.
+
+    Attributes
+    ----------
+    fingerprint
+        Of its shape, type and values, as `Columns.fingerprint` has it.
+    storage
+        How it is stored, as `Columns.storage` has it. Who stores it in another way may have changed
+        values that are not sampled.
+    """
 
     model_config = ConfigDict(frozen=True)
     fingerprint: str
     columns: int
     dtype: str
+    storage: dict[str, Any]
+
+    def differences(self, other: InputRecord) -> list[str]:
+        """Say in what another X differs."""
+        pairs = {
+            "columns": (self.columns, other.columns),
+            "type": (self.dtype, other.dtype),
+            **{
+                key: (self.storage.get(key, "none"), other.storage.get(key, "none"))
+                for key in {**self.storage, **other.storage}
+            },
+        }
+        found = [
+            f"its {shown(key.replace('_', ' '))} {shown(str(mine), 120)} in the store, "
+            f"{shown(str(theirs), 120)} in the job"
+            for key, (mine, theirs) in pairs.items()
+            if mine != theirs
+        ]
+        # The fingerprint is of the shape and the type too
+        of_values = (self.columns, self.dtype) == (other.columns, other.dtype)
+        return found + ["its values"] * (of_values and self.fingerprint != other.fingerprint)
 
 
 class Record(BaseModel):
@@ -67,10 +99,12 @@ class Record(BaseModel):
         Of this making of the store, so that a worker never takes one store for another.
     arrays
         Those that a task writes a shard of, in this order. A block is done when all are there.
+    nonfinite
+        How many columns of X hold NaN or an infinity; None while the store is being written.
     """
 
     model_config = ConfigDict(frozen=True)
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     state: Literal["writing", "complete"]
     # A part of file names
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -81,6 +115,7 @@ class Record(BaseModel):
     input: InputRecord
     grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
+    nonfinite: Annotated[int, Field(ge=0)] | None = None
     versions: dict[str, str]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -102,8 +137,9 @@ class Record(BaseModel):
         found = []
         if self.network != network:
             found.append("the network (its weights or its activation)")
-        if self.input != x:
-            found.append("X")
+        different = self.input.differences(x)
+        if different:
+            found.append(f"X ({'; '.join(different)})")
         mine, other = (j.output.model_dump(exclude={"path"}) for j in (self.job, job))
         found += [
             f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
@@ -154,7 +190,7 @@ class Status:
             "blocks_done": grid.blocks - len(self.missing),
             "missing": list(self.missing),
             "held_by": asdict(self.holder) if self.holder else None,
-            **record.model_dump(mode="json", include={"created", "finished", "versions", "job"}),
+            **record.model_dump(mode="json", include=_TOLD),
         }
 
     def __str__(self) -> str:
@@ -169,7 +205,8 @@ class Status:
                 f"network   n = {network.inputs}, m = {network.hidden}, q = {network.outputs}, "
                 f"{record.job.network.activation['name']}; {record.job.network.weights}"
             ),
-            f"input     {record.job.input.path}",
+            f"input     {record.job.input.path}"
+            + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
             f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
             + (f", finished {record.finished}" if record.finished else ""),
         ]
@@ -206,9 +243,12 @@ def network_record(network: Network) -> NetworkRecord:
 
 
 def input_record(columns: Columns) -> InputRecord:
-    """Describe X for a store's attributes; reads up to 32 MiB, or 64 columns, of it."""
+    """Describe X for a store's attributes; reads up to 32 MiB, or samples, of it."""
     return InputRecord(
-        fingerprint=columns.fingerprint(), columns=columns.p, dtype=columns.dtype.name
+        fingerprint=columns.fingerprint(),
+        columns=columns.p,
+        dtype=columns.dtype.name,
+        storage=columns.storage,
     )
 
 

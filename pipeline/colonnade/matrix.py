@@ -1,0 +1,43 @@
+"""What X must be, wherever it comes from."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colonnade.errors import InputError
+
+__all__ = ["check_dtype", "check_matrix", "nonfinite"]
+
+_LARGEST = 2**63
+
+
+def check_dtype(dtype: np.dtype[Any], place: str = "") -> None:
+    """Raise InputError for what does not convert to float64 number by number.
+
+    `place`, if given, begins the error's text.
+    """
+    if dtype.kind not in "biuf" or dtype.itemsize > 8:
+        raise InputError(
+            f"{place}X is of type {dtype}; it must hold real numbers of up to 64 bits."
+        )
+
+
+def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], place: str) -> tuple[int, int]:
+    """Return the shape of a matrix; raise InputError for what is none of real numbers."""
+    if len(shape) != 2 or min(shape) < 1:
+        raise InputError(f"{place}X must be a matrix that is not empty; its shape is {shape}.")
+    check_dtype(dtype, place)
+    if math.prod(shape) * dtype.itemsize >= _LARGEST:
+        raise InputError(f"{place}X of the shape {shape} would have more than 8 EiB.")
+    return shape[0], shape[1]
+
+
+def nonfinite(X: NDArray[Any]) -> NDArray[np.intp]:
+    """Columns of X, (n, B), that hold NaN or an infinity, ascending."""
+    if X.dtype.kind != "f":
+        return np.empty(0, np.intp)
+    return np.flatnonzero(~np.isfinite(X).all(axis=0))
