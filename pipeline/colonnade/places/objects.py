@@ -1,0 +1,262 @@
+"""A prefix of an object store, through obstore, which comes with the extra `cloud`."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from datetime import timedelta
+from importlib.util import find_spec
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import ObjectStore
+
+from colonnade.errors import UsageError, reason, shown
+from colonnade.places.base import Place
+
+__all__ = ["SCHEMES", "Objects"]
+
+SCHEMES = ("s3", "gs", "az")
+_VARIABLES = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+# A server that is busy, a connection that is cut: mended here within seconds. What lasts longer is
+# the business of those who retry a block, or of the one who gives the same command again
+_RETRIES: Any = {
+    "max_retries": 6,
+    "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5)},
+    "retry_timeout": timedelta(seconds=60),
+}
+_SECONDS = "60s"
+# Of the options, those that speak of the connection and not of the store
+_CLIENT = {"allow_http", "timeout"}
+
+T = TypeVar("T")
+
+
+class Objects(Place):
+    """All keys below a prefix, or a single key.
+
+    Parameters
+    ----------
+    url
+        scheme://bucket/key
+    options
+        obstore's, such as endpoint and region; credentials are the environment's.
+
+    Raises
+    ------
+    UsageError
+        obstore is not installed, or does not take the options.
+    """
+
+    def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
+        if find_spec("obstore") is None:
+            raise UsageError(
+                f"{url}: object stores are read and written through obstore, which is not "
+                "installed: pip install 'colonnade[cloud]'."
+            )
+        parts = urlsplit(url)
+        self.url = url.rstrip("/")
+        self.scheme, self.bucket, self._prefix = parts.scheme, parts.netloc, parts.path.strip("/")
+        self._options = dict(options or {})
+        self._store = self._connect(f"{self.scheme}://{self.bucket}")
+
+    def names(self) -> set[str] | None:
+        """Names directly below the prefix; None where it is a key and no prefix."""
+        import obstore
+
+        found = self._do(
+            lambda: obstore.list_with_delimiter(self._store, self._prefix, return_arrow=False)
+        )
+        paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+        names = {path.removeprefix(self._prefix).strip("/") for path in paths}
+        return None if not names and self.size() is not None else names
+
+    def size(self, name: str = "") -> int | None:
+        """Bytes of a file; None where there is none."""
+        try:
+            return int(self._do(lambda: self._store.head(self._key(name)), name)["size"])
+        except FileNotFoundError:
+            return None
+
+    def check(self, name: str, most: int) -> None:
+        """Raise ValueError where a file has more than `most` bytes."""
+        size = self.size(name)
+        if size is not None and size > most:
+            raise ValueError(f"its {name.rpartition('/')[2]} has more than {most:,} bytes")
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Read a file whole; FileNotFoundError where there is none, ValueError above `most`."""
+
+        def get() -> bytes:
+            found = self._store.get(self._key(name))
+            if most is not None and found.meta["size"] > most:
+                raise ValueError(f"it has {found.meta['size']:,} bytes, more than {most:,}")
+            return bytes(found.bytes())
+
+        return self._do(get, name)
+
+    def read_ranges(self, starts: Sequence[int], ends: Sequence[int]) -> Sequence[Any]:
+        """Read ranges of the bytes of the file at the place itself, many at a time."""
+        return self._do(lambda: self._store.get_ranges(self._prefix, starts=starts, ends=ends))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file there in one step, in place of what was there."""
+        self._do(lambda: self._store.put(self._key(name), data), name)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Put a file there if there is none; FileExistsError where there is: of many, one can."""
+        try:
+            self._do(lambda: self._store.put(self._key(name), data, mode="create"), name)
+        except FileExistsError:
+            # Perhaps it is our own, and the answer that told so was lost
+            if self.read(name) != data:
+                raise
+
+    def take_over(self, name: str, old: bytes, new: bytes) -> bool:
+        """Replace a file that holds `old` and that nobody renews; of many who try, one can."""
+
+        def exchange() -> bool:
+            found = self._store.get(self._key(name))
+            if bytes(found.bytes()) != old:
+                return False
+            tag = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+            self._store.put(self._key(name), new, mode=tag)  # type: ignore[arg-type]
+            return True
+
+        try:
+            return self._do(exchange, name)
+        except FileNotFoundError:
+            return False
+        except FileExistsError:
+            return self.read(name) == new
+
+    def renew(self, name: str, old: bytes, new: bytes) -> bool:
+        """Replace a file that holds `old`, put there by oneself; False where another has it."""
+        return self.take_over(name, old, new)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        try:
+            self._do(lambda: self._store.delete(self._key(name)), name)
+        except FileNotFoundError:
+            pass
+
+    def clear(self, keep: Collection[str]) -> None:
+        """Remove all that is below the prefix, but for some files."""
+        kept = {self._key(name) for name in keep}
+        for metas in self._do(lambda: list(self._store.list(self._prefix))):
+            paths = [meta["path"] for meta in metas if meta["path"] not in kept]
+            if paths:
+                self._do(lambda paths=paths: self._store.delete(paths))  # type: ignore[misc]
+
+    def zarr(self) -> ObjectStore[Any]:
+        """Tell Zarr where this is."""
+        return _ZarrObjects(self._connect(self.url))
+
+    def _key(self, name: str) -> str:
+        return f"{self._prefix}/{name}".strip("/")
+
+    def _connect(self, url: str) -> Any:
+        import obstore.store
+
+        client = {"timeout": _SECONDS} | {k: v for k, v in self._options.items() if k in _CLIENT}
+        config: Any = {k: v for k, v in self._options.items() if k not in _CLIENT}
+        try:
+            return obstore.store.from_url(
+                url,
+                config=config,
+                client_options=client,  # type: ignore[arg-type]
+                retry_config=_RETRIES,
+            )
+        except Exception as error:
+            raise UsageError(f"{url}: this object store cannot be used: {reason(error)}") from error
+
+    def _do(self, action: Callable[[], T], name: str = "") -> T:
+        try:
+            return action()
+        except Exception as error:
+            raise _as_os_error(error, f"{self.url}/{name}".rstrip("/")) from error
+
+
+class NoBucketError(OSError):
+    """There is no such bucket: no file is missing, but the place for all of them."""
+
+
+class _ZarrObjects(ObjectStore[Any]):
+    """Zarr's store of objects, which fails as a disk does: with OSError."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        return await _awaited(super().get(key, prototype, byte_range), key)
+
+    async def get_partial_values(self, prototype: BufferPrototype, key_ranges: Any) -> Any:
+        return await _awaited(super().get_partial_values(prototype, key_ranges), "a chunk")
+
+    async def set(self, key: str, value: Buffer) -> None:
+        await _awaited(super().set(key, value), key)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        await _awaited(super().set_if_not_exists(key, value), key)
+
+    async def exists(self, key: str) -> bool:
+        return await _awaited(super().exists(key), key)
+
+    async def delete(self, key: str) -> None:
+        await _awaited(super().delete(key), key)
+
+    async def list_dir(self, prefix: str) -> Any:
+        try:
+            async for key in super().list_dir(prefix):
+                yield key
+        except Exception as error:
+            raise _as_os_error(error, prefix) from error
+
+
+async def _awaited(work: Coroutine[Any, Any, T], key: str) -> T:
+    try:
+        return await work
+    except Exception as error:
+        raise _as_os_error(error, key) from error
+
+
+def _as_os_error(error: Exception, place: str) -> Exception:
+    """Say in OSError's words what obstore has raised; what comes from elsewhere stays as it is."""
+    name = type(error).__name__
+    if not type(error).__module__.startswith("obstore") and not (
+        isinstance(error, OSError) and error.errno is None
+    ):
+        return error
+    # The rest, meant for those who mend obstore, may repeat what was signed
+    text = str(error).partition("\n\nDebug source")[0]
+    told = " ".join(_told(text, part) for part in ("Code", "Message")).strip()
+    if "NoSuchBucket" in text or "ContainerNotFound" in text:
+        return NoBucketError(errno.ENOENT, "there is no such bucket", place)
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, "there is no such object", place)
+    if name in ("AlreadyExistsError", "PreconditionError"):
+        return FileExistsError(errno.EEXIST, "the object is there", place)
+    refused = name in ("PermissionDeniedError", "UnauthenticatedError")
+    if refused or "169.254.169.254" in text:
+        why = f" ({told})" if told else "" if refused else " (no credentials were found)"
+        remedy = "; ".join(f"{scheme}: {names}" for scheme, names in _VARIABLES.items())
+        return PermissionError(
+            errno.EACCES,
+            f"access is denied{why}; credentials are the environment's ({remedy}), on workers too",
+            place,
+        )
+    status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
+    answer = " ".join(part for part in (status and status[1].strip(), told) if part)
+    return OSError(errno.EIO, answer or shown(" ".join(text.split()), 300), place)
+
+
+def _told(text: str, part: str) -> str:
+    found = re.search(rf"<{part}>(.*?)</{part}>", text, re.DOTALL)
+    return shown(found[1].strip(), 200) if found else ""
