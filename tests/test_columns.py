@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import pickle
 import re
 import shutil
@@ -16,7 +17,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from colonnade import columns
+from colonnade import columns, npyfile, npyheader
 from colonnade.columns import open_columns
 from colonnade.errors import InputError
 from support import make_columns
@@ -326,6 +327,79 @@ def test_truncated_npy(tmp_path_factory, cut) -> None:
     assert path.stat().st_size == 128 + 4 * N * P
     path.write_bytes(path.read_bytes()[:cut])
     assert refused(path).startswith("this cannot be read as a .npy file: ")
+
+
+LAYOUTS = {"C": np.ascontiguousarray, "F": np.asfortranarray}
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(shape=st.tuples(st.integers(1, 13), st.sampled_from([1, 5, 1031, 4111])),
+       order=st.sampled_from("CF"), dtype=st.sampled_from(["<f4", ">f8", ">i2", "bool"]),
+       piece=st.sampled_from([1, 9000, 2**20]), data=st.data())  # fmt: skip
+def test_any_window_of_a_npy(tmp_path, monkeypatch, shape, order, dtype, piece, data) -> None:
+    """Rows that lie close together are read at once, others one by one."""
+    monkeypatch.setattr(npyfile, "_PIECE", piece)
+    shape = data.draw(st.permutations(shape))
+    stored = (9 * np.random.default_rng(0).standard_normal(shape)).astype(dtype)
+    np.save(tmp_path / "x.npy", LAYOUTS[order](stored))
+    orientation = data.draw(st.sampled_from(ORIENTATIONS))
+    X = stored if orientation == "features_by_columns" else stored.T
+    start, stop = sorted(data.draw(st.tuples(*[st.integers(0, X.shape[1])] * 2)))
+    part = open_columns(tmp_path / "x.npy", orientation=orientation).read(start, stop)
+    np.testing.assert_array_equal(part, X[:, start:stop], strict=True)
+
+
+def bytes_read(action: Callable[[], Any]) -> int:
+    """Bytes that an action asks the system for."""
+
+    def so_far() -> int:
+        return int(Path("/proc/self/io").read_text().split()[1])
+
+    before = so_far()
+    asking = so_far() - before
+    before = so_far()
+    action()
+    return so_far() - before - asking
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count")
+@pytest.mark.parametrize("order", "CF")
+def test_a_read_of_a_npy_takes_its_bytes_alone(tmp_path, order) -> None:
+    """Of 280 GB, which a file system keeps in no room at all."""
+    said = {"descr": "<f4", "fortran_order": order == "F", "shape": (N, 10**10 + 39)}
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, said)
+        file.truncate(file.tell() + 4 * N * (10**10 + 39))
+    source = open_columns(tmp_path / "x.npy")
+    for columns_read in (1, 1009):
+        start = source.p - columns_read
+        assert bytes_read(lambda s=start: source.read(s, source.p)) <= 4 * N * columns_read + 1000
+
+
+@pytest.mark.parametrize("order", "CF")
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+@pytest.mark.parametrize("columns_read", [1, 1019, 2039])
+def test_a_npy_truncated_while_it_is_read(tmp_path, order, orientation, columns_read) -> None:
+    """Between its header and its numbers: no signal ends the process, as with a mapping."""
+    X = make_columns(N, 2039)
+    path = tmp_path / "x.npy"
+    np.save(path, LAYOUTS[order](X if orientation == "features_by_columns" else X.T))
+    with path.open("rb", buffering=0) as file:
+        found = npyheader.read_header(file, path.stat().st_size)
+        os.truncate(path, path.stat().st_size - 3)
+        window = (slice(None), slice(2039 - columns_read, None))
+        window = window if orientation == "features_by_columns" else window[::-1]
+        with pytest.raises(ValueError, match="it has changed, or is truncated"):
+            npyfile.read_window(file, found, window)
+
+
+@pytest.mark.parametrize("columns_read", [1, P])
+def test_a_npy_truncated_between_reads(tmp_path, X, columns_read) -> None:
+    np.save(tmp_path / "x.npy", X)
+    source = open_columns(tmp_path / "x.npy")
+    os.truncate(tmp_path / "x.npy", 300)
+    with pytest.raises(ValueError, match=r"x\.npy .*812 bytes, and only 172 are there"):
+        source.read(P - columns_read, P)
 
 
 def test_what_is_no_input(tmp_path, X, monkeypatch) -> None:

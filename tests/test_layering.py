@@ -18,7 +18,7 @@ FLOORS = {
     4: ["store", "clusters", "progress", "reference"],
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout"],
-    1: ["activations", "stopping"],
+    1: ["activations", "stopping", "npyfile"],
     0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

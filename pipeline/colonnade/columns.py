@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
 
 from colonnade.errors import InputError, reason, shown
-from colonnade.npyheader import check_header
+from colonnade.npyfile import read_window
+from colonnade.npyheader import Header, read_header
 
 __all__ = ["Columns", "Orientation", "open_columns"]
 
@@ -81,9 +83,9 @@ class Columns(ABC):
         """
         try:
             return self._columns(start, stop)
-        except (OSError, ValueError, MemoryError):
+        except (OSError, MemoryError):
             raise
-        # The codecs of damaged chunks raise whatever they please
+        # Damaged headers, and the codecs of damaged chunks, raise whatever they please
         except Exception as error:
             raise ValueError(f"{self.path} cannot be read: {reason(error)}") from error
 
@@ -96,8 +98,7 @@ class Columns(ABC):
     def _check_unchanged(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         if shape != self.stored_shape or dtype != self.dtype:
             raise ValueError(
-                f"{self.path} has changed: it was {self.stored_shape} {self.dtype}, "
-                f"and is {shape} {dtype}"
+                f"it has changed: it was {self.stored_shape} {self.dtype}, and is {shape} {dtype}"
             )
 
     def fingerprint(self) -> str:
@@ -123,15 +124,13 @@ class Columns(ABC):
 
 @dataclass(frozen=True)
 class NpyColumns(Columns):
-    """A .npy file, mapped into memory for the time of one read.
-
-    A mapping that is kept would count every page ever read as the worker's memory.
-    """
+    """A .npy file, opened anew for each read, which may find that it has changed."""
 
     def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
-        mapped = _mapped(self.path)
-        self._check_unchanged(mapped.shape, mapped.dtype)
-        return np.array(mapped[window])
+        with Path(self.path).open("rb", buffering=0) as file:
+            header = _npy_header(file)
+            self._check_unchanged(header.shape, header.dtype)
+            return read_window(file, header, window)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,20 +243,21 @@ def _open_npy(path: str, array: str | None, orientation: Orientation) -> Columns
     if array is not None:
         raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({array!r}).")
     try:
-        mapped = _mapped(path)
+        with Path(path).open("rb", buffering=0) as file:
+            header = _npy_header(file)
     # a damaged header raises whatever it happens to break
     except Exception as error:
         told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
         raise InputError(told) from error
-    return NpyColumns(path, orientation, *_checked(path, mapped.shape, mapped.dtype))
+    return NpyColumns(path, orientation, *_checked(path, header.shape, header.dtype))
 
 
-def _mapped(path: str) -> NDArray[Any]:
-    """Map a .npy file; unlike np.load, this takes nothing else for one."""
-    with Path(path).open("rb") as file:
-        check_header(file, Path(path).stat().st_size)
-    mapped: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    return mapped
+def _npy_header(file: IO[bytes]) -> Header:
+    """Read the header of a .npy file; unlike np.load, this takes nothing else for one."""
+    header = read_header(file, os.fstat(file.fileno()).st_size)
+    if header.dtype.hasobject:
+        raise ValueError("Python objects in dtype: they are pickled, and no pickle is loaded")
+    return header
 
 
 def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Columns:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, deserialize
 
 from colonnade.activations import Activation, activation
 from colonnade.errors import NetworkError, UsageError, reason, shown
-from colonnade.npyheader import MAGIC, check_header
+from colonnade.npyheader import MAGIC, read_header
 
 __all__ = ["ARRAYS", "Network"]
 
@@ -318,7 +318,7 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
                 continue
             file.seek(0)
             try:
-                check_header(file, entry.file_size)
+                read_header(file, entry.file_size)
             except ValueError as error:
                 raise ValueError(f"{shown(entry.filename)}: {error}") from error
 

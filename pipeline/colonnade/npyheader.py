@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import math
-from typing import IO
+from dataclasses import dataclass
+from typing import IO, Any
 
 import numpy as np
 
-__all__ = ["MAGIC", "check_header"]
+__all__ = ["MAGIC", "Header", "read_header"]
 
 MAGIC: bytes = np.lib.format.MAGIC_PREFIX
 
@@ -20,8 +21,18 @@ MAGIC: bytes = np.lib.format.MAGIC_PREFIX
 _LONGEST = 10_000
 
 
-def check_header(file: IO[bytes], size: int) -> None:
-    """Refuse a header that claims more than there is.
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a .npy file says of itself; its numbers begin at byte `start`."""
+
+    shape: tuple[int, ...]
+    fortran_order: bool
+    dtype: np.dtype[Any]
+    start: int
+
+
+def read_header(file: IO[bytes], size: int) -> Header:
+    """Read a header, and refuse one that claims more than there is.
 
     Parameters
     ----------
@@ -43,11 +54,11 @@ def check_header(file: IO[bytes], size: int) -> None:
     # From version to version the length grows, and the encoding of the names of fields changes
     header = length.to_bytes(4, "little") + file.read(length)
     try:
-        shape, _, dtype = np.lib.format.read_array_header_2_0(io.BytesIO(header))
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(io.BytesIO(header))
     except (MemoryError, RecursionError):  # of Python's parser
         raise ValueError("its header is nested too deeply") from None
-    if min(shape, default=0) < 0:
-        raise ValueError(f"its header claims a negative length, {shape}")
+    if any(isinstance(length, bool) or length < 0 for length in shape):
+        raise ValueError(f"its header claims a negative length, or none, {shape}")
     claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
     # Python objects are pickled, in any number of bytes; whoever reads on refuses those
     if claimed > there and not dtype.hasobject:
@@ -55,3 +66,4 @@ def check_header(file: IO[bytes], size: int) -> None:
             f"its header claims {shape} numbers of type {dtype}, {claimed:,} bytes, and only "
             f"{there:,} are there"
         )
+    return Header(shape, fortran_order, dtype, file.tell())
