@@ -404,7 +404,7 @@ def test_a_npy_truncated_between_reads(tmp_path, X, columns_read) -> None:
 
 def test_what_is_no_input(tmp_path, X, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for missing in ("x.npy", "x.zarr", "s3://bucket/x.zarr", "a\0b"):
+    for missing in ("x.npy", "x.zarr", "ftp://bucket/x.zarr", "a\0b"):
         assert refused(missing) == "there is no such file or directory (input.path)."
     Path("dangling.npy").symlink_to("nowhere")
     assert refused("dangling.npy") == "there is no such file or directory (input.path)."

@@ -17,9 +17,9 @@ FLOORS = {
     5: ["task", "dispatch", "reader", "verify"],
     4: ["store", "clusters", "progress", "reference"],
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
-    2: ["network", "job", "layout"],
-    1: ["activations", "stopping", "npyfile"],
-    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding"],
+    2: ["network", "job", "layout", "npyranges"],
+    1: ["activations", "stopping", "npyfile", "places", "locations"],
+    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding", "urls"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

@@ -20,8 +20,11 @@ import zarr
 from numpy.typing import NDArray
 
 from colonnade.errors import InputError, reason, shown
+from colonnade.locations import Options, storage_texts
 from colonnade.npyfile import read_window
 from colonnade.npyheader import Header, read_header
+from colonnade.npyranges import read_object_header, read_object_window
+from colonnade.places import Objects, place_at
 
 __all__ = ["Columns", "Orientation", "open_columns"]
 
@@ -67,6 +70,11 @@ class Columns(ABC):
     @property
     def chunk_columns(self) -> int:
         """Columns that are read from the disk at the least."""
+        return 1
+
+    @property
+    def copies(self) -> int:
+        """How often the columns that are read are in memory at the most."""
         return 1
 
     @abstractmethod
@@ -133,6 +141,27 @@ class NpyColumns(Columns):
             return read_window(file, header, window)
 
 
+@dataclass(frozen=True)
+class NpyObjectColumns(Columns):
+    """A .npy file in an object store."""
+
+    place: Objects
+    header: Header
+    size: int
+
+    @property
+    def copies(self) -> int:
+        """The array, and what has been fetched: with the gaps, up to twice as much."""
+        return 3
+
+    def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        size = self.place.size()
+        if size != self.size:
+            now = "gone" if size is None else f"{size:,}"
+            raise ValueError(f"{self.path} has changed: it had {self.size:,} bytes, and has {now}")
+        return read_object_window(self.place, self.header, window)
+
+
 @dataclass(frozen=True, slots=True)
 class _Window:
     """Columns of X from `first` on, (n, …)."""
@@ -194,24 +223,32 @@ class ZarrColumns(Columns):
 
 
 def open_columns(
-    path: str | Path, array: str | None = None, orientation: Orientation = "features_by_columns"
+    path: str | Path,
+    array: str | None = None,
+    orientation: Orientation = "features_by_columns",
+    storage_options: Options = None,
 ) -> Columns:
     """Open X without reading it.
 
     Parameters
     ----------
     path
-        A .npy file, or a Zarr v2 or v3 array or group.
+        A .npy file, or a Zarr v2 or v3 array or group; or its URL in an object store.
     array
         Which array of a Zarr group; not needed where it holds a single matrix.
     orientation
         Whether the file holds X (n, p) or its transpose (p, n).
+    storage_options
+        Of the object store.
 
     Raises
     ------
     InputError
         There is nothing to read, or it is no matrix of real numbers.
     """
+    place = place_at(path, storage_texts(storage_options))
+    if isinstance(place, Objects):
+        return _open_object(place, array, orientation)
     try:
         there = Path(path).exists()
     except OSError as error:  # a name that is too long, say
@@ -240,8 +277,7 @@ def _opener(path: Path) -> Callable[[str, str | None, Orientation], Columns]:
 
 
 def _open_npy(path: str, array: str | None, orientation: Orientation) -> Columns:
-    if array is not None:
-        raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({array!r}).")
+    _refuse_name(path, array)
     try:
         with Path(path).open("rb", buffering=0) as file:
             header = _npy_header(file)
@@ -252,6 +288,11 @@ def _open_npy(path: str, array: str | None, orientation: Orientation) -> Columns
     return NpyColumns(path, orientation, *_checked(path, header.shape, header.dtype))
 
 
+def _refuse_name(path: str, array: str | None) -> None:
+    if array is not None:
+        raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({array!r}).")
+
+
 def _npy_header(file: IO[bytes]) -> Header:
     """Read the header of a .npy file; unlike np.load, this takes nothing else for one."""
     header = read_header(file, os.fstat(file.fileno()).st_size)
@@ -260,13 +301,39 @@ def _npy_header(file: IO[bytes]) -> Header:
     return header
 
 
-def _open_zarr(path: str, array: str | None, orientation: Orientation) -> Columns:
-    for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
+def _open_object(place: Objects, array: str | None, orientation: Orientation) -> Columns:
+    path = place.url
+    try:
+        size = place.size() if path.lower().endswith(".npy") else None
+        if size is None:
+            if not place.names():
+                raise InputError(f"{path}: there is no such object (input.path).")
+            return _open_zarr(path, array, orientation, place.zarr())
+        _refuse_name(path, array)
+        header = read_object_header(place, size)
+        checked = _checked(path, header.shape, header.dtype)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: this cannot be read: {reason(error)} (input.path).") from error
+    # a damaged header raises whatever it happens to break
+    except Exception as error:
+        told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
+        raise InputError(told) from error
+    return NpyObjectColumns(path, orientation, *checked, place, header, size)
+
+
+def _open_zarr(
+    path: str, array: str | None, orientation: Orientation, store: Any = None
+) -> Columns:
+    for name in (
+        ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata") if store is None else ()
+    ):
         if Path(path, name).exists() and not Path(path, name).is_file():
             # A pipe may never end
             raise InputError(f"{path}: its {name} is no regular file.")
     try:
-        node = zarr.open(path, mode="r")
+        node = zarr.open(path if store is None else store, mode="r")
         if isinstance(node, zarr.Group):
             node = _member(path, node, array)
         elif array is not None:

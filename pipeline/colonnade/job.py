@@ -20,7 +20,7 @@ from pydantic import (
 
 from colonnade.activations import ACTIVATIONS, activation
 from colonnade.errors import UsageError
-from colonnade.locations import FilePath, Located, Settings, absolute
+from colonnade.locations import FilePath, Settings, StorageOptions, absolute
 
 __all__ = [
     "AddressCluster",
@@ -217,7 +217,7 @@ class ArrayNames(Settings):
     """Second layer's bias, (q,)."""
 
 
-class NetworkSettings(Located):
+class NetworkSettings(Settings):
     """The network Y = U σ(W X + b) + c."""
 
     weights: FilePath
@@ -226,9 +226,11 @@ class NetworkSettings(Located):
     """σ: a name, or {name: …} with its parameters."""
     names: ArrayNames | None = None
     """Names of the arrays in the file; without them W1, b1, W2, b2, or found by shape."""
+    storage_options: StorageOptions | None = None
+    """How the object store is reached, where it is in one."""
 
 
-class InputSettings(Located):
+class InputSettings(Settings):
     """The matrix X, n × p."""
 
     path: FilePath
@@ -237,9 +239,11 @@ class InputSettings(Located):
     """Which array, where the path holds several."""
     orientation: Literal["features_by_columns", "columns_by_features"] = "features_by_columns"
     """n × p as in the mathematics, or its transpose: one sample a row."""
+    storage_options: StorageOptions | None = None
+    """How the object store is reached, where it is in one."""
 
 
-class OutputSettings(Located):
+class OutputSettings(Settings):
     """The Zarr store."""
 
     path: FilePath
@@ -258,6 +262,8 @@ class OutputSettings(Located):
     """Bits of the tensor's mantissas that are kept: an error of 2^-(bits + 1) of each number."""
     products: Products = ("jacobian",)
     """What to keep: the tensor, Y, ‖J_k‖_F of each column, the mean block."""
+    storage_options: StorageOptions | None = None
+    """How the object store is reached, where it is in one."""
 
     @model_validator(mode="after")
     def _rounding_serves(self) -> Self:

@@ -13,17 +13,26 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     PlainValidator,
+    ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from colonnade.places import SCHEMES, URL, is_url
+from colonnade.errors import UsageError
+from colonnade.urls import SCHEMES, URL, is_url
 
-__all__ = ["FilePath", "Located", "Settings", "StorageOptions", "absolute"]
+__all__ = [
+    "SECRET",
+    "FilePath",
+    "Settings",
+    "StorageOptions",
+    "absolute",
+    "storage_texts",
+]
 
-SECRET = "secret"
+SECRET = "secret"  # noqa: S105 (a name)
 """Type of the problem of what may be a secret: what was given is not told."""
 
 # Control characters, which an error message would send to a terminal, and halves of others
@@ -52,10 +61,14 @@ def _path(given: Any) -> str:
     if "://" not in path:
         return path
     if "@" in urlsplit(path).netloc or "?" in path:
-        raise PydanticCustomError(SECRET, "{why}", {"why": f"a URL with more than a place; {_REMEDY}"})
+        raise PydanticCustomError(
+            SECRET, "{why}", {"why": f"a URL with more than a place; {_REMEDY}"}
+        )
     if not is_url(path):
         allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise ValueError(f"allowed: a path, or {allowed} with a bucket and a key without %, ? and #")
+        raise ValueError(
+            f"allowed: a path, or {allowed} with a bucket and a key without %, ? and #"
+        )
     return path.rstrip("/")
 
 
@@ -86,9 +99,15 @@ class StorageOptions(Settings):
     @classmethod
     def _no_secrets(cls, given: Any) -> Any:
         if isinstance(given, Mapping):
-            found = [str(key) for key in given if key not in cls.model_fields and _SECRETS.search(str(key))]
+            found = [
+                str(key)
+                for key in given
+                if key not in cls.model_fields and _SECRETS.search(str(key))
+            ]
             if found:
-                raise PydanticCustomError(SECRET, "{why}", {"why": f"{', '.join(found)}: {_REMEDY}"})
+                raise PydanticCustomError(
+                    SECRET, "{why}", {"why": f"{', '.join(found)}: {_REMEDY}"}
+                )
         return given
 
     @field_validator("endpoint")
@@ -117,17 +136,29 @@ class StorageOptions(Settings):
         return self
 
 
-class Located(Settings):
-    """A section whose files may lie in an object store."""
+Options = StorageOptions | Mapping[str, Any] | None
+"""Options of an object store, as a job has them or as a caller gives them."""
 
-    storage_options: StorageOptions | None = None
-    """How the object store is reached."""
 
-    @property
-    def options(self) -> dict[str, str]:
-        """The options as texts."""
-        given = self.storage_options.model_dump(exclude_none=True) if self.storage_options else {}
-        return {k: str(v).lower() if isinstance(v, bool) else v for k, v in given.items()}
+def storage_texts(given: Options) -> dict[str, str]:
+    """Write options as texts; check them as those of a job are, where a caller gives them.
+
+    Raises
+    ------
+    UsageError
+        One is not known, not allowed, or a secret.
+    """
+    try:
+        options = StorageOptions.model_validate(given or {})
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))} {problem['msg']}".strip()
+            for problem in error.errors(include_url=False, include_input=False)
+        )
+        known = ", ".join(StorageOptions.model_fields)
+        raise UsageError(f"storage_options: {told}; known: {known}.") from None
+    texts = options.model_dump(exclude_none=True)
+    return {k: str(v).lower() if isinstance(v, bool) else v for k, v in texts.items()}
 
 
 def absolute(path: str) -> str:

@@ -7,12 +7,18 @@ from pathlib import Path
 import xarray as xr
 
 from colonnade.errors import IncompleteError, StoreError, reason
+from colonnade.locations import Options
 from colonnade.store import Store
 
 __all__ = ["open"]
 
 
-def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: A001
+def open(  # noqa: A001
+    path: str | Path,
+    *,
+    incomplete: bool = False,
+    storage_options: Options = None,
+) -> xr.Dataset:
     """Open a store as a lazy Dataset whose dask chunks follow the store's.
 
     Parameters
@@ -21,6 +27,8 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
         The store.
     incomplete
         Open it even if blocks are missing; they read as NaN.
+    storage_options
+        Of the object store, as in a job.
 
     Raises
     ------
@@ -29,7 +37,8 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
     StoreError
         There is no store of colonnade at the path.
     """
-    status = Store.open(path).status()
+    store = Store.open(path, storage_options)
+    status = store.status()
     if status.state != "complete" and not incomplete:
         blocks = status.record.grid.blocks
         raise IncompleteError(
@@ -38,7 +47,7 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
             "that made it (colonnade run), or open it as it is with incomplete=True."
         )
     try:
-        dataset: xr.Dataset = xr.open_zarr(str(path), consolidated=False)
+        dataset: xr.Dataset = xr.open_zarr(store.place.zarr(), consolidated=False)
     # xarray decodes attributes too, and raises whatever damaged ones happen to break
     except Exception as error:
         raise StoreError(f"{path}: xarray cannot open this store: {reason(error)}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,11 +34,13 @@ from colonnade.jacobian import Kernel, kernel_bytes, strip_columns, working_dtyp
 from colonnade.job import Job
 from colonnade.jobfile import load_job
 from colonnade.layout import Grid, Shapes
+from colonnade.locations import storage_texts
 from colonnade.network import Network
 from colonnade.plan import Capacity, Plan, make_plan
 from colonnade.stopping import Stop, stoppable
 from colonnade.store import InputRecord, Store, input_record, network_record
 from colonnade.task import Address, Failed, compute_blocks
+from colonnade.urls import overlap
 from colonnade.verify import Verification, check
 
 __all__ = ["plan", "run"]
@@ -105,7 +106,7 @@ def run(
     checked = _check(given.located())
     tally = _Tally(listener)
     with stoppable() as stop:
-        old = Store.find(checked.job.output.path)
+        old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         store = None if overwrite else old
         found = None
         if store is not None:
@@ -210,7 +211,7 @@ class _Checked:
             Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
             products=output.products,
             dtype=output.dtype,
-            x_itemsize=self.columns.dtype.itemsize,
+            x_itemsize=self.columns.copies * self.columns.dtype.itemsize,
             x_chunk_columns=self.columns.chunk_columns,
             working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
             kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
@@ -227,8 +228,9 @@ def _check(job: Job) -> _Checked:
     _refuse_overlap(job)
     settings = job.network
     names = settings.names.model_dump(exclude_none=True) if settings.names else None
-    network = Network.load(settings.weights, settings.activation, names)
-    columns = open_columns(job.input.path, job.input.array, job.input.orientation)
+    network = Network.load(settings.weights, settings.activation, names, settings.storage_options)
+    x = job.input
+    columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
     try:
@@ -239,10 +241,9 @@ def _check(job: Job) -> _Checked:
 
 def _refuse_overlap(job: Job) -> None:
     """Refuse to write where the run reads: --overwrite would delete its own input."""
-    output = Path(os.path.realpath(job.output.path))  # Path.resolve fails at a loop of links
-    for key, path in (("input.path", job.input.path), ("network.weights", job.network.weights)):
-        read = Path(os.path.realpath(path))
-        if read == output or read in output.parents or output in read.parents:
+    output = job.output.path
+    for key, read in (("input.path", job.input.path), ("network.weights", job.network.weights)):
+        if overlap(read, output):
             raise StoreError(
                 f"output.path {output} and {key} {read} overlap: the output must lie apart from "
                 "what the run reads."
@@ -333,7 +334,8 @@ def _compute(
     """Compute the missing blocks on the cluster and yield what becomes of each."""
     capacity = cluster.capacity
     threads = capacity.workers * capacity.threads_per_worker
-    address = Address(store.path, store.record.id, run=uuid.uuid4().hex)
+    options = storage_texts(store.record.job.output.storage_options)
+    address = Address(store.path, store.record.id, uuid.uuid4().hex, tuple(options.items()))
     compute = partial(compute_blocks, address)
     causes: dict[int, str] = {}
     again: list[int] = []

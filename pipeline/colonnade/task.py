@@ -50,12 +50,13 @@ class Address:
     """Where a store is, which making of it, and for which run.
 
     On a cluster that outlives a run, the path may be overwritten before the next one, and the
-    next one's X may lie elsewhere.
+    next one's X may lie elsewhere. `options` are those of the object store that it is in.
     """
 
     path: str
     id: str
     run: str
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ class _Work:
 
 @lru_cache(maxsize=1)
 def _cached(address: Address) -> _Work:
-    store = Store.open(address.path)
+    store = Store.open(address.path, dict(address.options))
     if store.record.id != address.id:
         raise StoreError(_REPLACED.format(address.path))
     columns, network = store.columns(), store.network()

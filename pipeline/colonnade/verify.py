@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from colonnade.columns import Columns
 from colonnade.errors import InputError, NetworkError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
+from colonnade.locations import Options
 from colonnade.network import ARRAYS, Network
 from colonnade.reference import Enclosure, Reference, excess
 from colonnade.store import Failure, Store, Verification, input_record, network_record
@@ -32,7 +33,12 @@ _STRIP = 2**18
 
 
 def verify(
-    path: str | Path, *, columns: int = 64, seed: int = 0, listener: Listener = ignore
+    path: str | Path,
+    *,
+    columns: int = 64,
+    seed: int = 0,
+    listener: Listener = ignore,
+    storage_options: Options = None,
 ) -> Verification:
     """Check every checksum of a store, and compute some columns again in an independent way.
 
@@ -47,6 +53,8 @@ def verify(
         Of that choice.
     listener
         Called with a `BlockChecked` for each block, in this thread.
+    storage_options
+        Of the object store, as in a job.
 
     Returns
     -------
@@ -59,7 +67,8 @@ def verify(
     UsageError
         columns or seed is negative.
     """
-    return check(Store.open(path), columns=columns, seed=seed, listener=listener)
+    store = Store.open(path, storage_options)
+    return check(store, columns=columns, seed=seed, listener=listener)
 
 
 def check(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import timedelta
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -17,9 +19,8 @@ from zarr.storage import ObjectStore
 from colonnade.errors import UsageError, reason, shown
 from colonnade.places.base import Place
 
-__all__ = ["SCHEMES", "Objects"]
+__all__ = ["Objects"]
 
-SCHEMES = ("s3", "gs", "az")
 _VARIABLES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
@@ -69,11 +70,7 @@ class Objects(Place):
 
     def names(self) -> set[str] | None:
         """Names directly below the prefix; None where it is a key and no prefix."""
-        import obstore
-
-        found = self._do(
-            lambda: obstore.list_with_delimiter(self._store, self._prefix, return_arrow=False)
-        )
+        found = self._do(lambda: self._store.list_with_delimiter(self._prefix))
         paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         names = {path.removeprefix(self._prefix).strip("/") for path in paths}
         return None if not names and self.size() is not None else names
@@ -102,9 +99,16 @@ class Objects(Place):
 
         return self._do(get, name)
 
-    def read_ranges(self, starts: Sequence[int], ends: Sequence[int]) -> Sequence[Any]:
-        """Read ranges of the bytes of the file at the place itself, many at a time."""
-        return self._do(lambda: self._store.get_ranges(self._prefix, starts=starts, ends=ends))
+    def read_ranges(
+        self, starts: Sequence[int], ends: Sequence[int], gap: int = 0
+    ) -> Sequence[Any]:
+        """Read ranges of the bytes of the file at the place itself, many at a time.
+
+        Two are one request where no more than `gap` bytes lie between them.
+        """
+        return self._do(
+            lambda: self._store.get_ranges(self._prefix, starts=starts, ends=ends, coalesce=gap)
+        )
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there in one step, in place of what was there."""
@@ -127,7 +131,7 @@ class Objects(Place):
             if bytes(found.bytes()) != old:
                 return False
             tag = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
-            self._store.put(self._key(name), new, mode=tag)  # type: ignore[arg-type]
+            self._store.put(self._key(name), new, mode=tag)
             return True
 
         try:
@@ -143,10 +147,8 @@ class Objects(Place):
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             self._do(lambda: self._store.delete(self._key(name)), name)
-        except FileNotFoundError:
-            pass
 
     def clear(self, keep: Collection[str]) -> None:
         """Remove all that is below the prefix, but for some files."""
@@ -164,15 +166,13 @@ class Objects(Place):
         return f"{self._prefix}/{name}".strip("/")
 
     def _connect(self, url: str) -> Any:
-        import obstore.store
-
         client = {"timeout": _SECONDS} | {k: v for k, v in self._options.items() if k in _CLIENT}
         config: Any = {k: v for k, v in self._options.items() if k not in _CLIENT}
         try:
-            return obstore.store.from_url(
+            return import_module("obstore.store").from_url(
                 url,
                 config=config,
-                client_options=client,  # type: ignore[arg-type]
+                client_options=client,
                 retry_config=_RETRIES,
             )
         except Exception as error:

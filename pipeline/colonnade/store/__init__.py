@@ -22,6 +22,7 @@ from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError, reason, shown
 from colonnade.job import Job
 from colonnade.layout import Grid, Shapes, make_arrays
+from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
 from colonnade.places import Directory, Place, place_at
 from colonnade.plan import Plan
@@ -70,14 +71,14 @@ class Store:
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     @classmethod
-    def open(cls, path: str | Path, options: Mapping[str, str] | None = None) -> Store:
+    def open(cls, path: str | Path, storage_options: Options = None) -> Store:
         """Open a store that exists.
 
         Parameters
         ----------
         path
             A directory, or a URL of an object store.
-        options
+        storage_options
             Of the object store.
 
         Raises
@@ -85,13 +86,13 @@ class Store:
         StoreError
             There is none, or what is there is not of this format.
         """
-        store = cls.find(path, options)
+        store = cls.find(path, storage_options)
         if store is None:
             raise StoreError(f"{path}: there is no store.")
         return store
 
     @classmethod
-    def find(cls, path: str | Path, options: Mapping[str, str] | None = None) -> Store | None:
+    def find(cls, path: str | Path, storage_options: Options = None) -> Store | None:
         """Open a store, or return None where nothing is at its path.
 
         Raises
@@ -99,7 +100,7 @@ class Store:
         StoreError
             Something else is there.
         """
-        place = place_at(path, options)
+        place = place_at(path, storage_texts(storage_options))
         foreign = f"{path}: this is no store of colonnade"
         try:
             names = place.names()
@@ -181,7 +182,7 @@ class Store:
         StoreError
             The place cannot be written to, or holds something else than a store.
         """
-        place = place_at(job.output.path, job.output.options)
+        place = place_at(job.output.path, storage_texts(job.output.storage_options))
         problem = grid_problem(plan.grid)
         if problem:
             raise StoreError(
@@ -211,7 +212,7 @@ class Store:
             make(place, record.id, fill, None if old is None else old.is_current)
         except OSError as error:
             raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
-        return cls.open(job.output.path, job.output.options)
+        return cls.open(job.output.path, job.output.storage_options)
 
     @property
     def grid(self) -> Grid:
@@ -226,7 +227,7 @@ class Store:
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""
         x = self.record.job.input
-        return open_columns(x.path, x.array, x.orientation, x.options)
+        return open_columns(x.path, x.array, x.orientation, x.storage_options)
 
     def done(self) -> set[int]:
         """Blocks whose shard of every array is there: one listing of each array's keys."""

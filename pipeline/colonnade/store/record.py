@@ -120,7 +120,9 @@ class Record(BaseModel):
             found.append("the network (its weights or its activation)")
         if self.input != x:
             found.append("X")
-        mine, other = (j.output.model_dump(exclude={"path", "storage_options"}) for j in (self.job, job))
+        mine, other = (
+            j.output.model_dump(exclude={"path", "storage_options"}) for j in (self.job, job)
+        )
         found += [
             f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
             for key in mine
