@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import re
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,6 +36,8 @@ _RETRIES: Any = {
     "retry_timeout": timedelta(seconds=60),
 }
 _SECONDS = "60s"
+# Before further attempts, where obstore makes none: at an answer that breaks off
+_PAUSES = (0.1, 0.3, 1.0)
 # Of the options, those that speak of the connection and not of the store
 _CLIENT = {"allow_http", "timeout"}
 
@@ -128,8 +132,9 @@ class Objects(Place):
 
         def exchange() -> bool:
             found = self._store.get(self._key(name))
-            if bytes(found.bytes()) != old:
-                return False
+            held = bytes(found.bytes())
+            if held != old:
+                return held == new
             tag = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
             self._store.put(self._key(name), new, mode=tag)
             return True
@@ -179,10 +184,15 @@ class Objects(Place):
             raise UsageError(f"{url}: this object store cannot be used: {reason(error)}") from error
 
     def _do(self, action: Callable[[], T], name: str = "") -> T:
-        try:
-            return action()
-        except Exception as error:
-            raise _as_os_error(error, f"{self.url}/{name}".rstrip("/")) from error
+        for pause in (*_PAUSES, None):
+            try:
+                return action()
+            except Exception as error:
+                told = _as_os_error(error, f"{self.url}/{name}".rstrip("/"))
+                if pause is None or not isinstance(told, ConnectionResetError):
+                    raise told from error
+                time.sleep(pause)
+        raise AssertionError
 
 
 class NoBucketError(OSError):
@@ -195,36 +205,44 @@ class _ZarrObjects(ObjectStore[Any]):
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        return await _awaited(super().get(key, prototype, byte_range), key)
+        return await _awaited(lambda: ObjectStore.get(self, key, prototype, byte_range), key)
 
     async def get_partial_values(self, prototype: BufferPrototype, key_ranges: Any) -> Any:
-        return await _awaited(super().get_partial_values(prototype, key_ranges), "a chunk")
+        ranges = list(key_ranges)
+        return await _awaited(
+            lambda: ObjectStore.get_partial_values(self, prototype, ranges), "chunks"
+        )
 
     async def set(self, key: str, value: Buffer) -> None:
-        await _awaited(super().set(key, value), key)
+        await _awaited(lambda: ObjectStore.set(self, key, value), key)
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
-        await _awaited(super().set_if_not_exists(key, value), key)
+        await _awaited(lambda: ObjectStore.set_if_not_exists(self, key, value), key)
 
     async def exists(self, key: str) -> bool:
-        return await _awaited(super().exists(key), key)
+        return await _awaited(lambda: ObjectStore.exists(self, key), key)
 
     async def delete(self, key: str) -> None:
-        await _awaited(super().delete(key), key)
+        await _awaited(lambda: ObjectStore.delete(self, key), key)
 
-    async def list_dir(self, prefix: str) -> Any:
+    async def list_dir(self, prefix: str) -> AsyncGenerator[str, None]:
+        async def listed() -> list[str]:
+            return [key async for key in ObjectStore.list_dir(self, prefix)]
+
+        for key in await _awaited(listed, prefix):
+            yield key
+
+
+async def _awaited(work: Callable[[], Coroutine[Any, Any, T]], key: str) -> T:
+    for pause in (*_PAUSES, None):
         try:
-            async for key in super().list_dir(prefix):
-                yield key
+            return await work()
         except Exception as error:
-            raise _as_os_error(error, prefix) from error
-
-
-async def _awaited(work: Coroutine[Any, Any, T], key: str) -> T:
-    try:
-        return await work
-    except Exception as error:
-        raise _as_os_error(error, key) from error
+            told = _as_os_error(error, key)
+            if pause is None or not isinstance(told, ConnectionResetError):
+                raise told from error
+            await asyncio.sleep(pause)
+    raise AssertionError
 
 
 def _as_os_error(error: Exception, place: str) -> Exception:
@@ -243,18 +261,22 @@ def _as_os_error(error: Exception, place: str) -> Exception:
         return FileNotFoundError(errno.ENOENT, "there is no such object", place)
     if name in ("AlreadyExistsError", "PreconditionError"):
         return FileExistsError(errno.EEXIST, "the object is there", place)
-    refused = name in ("PermissionDeniedError", "UnauthenticatedError")
-    if refused or "169.254.169.254" in text:
-        why = f" ({told})" if told else "" if refused else " (no credentials were found)"
-        remedy = "; ".join(f"{scheme}: {names}" for scheme, names in _VARIABLES.items())
-        return PermissionError(
-            errno.EACCES,
-            f"access is denied{why}; credentials are the environment's ({remedy}), on workers too",
-            place,
-        )
-    status = re.search(r"status code: (\d+ [A-Za-z ]+)", text)
-    answer = " ".join(part for part in (status and status[1].strip(), told) if part)
-    return OSError(errno.EIO, answer or shown(" ".join(text.split()), 300), place)
+    status = re.search(r"status code: (\d+)([A-Za-z ]*)", text)
+    number = status[1] if status else ""
+    if number in ("401", "403") or "169.254.169.254" in text:
+        why = f" ({told})" if told else "" if number else " (no credentials were found)"
+        return PermissionError(errno.EACCES, f"access is denied{why}; {_remedy(place)}", place)
+    if "body error" in text or "response body" in text:
+        return ConnectionResetError(errno.ECONNRESET, "the connection was cut", place)
+    if status:
+        return OSError(errno.EIO, f"the server answers {number}{status[2]} {told}".rstrip(), place)
+    return OSError(errno.EIO, shown(" ".join(text.split()), 300), place)
+
+
+def _remedy(place: str) -> str:
+    known = _VARIABLES.get(place.partition("://")[0])
+    names = known or "; ".join(f"{scheme}: {names}" for scheme, names in _VARIABLES.items())
+    return f"set the credentials in the environment, on workers too ({names})"
 
 
 def _told(text: str, part: str) -> str:

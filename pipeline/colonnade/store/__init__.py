@@ -106,9 +106,12 @@ class Store:
             names = place.names()
             if names == set() or (names is not None and _is_unfinished(place, names)):
                 return None
-        except OSError as error:  # a name that is too long, say
-            told = error.strerror if isinstance(place, Directory) else str(error)
-            raise StoreError(f"{foreign}: {told}.") from None
+        except (
+            OSError
+        ) as error:  # a name that is too long, say; an object store that is out of reach
+            if isinstance(place, Directory):
+                raise StoreError(f"{foreign}: {error.strerror}.") from None
+            raise StoreError(f"{path}: this cannot be read: {error} (output.path).") from error
         if names is None:
             raise StoreError(f"{foreign}, but a file.")
         try:
