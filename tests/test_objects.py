@@ -112,7 +112,7 @@ def test_every_input_gives_the_same_columns(
         place.write("", file.getvalue())
     else:
         array = zarr.create_array(
-            place.zarr(), shape=stored.shape, chunks=(3, 5), dtype="f4", zarr_kind=int(kind[-1])
+            place.zarr(), shape=stored.shape, chunks=(3, 5), dtype="f4", zarr_format=int(kind[-1])
         )
         array[:] = stored
     columns = open_columns(path, None, orientation, server.options)

@@ -266,7 +266,8 @@ def _as_os_error(error: Exception, place: str) -> Exception:
     if number in ("401", "403") or "169.254.169.254" in text:
         why = f" ({told})" if told else "" if number else " (no credentials were found)"
         return PermissionError(errno.EACCES, f"access is denied{why}; {_remedy(place)}", place)
-    if "body error" in text or "response body" in text:
+    # What obstore has tried again tells how often
+    if "HTTP error" in text and "retries" not in text and not number:
         return ConnectionResetError(errno.ECONNRESET, "the connection was cut", place)
     if status:
         return OSError(errno.EIO, f"the server answers {number}{status[2]} {told}".rstrip(), place)
