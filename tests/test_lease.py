@@ -15,11 +15,18 @@ from typing import Any
 
 import pytest
 
-from colonnade.errors import StoreError
+from colonnade.errors import IncompleteError, StoreError
+from colonnade.places import Directory
 from colonnade.store import lease
 from colonnade.store.lease import FILE, Holder, hold, holder
 
 ELSEWHERE = Holder("other", "another-host.example", 1, "17", "2026-01-01T00:00:00+00:00")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path) -> Path:
+    (tmp_path / FILE).parent.mkdir()
+    return tmp_path / FILE
 
 
 def leave(path: Path, found: Holder) -> None:
@@ -28,33 +35,33 @@ def leave(path: Path, found: Holder) -> None:
 
 def test_held_renewed_and_released(tmp_path: Path) -> None:
     renewed = threading.Event()
-    with hold(tmp_path, "mine", term=0.06):
-        first = holder(tmp_path)
+    with hold(Directory(tmp_path), "mine", term=0.06):
+        first = holder(Directory(tmp_path))
         assert first is not None
         assert (first.run, first.pid) == ("mine", os.getpid())
         while not renewed.wait(0.01):
-            now = holder(tmp_path)
+            now = holder(Directory(tmp_path))
             assert now is not None
             assert replace(now, renewals=0) == first
             if now.renewals > 2:
                 renewed.set()
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / FILE).parent.iterdir()) == []
 
 
 def test_the_living_keep_it(tmp_path: Path) -> None:
-    with hold(tmp_path, "mine"):
+    with hold(Directory(tmp_path), "mine"):
         with (
             pytest.raises(StoreError, match=rf"written by a run on .*process {os.getpid()}, since"),
-            hold(tmp_path, "other"),
+            hold(Directory(tmp_path), "other"),
         ):
             raise AssertionError
-        found = holder(tmp_path)
+        found = holder(Directory(tmp_path))
         assert found is not None
         assert found.run == "mine"
 
 
 def hold_until_killed(path: str, ready: Any) -> None:
-    with hold(path, "killed"):
+    with hold(Directory(path), "killed"):
         ready.set()
         signal.pause()
 
@@ -65,22 +72,25 @@ def test_a_killed_process_of_this_host_is_succeeded_at_once(tmp_path: Path) -> N
     process = context.Process(target=hold_until_killed, args=(str(tmp_path), ready))
     process.start()
     assert ready.wait(60)
-    with pytest.raises(StoreError, match=f"process {process.pid}"), hold(tmp_path, "mine"):
+    with (
+        pytest.raises(StoreError, match=f"process {process.pid}"),
+        hold(Directory(tmp_path), "mine"),
+    ):
         raise AssertionError
     process.kill()
     process.join()
-    with hold(tmp_path, "mine", term=10**6):
-        found = holder(tmp_path)
+    with hold(Directory(tmp_path), "mine", term=10**6):
+        found = holder(Directory(tmp_path))
         assert found is not None
         assert found.run == "mine"
 
 
 def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
-    with hold(tmp_path, "old"):
-        old = holder(tmp_path)
+    with hold(Directory(tmp_path), "old"):
+        old = holder(Directory(tmp_path))
     assert old is not None
     leave(tmp_path, replace(old, process_started="1"))
-    with hold(tmp_path, "mine", term=10**6):
+    with hold(Directory(tmp_path), "mine", term=10**6):
         pass
 
 
@@ -89,18 +99,62 @@ def test_another_host_that_lives_is_heard(tmp_path: Path) -> None:
     leave(tmp_path, ELSEWHERE)
     renewing = threading.Timer(0.3, leave, [tmp_path, replace(ELSEWHERE, renewals=1)])
     renewing.start()
-    with pytest.raises(StoreError, match=r"another-host\.example"), hold(tmp_path, "mine", term=60):
+    with (
+        pytest.raises(StoreError, match=r"another-host\.example"),
+        hold(Directory(tmp_path), "mine", term=60),
+    ):
         raise AssertionError
     renewing.join()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b'{"run": 3}', b"[]"])
+HOSTILE = [
+    b"", b"{", b'{"run": 3}', b"[]", b"[" * 4000, b" " * 2**20, b"\xff",
+    *(
+        json.dumps(asdict(ELSEWHERE) | change).encode()
+        for change in ({"pid": -1}, {"pid": 10**400}, {"host": None}, {"renewals": 0.5},
+                       {"stopping": 1}, {"run": ["x"]}, {"more": 1})
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "link to a pipe"])
+def test_no_regular_file_is_a_dead_lease(tmp_path: Path, place: Path, kind: str) -> None:
+    """Opening a pipe waits for its writer; none ever comes."""
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to(tmp_path / ("pipe" if kind == "link to a pipe" else "nowhere"))
+    found = holder(Directory(tmp_path))
+    assert found is not None
+    assert "a host that is not known" in str(found)
+    with hold(Directory(tmp_path), "mine", term=0.2):
+        assert holder(Directory(tmp_path)) != found
+    assert list(place.parent.iterdir()) == []
+
+
+def test_a_directory_is_refused(tmp_path: Path, place: Path) -> None:
+    (place / "of mine").mkdir(parents=True)
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        hold(Directory(tmp_path), "x", term=0.2),
+    ):
+        raise AssertionError
+
+
+def test_a_strange_host_is_shown_harmlessly() -> None:
+    told = str(replace(ELSEWHERE, host="\x1b[2J" + "x" * 1000))
+    assert told.isprintable()
+    assert len(told) < 300
+
+
+@pytest.mark.parametrize("content", [None, *HOSTILE])
 def test_silence_is_death(tmp_path: Path, content: bytes | None) -> None:
     leave(tmp_path, ELSEWHERE)
     if content is not None:
         (tmp_path / FILE).write_bytes(content)
-    with hold(tmp_path, "mine", term=0.2):
-        found = holder(tmp_path)
+    with hold(Directory(tmp_path), "mine", term=0.2):
+        found = holder(Directory(tmp_path))
         assert found is not None
         assert found.run == "mine"
 
@@ -111,10 +165,11 @@ def test_one_of_many_successors(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from colonnade.errors import StoreError\n"
+        "from colonnade.places import Directory\n"
         "from colonnade.store.lease import hold\n"
         "sys.stdin.readline()\n"
         "try:\n"
-        f"    with hold({str(tmp_path)!r}, sys.argv[1]):\n"
+        f"    with hold(Directory({str(tmp_path)!r}), sys.argv[1]):\n"
         "        print('held', flush=True)\n"
         "        sys.stdin.readline()\n"
         "except StoreError:\n"
@@ -134,10 +189,15 @@ def test_one_of_many_successors(tmp_path: Path) -> None:
     for rival in rivals:
         rival.communicate("\n", timeout=60)
     assert told == ["held", *["refused"] * 4]
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / FILE).parent.iterdir()) == []
 
 
 def test_who_lost_it_takes_nothing_away(tmp_path: Path) -> None:
-    with hold(tmp_path, "mine", term=0.06):
+    with hold(Directory(tmp_path), "mine", term=0.06) as lease:
+        lease.check()
         leave(tmp_path, ELSEWHERE)
-    assert holder(tmp_path) == ELSEWHERE
+        with pytest.raises(
+            IncompleteError, match=r"in the hands of a run on another-host\.example"
+        ):
+            lease.confirm()
+    assert holder(Directory(tmp_path)) == ELSEWHERE

@@ -281,7 +281,14 @@ class OutputSettings(Settings):
         return self
 
 
-class LocalCluster(Settings):
+class _Cluster(Settings):
+    timeout: Seconds = 60
+    """Seconds to wait for the scheduler and for workers, at the start and whenever all are gone."""
+    grace: Seconds = 20
+    """Seconds that blocks in flight may take to finish when a signal stops the run."""
+
+
+class LocalCluster(_Cluster):
     """Worker processes on this machine."""
 
     kind: Literal["local"] = "local"
@@ -294,7 +301,7 @@ class LocalCluster(Settings):
     """Bytes a worker may use; auto: an equal share of the machine's."""
 
 
-class AddressCluster(Settings):
+class AddressCluster(_Cluster):
     """A Dask scheduler that runs already."""
 
     kind: Literal["address"]
@@ -303,8 +310,6 @@ class AddressCluster(Settings):
     """The scheduler's, such as tcp://10.0.0.1:8786."""
     workers: Whole = 1
     """Workers to wait for before the first block."""
-    timeout: Seconds = 60
-    """Seconds to wait for the scheduler and for the workers."""
 
 
 def _kind(given: Any) -> str:

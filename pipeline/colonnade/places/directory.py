@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
+import stat
 import uuid
 from pathlib import Path
 from typing import Any
@@ -36,9 +39,9 @@ class Directory(Place):
 
     def read(self, name: str, most: int | None = None) -> bytes:
         """Read a file whole; FileNotFoundError where there is none, ValueError above `most`."""
-        if most is not None:
-            self.check(name, most)
-        return (self.path / name).read_bytes()
+        if most is None:
+            return (self.path / name).read_bytes()
+        return _bounded(self.path / name, most)
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there in one step, in place of what was there."""
@@ -61,9 +64,12 @@ class Directory(Place):
             place.rename(aside)
         except FileNotFoundError:
             return False
-        moved = aside.read_bytes()
+        try:
+            moved = _bounded(aside, max(len(old), len(new)))
+        except ValueError:
+            moved = b""
         aside.unlink()
-        # Where it is another's by now, it is put back
+        # Where another has come before, what it put there is put back
         with contextlib.suppress(FileExistsError):
             self.create(name, new if moved == old else moved)
             return moved == old
@@ -86,3 +92,22 @@ class Directory(Place):
 
     def _beside(self, name: str) -> Path:
         return self.path / f"{name}.{uuid.uuid4().hex}.partial"
+
+
+def _bounded(path: Path, most: int) -> bytes:
+    try:
+        # Not to wait for whoever writes to a pipe, and not to follow a link to one
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise ValueError(f"{path.name} is no regular file") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise ValueError(f"{path.name} is no regular file")
+        content = os.read(number, most + 1)
+    finally:
+        os.close(number)
+    if len(content) > most:
+        raise ValueError(f"{path.name} has more than {most:,} bytes")
+    return content

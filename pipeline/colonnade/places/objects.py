@@ -135,7 +135,7 @@ class Objects(Place):
             held = bytes(found.bytes())
             if held != old:
                 return held == new
-            tag = {"e_tag": found.meta["e_tag"], "version": found.meta["version"]}
+            tag = {k: v for k, v in found.meta.items() if k in ("e_tag", "version") and v}
             self._store.put(self._key(name), new, mode=tag)
             return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
+from colonnade.store.lease import Holder, Lease, hold, holder
 from colonnade.store.making import make, unfinished
 from colonnade.store.record import (
     FORMAT,
@@ -44,12 +46,16 @@ from colonnade.store.record import (
 
 __all__ = [
     "Failure",
+    "Holder",
     "InputRecord",
+    "Lease",
     "NetworkRecord",
     "Record",
     "Status",
     "Store",
     "Verification",
+    "hold",
+    "holder",
     "input_record",
     "network_record",
 ]
@@ -171,7 +177,13 @@ class Store:
 
     @classmethod
     def create(
-        cls, plan: Plan, network: Network, job: Job, x: InputRecord, old: Store | None = None
+        cls,
+        plan: Plan,
+        network: Network,
+        job: Job,
+        x: InputRecord,
+        old: Store | None = None,
+        run: str | None = None,
     ) -> Store:
         """Make the arrays at the job's output path and write the weights.
 
@@ -179,6 +191,8 @@ class Store:
         ----------
         old
             The store to replace.
+        run
+            The run that holds the new store from its first moment on.
 
         Raises
         ------
@@ -212,7 +226,8 @@ class Store:
                 arrays.create_weights(group, name, getattr(network, name))
 
         try:
-            make(place, record.id, fill, None if old is None else old.is_current)
+            is_current = None if old is None else old.is_current
+            make(place, record.id, fill, is_current, run)
         except OSError as error:
             raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
         return cls.open(job.output.path, job.output.storage_options)
@@ -250,11 +265,17 @@ class Store:
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return False
 
+    def missing(self) -> list[int]:
+        """Blocks that are not done, ascending."""
+        done = self.done()
+        return [block for block in range(self.grid.blocks) if block not in done]
+
     def status(self) -> Status:
         """Ask the store how far it is."""
-        done = self.done()
-        missing = (block for block in range(self.grid.blocks) if block not in done)
-        return Status(self.path, self.record, tuple(missing))
+        held = None
+        with suppress(OSError):
+            held = holder(self.place)
+        return Status(self.path, self.record, tuple(self.missing()), held)
 
     def buffer(self, name: str) -> ShardBuffer:
         """Make a buffer for one shard of an array, to be filled and given to `write`."""
@@ -318,7 +339,7 @@ class Store:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
             self._array(name)[...] = result
-        for name in {*self.record.arrays, *results}:
+        for name in {*self.record.arrays, *results, *ARRAYS}:
             arrays.clear_orphans(self._array(name))
         self._update(state="complete", finished=_now())
 

@@ -12,7 +12,7 @@ import zarr
 
 from colonnade.errors import StoreError
 from colonnade.places import Directory, Objects, Place
-from colonnade.store.lease import FILE as LEASE
+from colonnade.store import lease
 
 __all__ = ["MARK", "make", "unfinished"]
 
@@ -22,7 +22,11 @@ MARK = "W1/.colonnade"
 
 
 def make(
-    place: Place, name: str, fill: Callable[[Any], None], is_current: Callable[[], bool] | None
+    place: Place,
+    name: str,
+    fill: Callable[[Any], None],
+    is_current: Callable[[], bool] | None,
+    run: str | None,
 ) -> None:
     """Make a group in a place.
 
@@ -34,6 +38,8 @@ def make(
         Writes the group into a store of Zarr's.
     is_current
         Whether the store that is to be replaced is there; None where nothing is.
+    run
+        The run that holds the new store from its first moment on.
 
     Raises
     ------
@@ -43,9 +49,9 @@ def make(
         The place cannot be written to.
     """
     if isinstance(place, Objects):
-        _put(place, fill, is_current)
+        _put(place, name, fill, is_current, run)
     elif isinstance(place, Directory):
-        _move(place.path, name, fill, is_current)
+        _move(place.path, name, fill, is_current, run)
 
 
 def unfinished(place: Place) -> bool:
@@ -64,13 +70,19 @@ def _rival(place: Place | Path) -> StoreError:
 
 
 def _move(
-    place: Path, name: str, fill: Callable[[Any], None], is_current: Callable[[], bool] | None
+    place: Path,
+    name: str,
+    fill: Callable[[Any], None],
+    is_current: Callable[[], bool] | None,
+    run: str | None,
 ) -> None:
     """Make it beside its place and move it there; delete the old one, moved aside before."""
     making, aside = place.with_name(f".{place.name}.{name}"), None
     try:
         making.parent.mkdir(parents=True, exist_ok=True)
         fill(str(making))
+        if run is not None:
+            lease.create(Directory(making), run)
         if is_current is not None:
             if not is_current():
                 raise _rival(place)
@@ -91,19 +103,37 @@ def _move(
 
 
 def _put(
-    place: Objects, fill: Callable[[Any], None], is_current: Callable[[], bool] | None
+    place: Objects,
+    name: str,
+    fill: Callable[[Any], None],
+    is_current: Callable[[], bool] | None,
+    run: str | None,
 ) -> None:
-    """Remove the old group's root and then the rest, put the new one's root when all is there."""
+    """Remove the old group's root and then the rest; put the new one's root when all is there."""
     documents: dict[str, Any] = {}
     fill(zarr.storage.MemoryStore(documents))
     place.write(MARK, b"")
+    # Of two who make a store, one does
+    me = lease.acquire(place, run or name)
+    try:
+        _replace(place, documents, is_current)
+    except BaseException:
+        lease.release(place, me.run)
+        raise
+    if run is None:
+        lease.release(place, me.run)
+
+
+def _replace(
+    place: Objects, documents: dict[str, Any], is_current: Callable[[], bool] | None
+) -> None:
     if is_current is not None:
         if not is_current():
             raise _rival(place)
         place.remove(ROOT)
     elif place.size(ROOT) is not None:
         raise _rival(place)
-    place.clear(keep=(MARK, LEASE))
+    place.clear(keep=(MARK, lease.FILE))
     root = documents.pop(ROOT).to_bytes()
     for key, document in documents.items():
         place.write(key, document.to_bytes())
