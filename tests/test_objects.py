@@ -10,8 +10,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ import s3
 from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError, UsageError
 from colonnade.store import Store
+from colonnade.store.lease import FILE, Holder, hold, holder
+from colonnade.verify import check
+from proxy import Proxy
 from support import N, Q
 
 pytestmark = pytest.mark.skipif(
@@ -288,6 +293,103 @@ def test_nothing_that_is_written_holds_a_secret(server, remote) -> None:
     assert kept["output"]["storage_options"]["endpoint"] == server.endpoint
     assert s3.SECRET.encode() not in pickle.dumps(server.place(url).zarr())
     assert s3.SECRET not in json.dumps(cn.plan(document).as_dict())
+
+
+def test_one_of_two_runs_holds_a_place(server, prefix) -> None:
+    place = server.place(f"{prefix}/out.zarr")
+    with hold(place, "first", term=0.6):
+        with pytest.raises(StoreError, match="being written by a run on"), hold(place, "second"):
+            raise AssertionError
+        found = holder(place)
+        assert found is not None
+        assert found.run == "first"
+    assert server.keys(place.url) == {}
+
+
+def test_of_many_successors_one_holds_it(server, prefix) -> None:
+    """They find a silent run's lease at the same time; conditional puts let one of them in."""
+    place = server.place(f"{prefix}/out.zarr")
+    place.write(FILE, json.dumps(asdict(Holder("dead", "elsewhere", 1, "1", "then"))).encode())
+    barrier, entered, refused, end = threading.Barrier(5), [], [], threading.Event()
+
+    def succeed(name: str) -> None:
+        barrier.wait()
+        try:
+            with hold(server.place(place.url), name, term=0.6):
+                entered.append(name)
+                end.wait(60)
+        except StoreError:
+            refused.append(name)
+            if len(refused) == 4:
+                end.set()
+
+    rivals = [threading.Thread(target=succeed, args=(str(i),)) for i in range(5)]
+    for rival in rivals:
+        rival.start()
+    for rival in rivals:
+        rival.join()
+    assert (len(entered), len(refused)) == (1, 4)
+
+
+def test_who_is_succeeded_overwrites_nothing(server, prefix) -> None:
+    place = server.place(f"{prefix}/out.zarr")
+    assert place.take_over(FILE, b"nobody", b"mine") is False
+    place.create(FILE, b"mine")
+    with pytest.raises(FileExistsError):
+        place.create(FILE, b"another")
+    assert place.take_over(FILE, b"mine", b"another")
+    assert not place.renew(FILE, b"mine", b"mine, again")
+    assert place.read(FILE) == b"another"
+
+
+def test_a_late_upload_is_taken_back(server, remote) -> None:
+    """A worker whose store is made anew while it uploads leaves no shard in the new one."""
+    document = remote()
+    url = cn.run(document).store
+    old = Store.open(url, server.options)
+    expected = server.keys(url)
+    buffers = {name: old.buffer(name) for name in old.record.arrays}
+    cn.run(document, overwrite=True)
+    with pytest.raises(StoreError, match="made the store anew"):
+        old.write(3, buffers)
+    assert Store.open(url, server.options).missing() == [3]
+    assert cn.run(document).blocks_computed == 1
+    assert shards(server.keys(url)) == shards(expected)
+
+
+def test_the_environment_alone(server, remote, monkeypatch) -> None:
+    """The command line takes the endpoint from where the credentials are."""
+    url = cn.run(remote()).store
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    for command in ("status", "verify"):
+        done = subprocess.run(
+            [sys.executable, "-m", "colonnade", command, url, "--json"],
+            check=False, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["state"] == "complete"
+
+
+def test_what_is_out_of_reach_is_not_damaged(server, remote) -> None:
+    document = remote()
+    with Proxy(server.endpoint, seed=0, rate=0) as proxy:
+        for section in ("network", "input", "output"):
+            document[section]["storage_options"]["endpoint"] = proxy.endpoint
+        options = document["output"]["storage_options"]
+        url = cn.run(document).store
+        store = Store.open(url, options)
+        proxy.down = True
+        for look in (
+            lambda: cn.verify(url, storage_options=options), store.status, lambda: cn.run(document)
+        ):  # fmt: skip
+            with pytest.raises(UsageError, match="no answer from http://127"):
+                look()
+        with pytest.raises(OSError, match="Errno"):
+            check(store)
+        proxy.down = False
+        assert cn.verify(url, storage_options=options).sound
 
 
 def test_without_obstore_the_extra_is_named(remote, monkeypatch) -> None:

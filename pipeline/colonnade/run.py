@@ -99,7 +99,7 @@ def run(
     path = given.output.path
     checked = check_job(given.located())
     tally = _Tally(listener)
-    with stoppable() as stop, ExitStack() as held:
+    with stoppable() as stop, _readable(path), ExitStack() as held:
         this = _Run(path, checked, tally, stop, held)
         old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         if old is not None and not overwrite:
@@ -244,6 +244,15 @@ def _discard(store: Store, network: Network, found: Verification) -> None:
 
 def _is_finished(store: Store) -> bool:
     return store.is_whole() and not store.missing()
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Say so where the store cannot even be looked at."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: the store cannot be read: {error}.") from error
 
 
 @contextmanager

@@ -89,15 +89,19 @@ def _attempt(address: Address, block: int) -> BlockDone | Failed | Released:
             if _holder(address).stopping:
                 return Released(block)
             return compute_block(address, block)
-        except OSError as error:
-            if pause is None or error.errno in _PERMANENT:
+        # Whatever a damaged input or a full memory raises is told, and is this block's alone
+        except Exception as error:  # noqa: BLE001
+            if pause is None or not _may_pass(error):
                 return Failed(block, _cause(error))
             # Not all workers at once
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
-        # Whatever a damaged input or a full memory raises is told, and is this block's alone
-        except Exception as error:  # noqa: BLE001
-            return Failed(block, _cause(error))
     raise AssertionError
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a disk or a network failed in a way that waiting may mend."""
+    found = error if isinstance(error, OSError) else error.__cause__
+    return isinstance(found, OSError) and found.errno not in _PERMANENT
 
 
 def _cause(error: Exception) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
-from colonnade.errors import InputError, NetworkError, UsageError
+from colonnade.errors import InputError, NetworkError, StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
 from colonnade.locations import Options
 from colonnade.network import ARRAYS, Network
@@ -68,7 +68,10 @@ def verify(
         columns or seed is negative.
     """
     store = Store.open(path, storage_options)
-    return check(store, columns=columns, seed=seed, listener=listener)
+    try:
+        return check(store, columns=columns, seed=seed, listener=listener)
+    except OSError as error:
+        raise StoreError(f"{path}: the store cannot be read: {error}.") from error
 
 
 def check(

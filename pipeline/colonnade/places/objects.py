@@ -271,6 +271,9 @@ def _as_os_error(error: Exception, place: str) -> Exception:
         return ConnectionResetError(errno.ECONNRESET, "the connection was cut", place)
     if status:
         return OSError(errno.EIO, f"the server answers {number}{status[2]} {told}".rstrip(), place)
+    if "HTTP error" in text:
+        asked = re.search(r"https?://[^/ ]+", text)
+        return OSError(errno.EIO, f"no answer from {asked[0] if asked else 'the server'}", place)
     return OSError(errno.EIO, shown(" ".join(text.split()), 300), place)
 
 

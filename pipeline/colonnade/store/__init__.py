@@ -25,7 +25,7 @@ from colonnade.job import Job
 from colonnade.layout import Grid, Shapes, make_arrays
 from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
-from colonnade.places import Directory, Place, place_at
+from colonnade.places import Directory, Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
@@ -271,11 +271,14 @@ class Store:
         return [block for block in range(self.grid.blocks) if block not in done]
 
     def status(self) -> Status:
-        """Ask the store how far it is."""
+        """Ask the store how far it is; StoreError where it cannot be read."""
         held = None
         with suppress(OSError):
             held = holder(self.place)
-        return Status(self.path, self.record, tuple(self.missing()), held)
+        try:
+            return Status(self.path, self.record, tuple(self.missing()), held)
+        except OSError as error:
+            raise StoreError(f"{self.path}: the store cannot be read: {error}.") from error
 
     def buffer(self, name: str) -> ShardBuffer:
         """Make a buffer for one shard of an array, to be filled and given to `write`."""
@@ -283,9 +286,14 @@ class Store:
 
     def write(self, block: int, buffers: Mapping[str, ShardBuffer]) -> int:
         """Write a block's shard of each array, the main one's last; return their numbers' bytes."""
-        return sum(
+        written = sum(
             arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
         )
+        # An upload takes its time. A block that is missing is better than another store's
+        if isinstance(self.place, Objects) and not self.is_current():
+            self.discard(block)
+            raise StoreError(f"{self.path}: another run has made the store anew.")
+        return written
 
     def read(self, name: str) -> NDArray[Any]:
         """Read one array whole; for the small ones."""
