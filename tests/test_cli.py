@@ -324,6 +324,24 @@ def test_stopped_by_a_signal(many_blocks: Path, tmp_path: Path, signum: int, sta
     assert f"{MANY} of {MANY} blocks computed" not in done.stdout
 
 
+# Loaded before all: Ctrl-C comes when a module is imported
+INTERRUPTED = """
+import signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "distributed":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+def test_interrupted_before_it_begins(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = colonnade("schema", env={**os.environ, "PYTHONPATH": path})
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
 # Its terminal becomes the one that controls it, so that Ctrl-C there is a signal
 ON_TERMINAL = """
 import fcntl, os, sys, termios

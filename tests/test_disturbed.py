@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
+from distributed import Client, LocalCluster
 
 import colonnade as cn
 from colonnade.errors import IncompleteError
@@ -68,6 +68,8 @@ class Processes:
     def add_worker(self) -> None:
         options = ["--no-nanny", "--nthreads", "1", "--preload", str(self.preload)]
         self.workers.append(self._start("worker", *options))
+        with Client(self.address) as client:
+            client.wait_for_workers(sum(worker.poll() is None for worker in self.workers))
 
     def _start(self, kind: str, *options: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -114,6 +116,7 @@ def test_all_workers_have_gone(job, processes: Processes, tmp_path: Path) -> Non
         events.append(event)
         if isinstance(event, ClusterReady):
             processes.workers[0].kill()
+            processes.workers[0].wait()
 
     cluster = {"kind": "address", "address": processes.address, "timeout": 1}
     with pytest.raises(IncompleteError, match=r"all workers have gone.* 1 s \(cluster\.timeout\)"):
@@ -127,6 +130,7 @@ def test_all_workers_have_gone(job, processes: Processes, tmp_path: Path) -> Non
     def replace_worker(event: Any) -> None:
         if isinstance(event, ClusterReady):
             processes.workers[-1].kill()
+            processes.workers[-1].wait()
         if isinstance(event, NoWorkers):
             processes.add_worker()
 

@@ -87,7 +87,9 @@ def test_whole_job(tmp_path: Path) -> None:
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
             "products": ("jacobian", "mean"), "storage_options": None,
         },
-        "cluster": {"kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5},
+        "cluster": {
+            "kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5, "grace": 20,
+        },
     }  # fmt: skip
 
 
@@ -104,7 +106,7 @@ def test_least_job() -> None:
         },
         "cluster": {
             "kind": "local", "workers": "auto", "threads_per_worker": 1,
-            "memory_per_worker": "auto",
+            "memory_per_worker": "auto", "timeout": 60, "grace": 20,
         },
     }  # fmt: skip
 

@@ -20,7 +20,16 @@ FLOORS = {
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
     2: ["network", "job", "layout", "npyranges"],
     1: ["activations", "stopping", "npyfile", "places", "locations"],
-    0: ["errors", "events", "formulas", "definitions", "npyheader", "rounding", "urls"],
+    0: [
+        "errors",
+        "events",
+        "formulas",
+        "definitions",
+        "npyheader",
+        "rounding",
+        "urls",
+        "interrupts",
+    ],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

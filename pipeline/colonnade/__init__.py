@@ -9,6 +9,11 @@ ds = cn.open("out.zarr")         # xarray.Dataset, lazy
 
 from __future__ import annotations
 
+from colonnade import interrupts
+
+# What follows takes a second or so
+interrupts.expect()
+
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from colonnade import __version__
 from colonnade.errors import ColonnadeError
+from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
 from colonnade.progress import listening, told
 from colonnade.run import plan as plan_job
@@ -150,5 +151,6 @@ def _exit_status(command: Callable[[], Any], *, debug: bool) -> int:
 
 def main() -> None:
     """Run the command line."""
+    leave_to_python()
     debug = "--debug" in sys.argv
     sys.exit(_exit_status(lambda: _cli(standalone_mode=False), debug=debug))

@@ -66,8 +66,22 @@ def connect(settings: ClusterSettings) -> Iterator[Cluster]:
     ClusterError
         It cannot be started or reached, or its workers do not come.
     """
-    with _KINDS[settings.kind](settings) as client:
+    with _quiet(), _KINDS[settings.kind](settings) as client:
         yield Cluster(client, _capacity(client), _dashboard(client))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Dask's own tale of a lost scheduler, with its tracebacks, from the run's."""
+    loggers = [logging.getLogger(f"distributed.{name}") for name in ("batched", "client", "core")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextmanager

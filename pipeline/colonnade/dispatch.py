@@ -111,7 +111,9 @@ def dispatch(
             if goes_on and len(batch_of) - len(futures) <= most // 2:
                 send(most - len(batch_of) + len(futures))
             ready = [future for future in futures if future.status == "finished"]
-            receipts = dict(zip((f.key for f in ready), client.gather(ready), strict=True))
+            # To gather nothing from a scheduler that has gone takes all the same its time
+            results = client.gather(ready) if ready else []
+            receipts = dict(zip((future.key for future in ready), results, strict=True))
         for future in futures:
             batch = batch_of.pop(future.key)
             if future.status == "finished":
@@ -137,6 +139,9 @@ def _arrivals(
             asked = time.monotonic()
             continue
         watch.goes_on()
+        if client.status != "running":
+            # It looks for a scheduler; whichever it finds knows nothing of our blocks
+            raise CommClosedError("the scheduler is lost")
         if time.monotonic() >= asked + _ROLL_CALL:
             with _scheduler(client):
                 number = len(client.nthreads())

@@ -284,6 +284,7 @@ class OutputSettings(Settings):
 class _Cluster(Settings):
     timeout: Seconds = 60
     """Seconds to wait for the scheduler and for workers, at the start and whenever all are gone."""
+    # Slurm and Kubernetes kill 30 s after SIGTERM, and closing a cluster takes some of them
     grace: Seconds = 20
     """Seconds that blocks in flight may take to finish when a signal stops the run."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import os
 import re
 import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
@@ -172,6 +173,8 @@ class Objects(Place):
 
     def _connect(self, url: str) -> Any:
         client = {"timeout": _SECONDS} | {k: v for k, v in self._options.items() if k in _CLIENT}
+        # Options that are given keep obstore from looking for this one itself
+        client.setdefault("allow_http", os.environ.get("AWS_ALLOW_HTTP", "false"))
         config: Any = {k: v for k, v in self._options.items() if k not in _CLIENT}
         try:
             return import_module("obstore.store").from_url(
@@ -266,6 +269,10 @@ def _as_os_error(error: Exception, place: str) -> Exception:
     if number in ("401", "403") or "169.254.169.254" in text:
         why = f" ({told})" if told else "" if number else " (no credentials were found)"
         return PermissionError(errno.EACCES, f"access is denied{why}; {_remedy(place)}", place)
+    if "builder error" in text:
+        return PermissionError(
+            errno.EPERM, "http:// is used only with storage_options.allow_http: true", place
+        )
     # What obstore has tried again tells how often
     if "HTTP error" in text and "retries" not in text and not number:
         return ConnectionResetError(errno.ECONNRESET, "the connection was cut", place)

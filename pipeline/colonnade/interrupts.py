@@ -1,0 +1,23 @@
+"""Ctrl-C while the command imports its modules, before there is anything to stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+__all__ = ["expect", "leave_to_python"]
+
+
+def expect() -> None:
+    """End without a traceback at Ctrl-C, if this process is the command's."""
+    given = sys.orig_argv
+    as_module = "-m" in given[:-1] and given[given.index("-m") + 1] == "colonnade"
+    if as_module or Path(sys.argv[0]).name == "colonnade":
+        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+
+
+def leave_to_python() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
