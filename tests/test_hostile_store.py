@@ -20,7 +20,7 @@ from colonnade.columns import open_columns
 from colonnade.errors import StoreError
 from colonnade.jobfile import load_job
 from colonnade.run import plan
-from colonnade.store import Store, input_record
+from colonnade.store import Store, hold, input_record
 from colonnade.task import Address, compute_block
 from support import (
     N,
@@ -59,8 +59,9 @@ def made(request, tmp_path_factory) -> Document:
     }  # fmt: skip
     x = input_record(open_columns(folder / "X.npy"))
     store = Store.create(plan(document), network, load_job(document), x)
-    for block in range(store.grid.blocks):
-        compute_block(Address(store.path, store.record.id, "run"), block)
+    with hold(store.path, "run"):
+        for block in range(store.grid.blocks):
+            compute_block(Address(store.path, store.record.id, "run"), block)
     store.finish({"mean": np.zeros((network.q, network.n), np.float32)})
     return document
 

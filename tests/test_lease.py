@@ -15,11 +15,17 @@ from typing import Any
 
 import pytest
 
-from colonnade.errors import StoreError
+from colonnade.errors import IncompleteError, StoreError
 from colonnade.store import lease
 from colonnade.store.lease import FILE, Holder, hold, holder
 
 ELSEWHERE = Holder("other", "another-host.example", 1, "17", "2026-01-01T00:00:00+00:00")
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path: Path) -> Path:
+    (tmp_path / FILE).parent.mkdir()
+    return tmp_path / FILE
 
 
 def leave(path: Path, found: Holder) -> None:
@@ -38,7 +44,7 @@ def test_held_renewed_and_released(tmp_path: Path) -> None:
             assert replace(now, renewals=0) == first
             if now.renewals > 2:
                 renewed.set()
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / FILE).parent.iterdir()) == []
 
 
 def test_the_living_keep_it(tmp_path: Path) -> None:
@@ -94,7 +100,45 @@ def test_another_host_that_lives_is_heard(tmp_path: Path) -> None:
     renewing.join()
 
 
-@pytest.mark.parametrize("content", [None, b"", b"{", b'{"run": 3}', b"[]"])
+HOSTILE = [
+    b"", b"{", b'{"run": 3}', b"[]", b"[" * 4000, b" " * 2**20, b"\xff",
+    *(
+        json.dumps(asdict(ELSEWHERE) | change).encode()
+        for change in ({"pid": -1}, {"pid": 10**400}, {"host": None}, {"renewals": 0.5},
+                       {"stopping": 1}, {"run": ["x"]}, {"more": 1})
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "link to a pipe"])
+def test_no_regular_file_is_a_dead_lease(tmp_path: Path, place: Path, kind: str) -> None:
+    """Opening a pipe waits for its writer; none ever comes."""
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        os.mkfifo(tmp_path / "pipe")
+        place.symlink_to(tmp_path / ("pipe" if kind == "link to a pipe" else "nowhere"))
+    found = holder(tmp_path)
+    assert found is not None
+    assert "a host that is not known" in str(found)
+    with hold(tmp_path, "mine", term=0.2):
+        assert holder(tmp_path) != found
+    assert list(place.parent.iterdir()) == []
+
+
+def test_a_directory_is_refused(tmp_path: Path, place: Path) -> None:
+    (place / "of mine").mkdir(parents=True)
+    with pytest.raises(StoreError, match="cannot be written"), hold(tmp_path, "x", term=0.2):
+        raise AssertionError
+
+
+def test_a_strange_host_is_shown_harmlessly() -> None:
+    told = str(replace(ELSEWHERE, host="\x1b[2J" + "x" * 1000))
+    assert told.isprintable()
+    assert len(told) < 300
+
+
+@pytest.mark.parametrize("content", [None, *HOSTILE])
 def test_silence_is_death(tmp_path: Path, content: bytes | None) -> None:
     leave(tmp_path, ELSEWHERE)
     if content is not None:
@@ -134,10 +178,15 @@ def test_one_of_many_successors(tmp_path: Path) -> None:
     for rival in rivals:
         rival.communicate("\n", timeout=60)
     assert told == ["held", *["refused"] * 4]
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / FILE).parent.iterdir()) == []
 
 
 def test_who_lost_it_takes_nothing_away(tmp_path: Path) -> None:
-    with hold(tmp_path, "mine", term=0.06):
+    with hold(tmp_path, "mine", term=0.06) as lease:
+        lease.check()
         leave(tmp_path, ELSEWHERE)
+        with pytest.raises(
+            IncompleteError, match=r"in the hands of a run on another-host\.example"
+        ):
+            lease.confirm()
     assert holder(tmp_path) == ELSEWHERE

@@ -28,7 +28,7 @@ from colonnade.errors import (
     TooLargeError,
 )
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, RunFinished, RunStarted
-from colonnade.store import Store
+from colonnade.store import Store, lease
 from support import M, N, P, Q, make_columns, make_network, save_network
 
 BLOCKS = 8
@@ -195,7 +195,7 @@ def test_what_has_gone_from_a_complete_store_is_made_again(make, array: str) -> 
     lost.unlink()
     if not final:
         assert Store.open(store).status().state == "damaged"
-        with pytest.raises(IncompleteError, match="7 of 8 blocks are there and it is damaged"):
+        with pytest.raises(IncompleteError, match=r"7 of 8 blocks are there .* and it is damaged"):
             cn.open(store)
     assert cn.run(make()).blocks_computed == (0 if final else 1)
     assert bits(store) == expected
@@ -208,6 +208,8 @@ def test_a_run_whose_store_is_replaced_writes_nothing_into_the_new_one(make, tmp
 
     def replace(event: Any) -> None:
         if isinstance(event, ClusterReady):
+            # As where it was silent for too long
+            (tmp_path / "out.zarr" / lease.FILE).unlink()
             replaced.append(cn.run(make(network={"activation": "relu"}), overwrite=True))
 
     with pytest.raises(IncompleteError, match="made anew"):

@@ -16,13 +16,14 @@ import zarr
 import colonnade as cn
 from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError
+from colonnade.events import BlockDone
 from colonnade.jobfile import load_job
 from colonnade.layout import Shapes
 from colonnade.plan import Capacity, make_plan
 from colonnade.rounding import round_mantissa
-from colonnade.store import Store, input_record
+from colonnade.store import Store, hold, input_record
 from colonnade.store import arrays as store_arrays
-from colonnade.task import Address, compute_block
+from colonnade.task import Address, Released, compute_block, compute_blocks
 from support import M, N, P, Q, make_columns, make_network, save_network
 
 B = 13  # columns a block: 8 blocks, the last with 10
@@ -49,8 +50,9 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
 
 
 def fill(store: Store, blocks: list[int]) -> None:
-    for block in blocks:
-        compute_block(Address(store.path, store.record.id, "run"), block)
+    with hold(store.path, "run"):
+        for block in blocks:
+            compute_block(Address(store.path, store.record.id, "run"), block)
 
 
 @pytest.fixture
@@ -215,7 +217,7 @@ def test_missing_blocks_read_as_nan(store: Store) -> None:
 
 def test_open_refuses_an_incomplete_store_unless_asked(store: Store) -> None:
     fill(store, [1])
-    with pytest.raises(IncompleteError, match="1 of 8 blocks are there and it is writing"):
+    with pytest.raises(IncompleteError, match=r"1 of 8 blocks are there .* and it is writing"):
         cn.open(store.path)
     ds = cn.open(store.path, incomplete=True)
     assert int(ds.jacobian.isnull().all(("output", "input")).sum()) == P - B
@@ -240,8 +242,29 @@ def test_a_task_refuses_another_making_of_the_store(store: Store) -> None:
         compute_block(Address(store.path, "another", "run"), 0)
 
 
+def test_a_task_of_a_run_that_has_lost_the_store_writes_nothing(store: Store) -> None:
+    address = Address(store.path, store.record.id, "run")
+    with pytest.raises(StoreError, match="no longer holds"):
+        compute_block(address, 0)
+    with hold(store.path, "its successor"), pytest.raises(StoreError, match="no longer holds"):
+        compute_block(address, 0)
+    assert store.done() == set()
+
+
+def test_a_task_of_a_run_that_stops_begins_no_block(store: Store) -> None:
+    address = Address(store.path, store.record.id, "run")
+    with hold(store.path, "run") as lease:
+        first = compute_blocks(address, [3])
+        lease.stop()
+        rest = compute_blocks(address, [5, 7])
+    assert [type(receipt) for receipt in first] == [BlockDone]
+    assert rest == [Released(5), Released(7)]
+    assert store.done() == {3}
+
+
 def test_a_receipt_tells_what_was_done(store: Store) -> None:
-    receipt = compute_block(Address(store.path, store.record.id, "run"), 7)
+    with hold(store.path, "run"):
+        receipt = compute_block(Address(store.path, store.record.id, "run"), 7)
     assert (receipt.start, receipt.stop, receipt.columns) == (91, 101, 10)
     assert receipt.bytes_written == 10 * (Q * N + Q + 1) * 4 + M * 8
     assert receipt.started < receipt.ended

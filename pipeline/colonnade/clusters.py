@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,8 +19,13 @@ from distributed.system import MEMORY_LIMIT
 from colonnade.errors import ClusterError
 from colonnade.job import AddressCluster, ClusterSettings, LocalCluster
 from colonnade.plan import Capacity
+from colonnade.stopping import SIGNALS
 
 __all__ = ["Cluster", "connect", "expected_capacity"]
+
+# Seconds of one attempt at reaching a scheduler. A client keeps this for its life: so long it looks
+# for a scheduler that it has lost, in vain, since that has forgotten all of the run's blocks
+_CONNECT = 5.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,9 @@ class Cluster:
 def dask_setup(worker: distributed.Worker) -> None:
     """Prepare a worker of a local cluster; Dask calls it where this module is preloaded."""
     del worker
-    # Ctrl-C reaches the whole process group; the run alone is to answer it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, and so may the others; the run alone is to answer
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
     # A block that fails is told once, by the run, and not with a traceback for each retry
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
 
@@ -81,25 +88,18 @@ def _local(settings: LocalCluster) -> Iterator[distributed.Client]:
         )
     with cluster, distributed.Client(cluster) as client:
         try:
-            client.wait_for_workers(capacity.workers, timeout=120)
+            client.wait_for_workers(capacity.workers, timeout=settings.timeout)
         except TimeoutError:
             raise ClusterError(
-                f"{len(_workers(client))} of {capacity.workers} workers started within 120 s on "
-                "this machine (cluster.workers)."
+                f"{len(_workers(client))} of {capacity.workers} workers started within "
+                f"{settings.timeout:g} s on this machine (cluster.workers, cluster.timeout)."
             ) from None
         yield client
 
 
 @contextmanager
 def _address(settings: AddressCluster) -> Iterator[distributed.Client]:
-    try:
-        client = distributed.Client(settings.address, timeout=settings.timeout)
-    except (TimeoutError, OSError, ValueError) as error:
-        raise ClusterError(
-            f"no Dask scheduler answers at {settings.address} within {settings.timeout:g} s "
-            f"(cluster.address): {error}"
-        ) from error
-    with client:
+    with _client(settings) as client:
         try:
             client.wait_for_workers(settings.workers, timeout=settings.timeout)
         except TimeoutError:
@@ -109,6 +109,21 @@ def _address(settings: AddressCluster) -> Iterator[distributed.Client]:
                 f"{settings.timeout:g} s (cluster.workers, cluster.timeout)."
             ) from None
         yield client
+
+
+def _client(settings: AddressCluster) -> distributed.Client:
+    end = time.monotonic() + settings.timeout
+    while True:
+        left = end - time.monotonic()
+        try:
+            return distributed.Client(settings.address, timeout=min(_CONNECT, max(left, 0.1)))
+        except (TimeoutError, OSError, ValueError) as error:
+            if left > _CONNECT and not isinstance(error, ValueError):
+                continue
+            raise ClusterError(
+                f"no Dask scheduler answers at {settings.address} within {settings.timeout:g} s "
+                f"(cluster.address): {error}"
+            ) from error
 
 
 _KINDS: dict[str, Callable[[Any], AbstractContextManager[distributed.Client]]] = {

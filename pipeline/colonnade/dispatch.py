@@ -7,21 +7,29 @@ to go travel together, and so do their results.
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import distributed
 from distributed.comm.core import CommClosedError
+from distributed.scheduler import KilledWorker
 
-__all__ = ["Lost", "batches", "dispatch"]
+from colonnade.errors import ColonnadeError
+
+__all__ = ["Lost", "Watch", "batches", "dispatch", "in_flight"]
 
 # In flight for each thread at the most; when half of them are done as many are sent. At the least
 # one is computed, one on its way there, and two are for the scheduler's delays; on a small cluster
 # more, so that many travel together
 _IN_FLIGHT_PER_THREAD = 8
 _IN_FLIGHT = 128
+# Seconds between two looks at what a wait may end, and between two questions after the workers
+_TICK = 0.1
+_ROLL_CALL = 1.0
 
 Batch = tuple[int, ...]
 Receipt = TypeVar("Receipt")
@@ -30,6 +38,20 @@ Receipt = TypeVar("Receipt")
 class Lost(Exception):  # noqa: N818 (what happened to a batch, handed on as a value)
     """A batch of which nothing came back but this: its workers died, or could not take it."""
 
+    def __init__(self, message: str, *, killed: bool = False) -> None:
+        super().__init__(message)
+        self.killed = killed
+
+
+class Watch(Protocol):
+    """Who looks after a run while it waits; whatever its methods raise ends the wait."""
+
+    def goes_on(self) -> bool:
+        """Whether to send more batches; asked several times a second."""
+
+    def workers(self, number: int) -> None:
+        """Take note of how many workers there are, where nothing has come for a while."""
+
 
 def batches(blocks: Sequence[int], size: int) -> Iterator[Batch]:
     """Cut blocks into batches of neighbours."""
@@ -37,11 +59,17 @@ def batches(blocks: Sequence[int], size: int) -> Iterator[Batch]:
         yield tuple(blocks[start : start + size])
 
 
+def in_flight(threads: int) -> int:
+    """Batches to keep a cluster of so many threads busy."""
+    return max(_IN_FLIGHT, _IN_FLIGHT_PER_THREAD * threads)
+
+
 def dispatch(
     client: distributed.Client,
     compute: Callable[[Batch], Sequence[Receipt]],
     todo: Iterable[Batch],
-    threads: int,
+    most: int,
+    watch: Watch,
 ) -> Iterator[tuple[Batch, Sequence[Receipt] | Lost]]:
     """Compute batches on a cluster and yield each with its receipts, or with why there are none.
 
@@ -51,8 +79,10 @@ def dispatch(
         Called on a worker with each batch; importable there.
     todo
         The batches, in the order in which they are sent.
-    threads
-        Of the whole cluster.
+    most
+        Batches that are sent and not done, at any time.
+    watch
+        Asked whether to go on; if not, what was sent is still waited for.
 
     Raises
     ------
@@ -61,8 +91,8 @@ def dispatch(
     """
     name = f"blocks-{uuid.uuid4().hex}"
     waiting = deque(enumerate(todo))
-    batch_of: dict[str, Batch] = {}
-    collected = distributed.as_completed()
+    batch_of: dict[Any, Batch] = {}
+    collected = distributed.as_completed(loop=client.loop)
 
     def send(number: int) -> None:
         sent = [waiting.popleft() for _ in range(min(number, len(waiting)))]
@@ -72,19 +102,16 @@ def dispatch(
             futures = client.map(compute, [batch for _, batch in sent], key=keys, pure=False)
             collected.update(futures)
 
-    most = max(_IN_FLIGHT, _IN_FLIGHT_PER_THREAD * threads)
-    send(most)
-    for futures in collected.batches():
-        try:
-            if len(batch_of) - len(futures) <= most // 2:
+    if watch.goes_on():
+        with _scheduler(client):
+            send(most)
+    for futures in _arrivals(client, collected, watch):
+        goes_on = watch.goes_on()
+        with _scheduler(client):
+            if goes_on and len(batch_of) - len(futures) <= most // 2:
                 send(most - len(batch_of) + len(futures))
             ready = [future for future in futures if future.status == "finished"]
             receipts = dict(zip((f.key for f in ready), client.gather(ready), strict=True))
-        except Exception as error:
-            # A client without its scheduler fails in whatever it is doing
-            if client.status == "running":
-                raise
-            raise CommClosedError("the scheduler is lost") from error
         for future in futures:
             batch = batch_of.pop(future.key)
             if future.status == "finished":
@@ -92,9 +119,51 @@ def dispatch(
             elif future.cancelled():
                 raise CommClosedError("the scheduler has forgotten a block")
             else:
-                yield batch, Lost(_cause(future))
+                yield batch, _lost(future)
 
 
-def _cause(future: distributed.Future[Any]) -> str:
+def _arrivals(
+    client: distributed.Client, collected: distributed.as_completed, watch: Watch
+) -> Iterator[list[distributed.Future[Any]]]:
+    """Yield what is done, together; while nothing is, look whether to wait on."""
+    asked = time.monotonic()
+    while not collected.is_empty():
+        with collected.thread_condition:
+            if not collected.has_ready():
+                collected.thread_condition.wait(_TICK)
+        futures = collected.next_batch(block=False)
+        if futures:
+            yield futures
+            asked = time.monotonic()
+            continue
+        watch.goes_on()
+        if time.monotonic() >= asked + _ROLL_CALL:
+            with _scheduler(client):
+                number = len(client.nthreads())
+            watch.workers(number)
+            asked = time.monotonic()
+
+
+@contextmanager
+def _scheduler(client: distributed.Client) -> Iterator[None]:
+    """Say that the scheduler is lost: a client without it fails in whatever it is doing."""
+    try:
+        yield
+    except ColonnadeError:
+        raise
+    except Exception as error:
+        if client.status == "running" and not isinstance(error, OSError):
+            raise
+        raise CommClosedError("the scheduler is lost") from error
+
+
+def _lost(future: distributed.Future[Any]) -> Lost:
     error = future.exception()
-    return f"{type(error).__name__}: {error}" if error is not None else str(future.status)
+    if isinstance(error, KilledWorker):
+        return Lost(
+            f"{error.allowed_failures + 1} workers died while they had it, the last at "
+            f"{error.last_worker.address}; too little memory is the usual cause "
+            "(cluster.memory_per_worker, output.block_size)",
+            killed=True,
+        )
+    return Lost(f"{type(error).__name__}: {error}" if error is not None else str(future.status))

@@ -13,8 +13,10 @@ __all__ = [
     "ClusterReady",
     "Event",
     "Listener",
+    "NoWorkers",
     "RunFinished",
     "RunStarted",
+    "Stopping",
     "ignore",
 ]
 
@@ -38,6 +40,21 @@ class ClusterReady:
     workers: int
     threads: int
     dashboard: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoWorkers:
+    """All workers have gone; for so many `seconds` the run waits for one."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """A signal came; blocks in flight have so many `seconds` to finish, and no other is begun."""
+
+    signum: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +135,15 @@ class RunFinished:
 
 
 Event = (
-    RunStarted | ClusterReady | BlockDone | BlockFailed | BlockChecked | BlockDamaged | RunFinished
+    RunStarted
+    | ClusterReady
+    | NoWorkers
+    | Stopping
+    | BlockDone
+    | BlockFailed
+    | BlockChecked
+    | BlockDamaged
+    | RunFinished
 )
 Listener = Callable[[Event], None]
 

@@ -296,7 +296,14 @@ class OutputSettings(_Settings):
         return self
 
 
-class LocalCluster(_Settings):
+class _Cluster(_Settings):
+    timeout: Seconds = 60
+    """Seconds to wait for the scheduler and for workers, at the start and whenever all are gone."""
+    grace: Seconds = 20
+    """Seconds that blocks in flight may take to finish when a signal stops the run."""
+
+
+class LocalCluster(_Cluster):
     """Worker processes on this machine."""
 
     kind: Literal["local"] = "local"
@@ -309,7 +316,7 @@ class LocalCluster(_Settings):
     """Bytes a worker may use; auto: an equal share of the machine's."""
 
 
-class AddressCluster(_Settings):
+class AddressCluster(_Cluster):
     """A Dask scheduler that runs already."""
 
     kind: Literal["address"]
@@ -318,8 +325,6 @@ class AddressCluster(_Settings):
     """The scheduler's, such as tcp://10.0.0.1:8786."""
     workers: Whole = 1
     """Workers to wait for before the first block."""
-    timeout: Seconds = 60
-    """Seconds to wait for the scheduler and for the workers."""
 
 
 def _kind(given: Any) -> str:

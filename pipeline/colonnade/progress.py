@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,8 +26,10 @@ from colonnade.events import (
     ClusterReady,
     Event,
     Listener,
+    NoWorkers,
     RunFinished,
     RunStarted,
+    Stopping,
 )
 
 __all__ = ["listening", "told"]
@@ -64,6 +67,13 @@ def told(event: Event) -> str:
             workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
             threads = "1 thread" if event.threads == 1 else f"{event.threads} threads in all"
             return f"{event.kind} cluster: {workers}, {threads}; dashboard {event.dashboard}"
+        case NoWorkers():
+            return f"no workers: waiting for one, up to {event.seconds:g} s"
+        case Stopping():
+            return (
+                f"{signal.Signals(event.signum).name}: blocks in flight have {event.seconds:g} s "
+                "to finish; a second signal ends the run at once"
+            )
         case BlockDone():
             return f"block {event.block}: {_columns(event)}"
         case BlockFailed():

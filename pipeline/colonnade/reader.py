@@ -20,7 +20,8 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
     path
         The store.
     incomplete
-        Open it even if blocks are missing; they read as NaN.
+        Open it even if it is not finished: its attribute `incomplete` says how far it is, and
+        what is missing reads as NaN.
 
     Raises
     ------
@@ -30,16 +31,23 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
         There is no store of colonnade at the path.
     """
     status = Store.open(path).status()
-    if status.state != "complete" and not incomplete:
-        blocks = status.record.grid.blocks
+    whole = status.state == "complete"
+    if not whole and not incomplete:
+        held = status.holder
+        remedy = (
+            f"It is being written by {held}: wait for its end"
+            if held is not None and not held.is_gone
+            else "Finish it with the command that made it (colonnade run)"
+        )
         raise IncompleteError(
-            f"{path} is not whole: {blocks - len(status.missing):,} of {blocks:,} blocks are there "
-            "and it is " + status.state + "; missing ones read as NaN. Finish it with the command "
-            "that made it (colonnade run), or open it as it is with incomplete=True."
+            f"{path} is not whole: {status.progress} and it is {status.state}; what is missing "
+            f"reads as NaN. {remedy}, or open it as it is with incomplete=True."
         )
     try:
         dataset: xr.Dataset = xr.open_zarr(str(path), consolidated=False)
     # xarray decodes attributes too, and raises whatever damaged ones happen to break
     except Exception as error:
         raise StoreError(f"{path}: xarray cannot open this store: {reason(error)}") from error
+    if not whole:
+        dataset.attrs["incomplete"] = f"{status.progress}; what is missing reads as NaN"
     return dataset

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,7 @@ import numpy as np
 from distributed.comm.core import CommClosedError
 
 from colonnade import clusters
-from colonnade.columns import Columns, open_columns
-from colonnade.dispatch import Lost, batches, dispatch
-from colonnade.errors import IncompleteError, InputError, StoreError, UsageError
+from colonnade.errors import IncompleteError, StoreError, UsageError
 from colonnade.events import (
     BlockDamaged,
     BlockDone,
@@ -31,15 +26,15 @@ from colonnade.events import (
     RunStarted,
     ignore,
 )
-from colonnade.jacobian import Kernel, kernel_bytes, strip_columns, working_dtype
+from colonnade.inputs import Checked, check_job
+from colonnade.jacobian import Kernel
 from colonnade.job import Job
 from colonnade.jobfile import load_job
-from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
-from colonnade.plan import Capacity, Plan, make_plan
+from colonnade.plan import Plan
+from colonnade.rounds import compute
 from colonnade.stopping import Stop, stoppable
-from colonnade.store import InputRecord, Store, input_record, network_record
-from colonnade.task import Address, Failed, compute_blocks
+from colonnade.store import Lease, Store, hold, network_record
 from colonnade.verify import Verification, check
 
 __all__ = ["plan", "run"]
@@ -62,7 +57,7 @@ def plan(job: JobLike, overrides: Iterable[str] = ()) -> Plan:
     UsageError
         What `run` would refuse before it starts, but for a store that is in its way.
     """
-    checked = _check(load_job(job, overrides).located())
+    checked = check_job(load_job(job, overrides).located())
     return checked.plan(clusters.expected_capacity(checked.job.cluster))
 
 
@@ -102,21 +97,27 @@ def run(
     clock = time.perf_counter()
     given = load_job(job, overrides)
     path = given.output.path
-    checked = _check(given.located())
+    checked = check_job(given.located())
     tally = _Tally(listener)
-    with stoppable() as stop:
+    with stoppable() as stop, ExitStack() as held:
+        this = _Run(path, checked, tally, stop, held)
         old = Store.find(checked.job.output.path)
+        if old is not None and not overwrite:
+            _refuse_another_job(old, checked)
+        if old is not None and (overwrite or repair or not _is_finished(old)):
+            this.hold(old)
+            # Nobody else's from here on, and as whoever held it has left it
+            old = Store.open(old.path)
+            if not overwrite:
+                _refuse_another_job(old, checked)
         store = None if overwrite else old
-        found = None
-        if store is not None:
-            _refuse_another_job(store, checked)
-            found = _verified(store, checked, listener) if repair else None
-            stop.check()
+        found = _verified(store, checked, listener) if repair and store is not None else None
+        stop.check()
         sound = found is None or not found.failures
-        if store is not None and store.is_whole() and not _missing(store) and sound:
+        if store is not None and _is_finished(store) and sound:
             tally(_started(path, store, []))
         else:
-            store = _work(path, checked, store, old, tally, stop, found)
+            store = this.work(store, old, found)
     finished = tally.finished(path, store, time.perf_counter() - clock)
     listener(finished)
     if finished.state != "complete":
@@ -124,43 +125,65 @@ def run(
     return finished
 
 
-def _work(
-    path: str,
-    checked: _Checked,
-    store: Store | None,
-    old: Store | None,
-    tally: _Tally,
-    stop: Stop,
-    found: Verification | None,
-) -> Store:
-    """Compute what is missing of a store, or make one in place of `old`, and finish it.
+class _Run:
+    """One run, and its hold of the store."""
 
-    What was `found` damaged is discarded first: then it is missing, whatever happens to this run.
-    """
-    grid = None if store is None else store.grid
-    # Refused here, a job that is too large has not even started a cluster
-    checked.plan(clusters.expected_capacity(checked.job.cluster), grid)
-    with _unbroken(path), clusters.connect(checked.job.cluster) as cluster:
-        planned = checked.plan(cluster.capacity, grid)
-        if store is None:
-            store = Store.create(planned, checked.network, checked.job, checked.x, old)
-        store.adopt(checked.job)
-        if found is not None:
-            _discard(store, checked.network, found)
-        missing = _missing(store)
-        tally(_started(path, store, missing))
-        tally(_ready(checked.job, cluster))
-        for event in _compute(cluster, store, missing, planned.batch):
-            stop.check()
-            tally(event)
-        stop.check()
-        if not store.is_current():
-            raise IncompleteError(
-                f"{path} was made anew by another run while this one was writing it; this run ends."
-            )
-        if not _missing(store):
-            store.finish(_final_results(store))
-    return store
+    def __init__(
+        self, path: str, checked: Checked, tally: _Tally, stop: Stop, held: ExitStack
+    ) -> None:
+        self._path = path
+        self._checked = checked
+        self._tally = tally
+        self._stop = stop
+        self._held = held
+        self._name = uuid.uuid4().hex
+        self._lease: Lease | None = None
+
+    def hold(self, store: Store) -> Lease:
+        """Keep all other runs from the store, until this one ends."""
+        if self._lease is None:
+            self._lease = self._held.enter_context(hold(store.path, self._name))
+        return self._lease
+
+    def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
+        """Compute what is missing of a store, or make one in place of `old`, and finish it.
+
+        What was `found` damaged is discarded first: then it is missing, whatever happens later.
+        """
+        checked, settings = self._checked, self._checked.job.cluster
+        grid = None if store is None else store.grid
+        # Refused here, a job that is too large has not even started a cluster
+        checked.plan(clusters.expected_capacity(settings), grid)
+        with _unbroken(self._path), clusters.connect(settings) as cluster:
+            planned = checked.plan(cluster.capacity, grid)
+            if store is None:
+                store = Store.create(
+                    planned, checked.network, checked.job, checked.x, old, self._name
+                )
+            lease = self.hold(store)
+            lease.confirm()
+            store.adopt(checked.job)
+            if found is not None:
+                _discard(store, checked.network, found)
+            missing = store.missing()
+            self._tally(_started(self._path, store, missing))
+            self._tally(_ready(checked.job, cluster))
+            with self._stop.politely():
+                for event in compute(
+                    cluster, store, lease, missing, planned.batch, settings, self._stop, self._tally
+                ):
+                    self._tally(event)
+            missing = store.missing()
+            self._stop.stop(_saved(store, missing))
+            if not store.is_current():
+                raise IncompleteError(
+                    f"{self._path} was made anew by another run while this one was writing it; "
+                    "this run ends."
+                )
+            lease.confirm()
+            if not missing:
+                store.finish(_final_results(store))
+        return store
 
 
 class _Tally:
@@ -194,77 +217,7 @@ class _Tally:
         )
 
 
-@dataclass(frozen=True)
-class _Checked:
-    """A job whose files have been opened and found to fit."""
-
-    job: Job
-    network: Network
-    columns: Columns
-    x: InputRecord
-
-    def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
-        network, output = self.network, self.job.output
-        strip = strip_columns(network, output.dtype)
-        return make_plan(
-            Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
-            products=output.products,
-            dtype=output.dtype,
-            x_itemsize=self.columns.dtype.itemsize,
-            x_chunk_columns=self.columns.chunk_columns,
-            working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
-            strip_columns=strip,
-            compression=output.compression,
-            capacity=capacity,
-            block_size=output.block_size,
-            chunk_size=output.chunk_size,
-            grid=grid,
-        )
-
-
-def _check(job: Job) -> _Checked:
-    _refuse_overlap(job)
-    settings = job.network
-    names = settings.names.model_dump(exclude_none=True) if settings.names else None
-    network = Network.load(settings.weights, settings.activation, names)
-    columns = open_columns(job.input.path, job.input.array, job.input.orientation)
-    if columns.n != network.n:
-        raise InputError(_shapes_side_by_side(job, network, columns))
-    try:
-        return _Checked(job, network, columns, input_record(columns))
-    except (OSError, ValueError, MemoryError) as error:
-        raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
-
-
-def _refuse_overlap(job: Job) -> None:
-    """Refuse to write where the run reads: --overwrite would delete its own input."""
-    output = Path(os.path.realpath(job.output.path))  # Path.resolve fails at a loop of links
-    for key, path in (("input.path", job.input.path), ("network.weights", job.network.weights)):
-        read = Path(os.path.realpath(path))
-        if read == output or read in output.parents or output in read.parents:
-            raise StoreError(
-                f"output.path {output} and {key} {read} overlap: the output must lie apart from "
-                "what the run reads."
-            )
-
-
-def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
-    other = "columns_by_features"
-    if job.input.orientation == other:
-        other = "features_by_columns"
-    hint = ""
-    if columns.p == network.n:
-        hint = f" X fits the other way round: set input.orientation: {other}."
-    return (
-        f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
-        f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
-        f"{job.network.weights}; X {columns.stored_shape}, read as {job.input.orientation}, "
-        f"in {job.input.path}.{hint}"
-    )
-
-
-def _refuse_another_job(store: Store, checked: _Checked) -> None:
+def _refuse_another_job(store: Store, checked: Checked) -> None:
     different = store.record.differences(checked.job, network_record(checked.network), checked.x)
     if different:
         raise StoreError(
@@ -273,7 +226,7 @@ def _refuse_another_job(store: Store, checked: _Checked) -> None:
         )
 
 
-def _verified(store: Store, checked: _Checked, listener: Listener) -> Verification:
+def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
     found = check(store, checked.columns, checked.network, listener=listener)
     for failure in found.failures:
         cause = f"{failure.array}: {failure.cause}"
@@ -289,9 +242,8 @@ def _discard(store: Store, network: Network, found: Verification) -> None:
         store.discard(block)
 
 
-def _missing(store: Store) -> list[int]:
-    done = store.done()
-    return [block for block in range(store.grid.blocks) if block not in done]
+def _is_finished(store: Store) -> bool:
+    return store.is_whole() and not store.missing()
 
 
 @contextmanager
@@ -327,36 +279,12 @@ def _ready(job: Job, cluster: clusters.Cluster) -> ClusterReady:
     )
 
 
-def _compute(
-    cluster: clusters.Cluster, store: Store, missing: list[int], batch: int
-) -> Iterator[BlockDone | BlockFailed]:
-    """Compute the missing blocks on the cluster and yield what becomes of each."""
-    capacity = cluster.capacity
-    threads = capacity.workers * capacity.threads_per_worker
-    address = Address(store.path, store.record.id, run=uuid.uuid4().hex)
-    compute = partial(compute_blocks, address)
-    causes: dict[int, str] = {}
-    again: list[int] = []
-    todo = batches(missing, batch)
-    for chances in (1, 0):
-        for blocks, back in dispatch(cluster.client, compute, todo, threads):
-            receipts: Sequence[BlockDone | Failed]
-            if isinstance(back, Lost):
-                receipts = [Failed(block, str(back)) for block in blocks]
-            else:
-                receipts = back
-            for receipt in receipts:
-                if isinstance(receipt, BlockDone):
-                    yield receipt
-                elif chances:
-                    again.append(receipt.block)
-                else:
-                    causes[receipt.block] = receipt.cause
-        # A block that failed is tried once more in the end, alone: what troubled its worker, or
-        # its neighbours in the batch, may be over
-        todo = batches(sorted(again), 1)
-    for block, cause in sorted(causes.items()):
-        yield BlockFailed(block, *store.grid.bounds(block), cause)
+def _saved(store: Store, missing: list[int]) -> str:
+    blocks = store.grid.blocks
+    return (
+        f"{blocks - len(missing):,} of {blocks:,} blocks are saved; the same command goes on with "
+        "what is missing."
+    )
 
 
 def _final_results(store: Store) -> dict[str, np.ndarray[Any, Any]]:

@@ -10,30 +10,52 @@ from types import FrameType
 
 from colonnade.errors import StoppedError
 
-__all__ = ["Stop", "stoppable"]
+__all__ = ["SIGNALS", "Stop", "stoppable"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop:
     """A signal that came, kept because an exception that it raises may get lost.
 
     It may strike within a finaliser or a weak reference's callback, where Python drops it.
+
+    Attributes
+    ----------
+    signum
+        The signal, once one came.
     """
 
     def __init__(self) -> None:
-        self._signum: int | None = None
+        self.signum: int | None = None
+        self._waits = False
+        self._at_once = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         """Take a signal, as its handler."""
         del frame
-        self._signum = signum
+        self._at_once = not self._waits or self.signum is not None
+        self.signum = signum
         self.check()
 
     def check(self) -> None:
-        """Raise what a signal has asked for."""
-        if self._signum is not None:
-            raise StoppedError(self._signum, "the same command goes on with what is missing.")
+        """Raise what a signal has asked for at once."""
+        if self._at_once:
+            self.stop("the same command goes on with what is missing.")
+
+    def stop(self, message: str) -> None:
+        """Raise what a signal has asked for, if one came."""
+        if self.signum is not None:
+            raise StoppedError(self.signum, message)
+
+    @contextmanager
+    def politely(self) -> Iterator[None]:
+        """Leave it to the block to heed `signum`; a second signal raises all the same."""
+        self._waits = True
+        try:
+            yield
+        finally:
+            self._waits = False
 
 
 @contextmanager
@@ -43,7 +65,7 @@ def stoppable() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    old = {signum: signal.signal(signum, stop) for signum in _SIGNALS}
+    old = {signum: signal.signal(signum, stop) for signum in SIGNALS}
     try:
         yield stop
     finally:

@@ -30,9 +30,9 @@ from colonnade.events import BlockDone
 from colonnade.jacobian import Kernel, strip_columns
 from colonnade.rounding import round_mantissa
 from colonnade.shards import ShardBuffer
-from colonnade.store import Store
+from colonnade.store import Holder, Store, holder
 
-__all__ = ["Address", "Failed", "compute_block", "compute_blocks"]
+__all__ = ["Address", "Failed", "Released", "compute_block", "compute_blocks"]
 
 # Seconds to wait before each further attempt at a block whose files could not be read or written
 _BACKOFF = (0.2, 1.0, 5.0)
@@ -43,11 +43,12 @@ _PERMANENT = {
 }
 
 _REPLACED = "{}: the store was made anew while a run was writing it; that run ends."
+_TAKEN = "{}: the run that this block was for no longer holds the store, so nothing was written."
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a store is, which making of it, and for which run.
+    """Where a store is, which making of it, and for which run, that must hold it.
 
     On a cluster that outlives a run, the path may be overwritten before the next one, and the
     next one's X may lie elsewhere.
@@ -60,21 +61,31 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A block that a worker could not compute, and why."""
+    """A block that could not be computed, and why; `killed`: its workers died."""
 
     block: int
     cause: str
+    killed: bool = False
 
 
-def compute_blocks(address: Address, blocks: Sequence[int]) -> list[BlockDone | Failed]:
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A block that was not begun, because its run stops."""
+
+    block: int
+
+
+def compute_blocks(address: Address, blocks: Sequence[int]) -> list[BlockDone | Failed | Released]:
     """Compute a batch of blocks; one that fails does not stop the others."""
     return [_attempt(address, block) for block in blocks]
 
 
-def _attempt(address: Address, block: int) -> BlockDone | Failed:
+def _attempt(address: Address, block: int) -> BlockDone | Failed | Released:
     """Compute a block, patiently where a disk or a network may recover."""
     for pause in (*_BACKOFF, None):
         try:
+            if _holder(address).stopping:
+                return Released(block)
             return compute_block(address, block)
         except OSError as error:
             if pause is None or error.errno in _PERMANENT:
@@ -97,7 +108,7 @@ def compute_block(address: Address, block: int) -> BlockDone:
     Raises
     ------
     StoreError
-        Another store is at the address by now.
+        Another store is at the address by now, or another run holds it.
     OSError, ValueError
         X cannot be read, or the store cannot be written.
     """
@@ -110,6 +121,8 @@ def compute_block(address: Address, block: int) -> BlockDone:
     computed = time.perf_counter()
     if not work.store.is_current():
         raise StoreError(_REPLACED.format(address.path))
+    # A run that was silent for long, and is taken for dead, may have a successor
+    _holder(address)
     written = work.store.write(block, buffers)
     ended = time.perf_counter()
     return BlockDone(
@@ -125,6 +138,13 @@ def compute_block(address: Address, block: int) -> BlockDone:
         peak_memory=peak_memory(),
         process=f"{socket.gethostname()}:{os.getpid()}",
     )
+
+
+def _holder(address: Address) -> Holder:
+    found = holder(address.path)
+    if found is None or found.run != address.run:
+        raise StoreError(_TAKEN.format(address.path))
+    return found
 
 
 def peak_memory() -> int:

@@ -110,8 +110,16 @@ def growth(columns: int, rounds: int) -> None:
 def dispatching(tasks: int, rounds: int) -> None:
     import distributed  # noqa: PLC0415
 
-    from colonnade.dispatch import batches, dispatch  # noqa: PLC0415
+    from colonnade.dispatch import batches, dispatch, in_flight  # noqa: PLC0415
 
+    class Patient:
+        def goes_on(self) -> bool:
+            return True
+
+        def workers(self, number: int) -> None:
+            assert number == WORKERS
+
+    most, watch = in_flight(WORKERS), Patient()
     # A function that every worker has, and that gives back what it is given
     nothing = tuple
     ratios, rates = [], []
@@ -123,7 +131,8 @@ def dispatching(tasks: int, rounds: int) -> None:
             bare = time.perf_counter() - clock
             del futures
             clock = time.perf_counter()
-            came = sum(1 for _ in dispatch(client, nothing, batches(range(tasks), 1), WORKERS))
+            todo = batches(range(tasks), 1)
+            came = sum(1 for _ in dispatch(client, nothing, todo, most, watch))
             ours = time.perf_counter() - clock
             assert came == tasks, came
             ratios.append(bare / ours)

@@ -11,6 +11,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from colonnade.layout import Grid, Shapes, make_arrays
 from colonnade.network import ARRAYS, Network
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
-from colonnade.store import arrays
+from colonnade.store import arrays, lease
 from colonnade.store.findings import Failure, Verification
+from colonnade.store.lease import Holder, Lease, hold, holder
 from colonnade.store.record import (
     FORMAT,
     InputRecord,
@@ -43,12 +45,16 @@ from colonnade.store.record import (
 
 __all__ = [
     "Failure",
+    "Holder",
     "InputRecord",
+    "Lease",
     "NetworkRecord",
     "Record",
     "Status",
     "Store",
     "Verification",
+    "hold",
+    "holder",
     "input_record",
     "network_record",
 ]
@@ -157,7 +163,13 @@ class Store:
 
     @classmethod
     def create(
-        cls, plan: Plan, network: Network, job: Job, x: InputRecord, old: Store | None = None
+        cls,
+        plan: Plan,
+        network: Network,
+        job: Job,
+        x: InputRecord,
+        old: Store | None = None,
+        run: str | None = None,
     ) -> Store:
         """Make the arrays at the job's output path and write the weights.
 
@@ -165,6 +177,8 @@ class Store:
         ----------
         old
             The store to replace.
+        run
+            The run that holds the new store from its first moment on.
 
         Raises
         ------
@@ -194,6 +208,8 @@ class Store:
         try:
             making.parent.mkdir(parents=True, exist_ok=True)
             _make(making, plan, network, record)
+            if run is not None:
+                lease.create(making, run)
             _move(making, place, old)
         except OSError as error:
             raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
@@ -234,11 +250,17 @@ class Store:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def missing(self) -> list[int]:
+        """Blocks that are not done, ascending."""
+        done = self.done()
+        return [block for block in range(self.grid.blocks) if block not in done]
+
     def status(self) -> Status:
         """Ask the store how far it is."""
-        done = self.done()
-        missing = (block for block in range(self.grid.blocks) if block not in done)
-        return Status(self.path, self.record, tuple(missing))
+        held = None
+        with suppress(OSError):
+            held = holder(self.path)
+        return Status(self.path, self.record, tuple(self.missing()), held)
 
     def buffer(self, name: str) -> ShardBuffer:
         """Make a buffer for one shard of an array, to be filled and given to `write`."""
@@ -302,7 +324,7 @@ class Store:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
             self._array(name)[...] = result
-        for name in {*self.record.arrays, *results}:
+        for name in {*self.record.arrays, *results, *ARRAYS}:
             arrays.clear_orphans(self._array(name))
         self._update(state="complete", finished=_now())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
@@ -14,6 +14,7 @@ from colonnade.columns import Columns
 from colonnade.job import Job
 from colonnade.layout import Grid
 from colonnade.network import Network
+from colonnade.store.lease import Holder
 
 __all__ = [
     "FORMAT",
@@ -136,12 +137,27 @@ class Status:
     path: str
     record: Record
     missing: tuple[int, ...]
+    holder: Holder | None
 
     @property
     def state(self) -> str:
         """writing, complete, or damaged: it was complete, and blocks have gone since."""
         damaged = self.missing and self.record.state == "complete"
         return "damaged" if damaged else self.record.state
+
+    @property
+    def columns_done(self) -> int:
+        """Columns that are there."""
+        return self.record.grid.columns - self.record.grid.count(self.missing)
+
+    @property
+    def progress(self) -> str:
+        """How much is there, in words."""
+        grid = self.record.grid
+        return (
+            f"{grid.blocks - len(self.missing):,} of {grid.blocks:,} blocks are there "
+            f"({self.columns_done:,} of {grid.columns:,} columns)"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the status as plain values, for JSON."""
@@ -150,17 +166,18 @@ class Status:
             "path": self.path,
             "state": self.state,
             "columns": grid.columns,
-            "columns_done": grid.columns - grid.count(self.missing),
+            "columns_done": self.columns_done,
             "blocks": grid.blocks,
             "blocks_done": grid.blocks - len(self.missing),
             "missing": list(self.missing),
+            "held_by": asdict(self.holder) if self.holder else None,
             **record.model_dump(mode="json", include={"created", "finished", "versions", "job"}),
         }
 
     def __str__(self) -> str:
         record, grid = self.record, self.record.grid
         output, network = record.job.output, record.network
-        done, columns = grid.blocks - len(self.missing), grid.columns - grid.count(self.missing)
+        done, columns = grid.blocks - len(self.missing), self.columns_done
         lines = [
             f"store     {self.path}, {self.state}",
             f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
@@ -175,6 +192,8 @@ class Status:
         ]
         if self.missing:
             lines.insert(2, f"missing   blocks {ranges(self.missing)}")
+        if self.holder:
+            lines.insert(1, f"held by   {self.holder}" + (", which is dead" * self.holder.is_gone))
         return "\n".join(lines)
 
 

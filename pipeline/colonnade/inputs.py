@@ -1,0 +1,96 @@
+"""What a job names, opened and found to fit: the network and X."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from colonnade.columns import Columns, open_columns
+from colonnade.errors import InputError, StoreError
+from colonnade.jacobian import kernel_bytes, strip_columns, working_dtype
+from colonnade.job import Job
+from colonnade.layout import Grid, Shapes
+from colonnade.network import Network
+from colonnade.plan import Capacity, Plan, make_plan
+from colonnade.store import InputRecord, input_record
+
+__all__ = ["Checked", "check_job"]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job whose files have been opened and found to fit."""
+
+    job: Job
+    network: Network
+    columns: Columns
+    x: InputRecord
+
+    def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
+        """Plan the job for a cluster, in the grid of a store if one is there."""
+        network, output = self.network, self.job.output
+        strip = strip_columns(network, output.dtype)
+        return make_plan(
+            Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
+            products=output.products,
+            dtype=output.dtype,
+            x_itemsize=self.columns.dtype.itemsize,
+            x_chunk_columns=self.columns.chunk_columns,
+            working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
+            kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
+            strip_columns=strip,
+            compression=output.compression,
+            capacity=capacity,
+            block_size=output.block_size,
+            chunk_size=output.chunk_size,
+            grid=grid,
+        )
+
+
+def check_job(job: Job) -> Checked:
+    """Open what a job names, and refuse what does not fit; nothing is changed.
+
+    Raises
+    ------
+    UsageError
+        Its files are wrong, or do not fit each other.
+    """
+    _refuse_overlap(job)
+    settings = job.network
+    names = settings.names.model_dump(exclude_none=True) if settings.names else None
+    network = Network.load(settings.weights, settings.activation, names)
+    columns = open_columns(job.input.path, job.input.array, job.input.orientation)
+    if columns.n != network.n:
+        raise InputError(_shapes_side_by_side(job, network, columns))
+    try:
+        return Checked(job, network, columns, input_record(columns))
+    except (OSError, ValueError, MemoryError) as error:
+        raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
+
+
+def _refuse_overlap(job: Job) -> None:
+    """Refuse to write where the run reads: --overwrite would delete its own input."""
+    output = Path(os.path.realpath(job.output.path))  # Path.resolve fails at a loop of links
+    for key, path in (("input.path", job.input.path), ("network.weights", job.network.weights)):
+        read = Path(os.path.realpath(path))
+        if read == output or read in output.parents or output in read.parents:
+            raise StoreError(
+                f"output.path {output} and {key} {read} overlap: the output must lie apart from "
+                "what the run reads."
+            )
+
+
+def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
+    other = "columns_by_features"
+    if job.input.orientation == other:
+        other = "features_by_columns"
+    hint = ""
+    if columns.p == network.n:
+        hint = f" X fits the other way round: set input.orientation: {other}."
+    return (
+        f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
+        f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
+        f"{job.network.weights}; X {columns.stored_shape}, read as {job.input.orientation}, "
+        f"in {job.input.path}.{hint}"
+    )
