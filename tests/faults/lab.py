@@ -197,7 +197,7 @@ class Lab:
     def start(self, *options: str) -> Driver:
         """Start `colonnade run`, which is always the same command but for the options."""
         prefix = [] if self.cluster is None else self.cluster.prefix
-        command = [*prefix, sys.executable, "-m", "colonnade", "run", "job.yaml", *options]
+        command = [*prefix, sys.executable, "-m", "colonnade", "run", str(self.folder / "job.yaml"), *options]
         self.drivers.append(Driver(command, self.folder, len(self.drivers)))
         return self.drivers[-1]
 
