@@ -39,7 +39,7 @@ _BACKOFF = (0.2, 1.0, 5.0)
 # What waiting for seconds does not mend
 _PERMANENT = {
     getattr(errno, name)
-    for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
+    for name in ("EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
 }
 
 _REPLACED = "{}: the store was made anew while a run was writing it; that run ends."
@@ -88,7 +88,9 @@ def _attempt(address: Address, block: int) -> BlockDone | Failed | Released:
                 return Released(block)
             return compute_block(address, block)
         except OSError as error:
-            if pause is None or error.errno in _PERMANENT:
+            # zarr's own error for an array that has gone is a FileNotFoundError without a number
+            gone = isinstance(error, FileNotFoundError)
+            if pause is None or gone or error.errno in _PERMANENT:
                 return Failed(block, _cause(error))
             # Not all workers at once
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
