@@ -173,6 +173,18 @@ def test_finishing_clears_what_killed_writers_left(store: Store) -> None:
     assert {path for path in Path(store.path).rglob("*") if path.is_file()} == before
 
 
+def test_finishing_clears_stores_that_killed_makers_left(store: Store, tmp_path: Path) -> None:
+    """Each has another id; what merely looks alike is somebody else's."""
+    fill(store, list(range(store.grid.blocks)))
+    made = tmp_path / f".out.zarr.{'0f' * 16}"
+    kept = [tmp_path / f".out.zarr.{'0f' * 15}", tmp_path / f".out-zarr.{'0f' * 16}"]
+    for path in (made, *kept):
+        (path / "jacobian").mkdir(parents=True)
+    store.finish({"mean": np.zeros((Q, N), np.float32)})
+    assert not made.exists()
+    assert all(path.exists() for path in kept)
+
+
 @pytest.mark.parametrize(
     ("products", "main"),
     [

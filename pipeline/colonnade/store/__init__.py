@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -326,6 +327,7 @@ class Store:
             self._array(name)[...] = result
         for name in {*self.record.arrays, *results, *ARRAYS}:
             arrays.clear_orphans(self._array(name))
+        _clear_makings(Path(self.path))
         self._update(state="complete", finished=_now())
 
     def _array(self, name: str) -> zarr.Array[Any]:
@@ -388,6 +390,16 @@ def _move(making: Path, place: Path, old: Store | None) -> None:
     finally:
         if aside is not None:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _clear_makings(place: Path) -> None:
+    """Delete what runs that were killed while they made or replaced a store left beside it."""
+    name = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{32}}")
+    # A folder that may not be listed is no reason to fail
+    with suppress(OSError):
+        for path in place.parent.iterdir():
+            if name.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _now() -> str:
