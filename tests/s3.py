@@ -21,6 +21,19 @@ KEY, SECRET = "testkey", "test-secret-never-told"
 _SECOND = 10_000
 
 
+def set_credentials(monkeypatch: Any) -> None:
+    """Put the server's credentials, and nothing else of the kind, into the environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+def shards(keys: dict[str, bytes]) -> dict[str, bytes]:
+    """All of a store but what tells of times and ids."""
+    return {k: v for k, v in keys.items() if k not in ("zarr.json", "W1/.colonnade")}
+
+
 def weed() -> Path | None:
     """The server's program, where it is installed."""
     with suppress(PackageNotFoundError):

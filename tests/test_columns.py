@@ -442,3 +442,19 @@ def test_a_source_that_changes_is_noticed(save, X) -> None:
     for use in (lambda: source.read(3, 5), source.fingerprint):
         with pytest.raises(FileNotFoundError):
             use()
+
+
+def test_what_goes_while_it_is_read_does_not_read_as_zeros(X, tmp_path, monkeypatch) -> None:
+    """Between the opening of the array and the reading of its chunks."""
+    path = tmp_path / "x.zarr"
+    save_zarr(path, X)
+    source = open_columns(path)
+    getitem = zarr.Array.__getitem__
+
+    def vanish(array: zarr.Array, window: object) -> object:
+        path.rename(tmp_path / "away.zarr")
+        return getitem(array, window)
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", vanish)
+    with pytest.raises(FileNotFoundError):
+        source.read(3, 5)

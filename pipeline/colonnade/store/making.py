@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from colonnade.errors import StoreError
 from colonnade.places import Directory, Objects, Place
 from colonnade.store import lease
 
-__all__ = ["MARK", "make", "unfinished"]
+__all__ = ["MARK", "clear_makings", "make", "unfinished"]
 
 ROOT = "zarr.json"
 # Where there is no group, but this, all that is below the prefix is what a killed run has left
@@ -86,7 +89,7 @@ def _move(
         if is_current is not None:
             if not is_current():
                 raise _rival(place)
-            aside = place.with_name(f".{place.name}.{name}.old")
+            aside = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
             place.rename(aside)
         try:
             making.rename(place)
@@ -141,3 +144,15 @@ def _replace(
         place.create(ROOT, root)
     except FileExistsError:
         raise _rival(place) from None
+
+
+def clear_makings(place: Place) -> None:
+    """Delete what runs that were killed while they made or replaced a store left beside it."""
+    if not isinstance(place, Directory):
+        return
+    name = re.compile(rf"\.{re.escape(place.path.name)}\.[0-9a-f]{{32}}")
+    # A folder that may not be listed is no reason to fail
+    with suppress(OSError):
+        for path in place.path.parent.iterdir():
+            if name.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
