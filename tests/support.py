@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import tracemalloc
@@ -17,6 +18,7 @@ import pytest
 
 from colonnade import Network
 from colonnade.errors import ColonnadeError
+from colonnade.places import Place
 
 # n, m, q and p are unequal primes, so that a swapped dimension shows
 N, M, Q, P = 5, 7, 3, 101
@@ -43,6 +45,13 @@ def make_columns(n: int = N, p: int = P, dtype: Any = np.float32, seed: int = 1)
 
 def save_network(path: Path, network: Network) -> None:
     np.savez(path, W1=network.W1, b1=network.b1, W2=network.W2, b2=network.b2)
+
+
+def put_npy(place: Place, X: np.ndarray) -> None:
+    """Write X to a place, as a .npy file."""
+    file = io.BytesIO()
+    np.save(file, X)
+    place.write("", file.getvalue())
 
 
 def check_refusal(error: ColonnadeError) -> str:

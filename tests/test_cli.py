@@ -147,9 +147,9 @@ def rows_too_many(path: Path, _: dict[str, Any]) -> list[str]:
     return []
 
 
-@wrong("output.path: given 's3://bucket/out.zarr'; allowed: a path on a local")
+@wrong("output.path: given 'ftp://bucket/out.zarr'; allowed: a path, or s3://, gs://, az:// with")
 def output_at_a_url(_: Path, job: dict[str, Any]) -> list[str]:
-    job["output"]["path"] = "s3://bucket/out.zarr"
+    job["output"]["path"] = "ftp://bucket/out.zarr"
     return []
 
 

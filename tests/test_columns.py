@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import Delta
 
-from colonnade import columns, npyfile, npyheader, sampling
-from colonnade.columns import open_columns
+from colonnade import npyfile, npyheader, sampling
+from colonnade.columns import base, open_columns
 from colonnade.errors import InputError
 from colonnade.sampling import Piece
 from support import make_columns
@@ -78,11 +78,11 @@ def bytes_read(action: Callable[[], Any]) -> int:
 
 
 @pytest.fixture(params=FORMATS)
-def save(request, tmp_path) -> Callable[..., columns.Columns]:
+def save(request, tmp_path) -> Callable[..., base.Columns]:
     """Save X (n, p) in each of the formats, either way round, and open it."""
     name, writer, options = FORMATS[request.param]
 
-    def saved(X: np.ndarray, orientation: Any = "features_by_columns") -> columns.Columns:
+    def saved(X: np.ndarray, orientation: Any = "features_by_columns") -> base.Columns:
         stored = X if orientation == "features_by_columns" else X.T
         writer(tmp_path / name, stored, **options)
         return open_columns(tmp_path / name, orientation=orientation)
@@ -150,9 +150,9 @@ def test_fingerprint_is_that_of_the_content(save, X, orientation, tmp_path, monk
     assert re.fullmatch("sha256:[0-9a-f]{64}", source.fingerprint())
     assert source.fingerprint() == other.fingerprint()
     whole = source.fingerprint()
-    monkeypatch.setattr(columns, "_WHOLE_BYTES", X.nbytes)
+    monkeypatch.setattr(base, "_WHOLE_BYTES", X.nbytes)
     assert source.fingerprint() == whole
-    monkeypatch.setattr(columns, "_WHOLE_BYTES", X.nbytes - 1)
+    monkeypatch.setattr(base, "_WHOLE_BYTES", X.nbytes - 1)
     monkeypatch.setattr(sampling, "_COLUMNS", 5)
     assert source.fingerprint() == other.fingerprint() != whole
     monkeypatch.setattr(sampling, "_COLUMNS", P + 1)  # more than there are: all, each once
@@ -173,7 +173,7 @@ def test_fingerprint_tells_everything_apart(tmp_path, X) -> None:
 
 
 def test_fingerprint_of_much_samples_both_ends(tmp_path, X, monkeypatch) -> None:
-    monkeypatch.setattr(columns, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(base, "_WHOLE_BYTES", 100)
     monkeypatch.setattr(sampling, "_COLUMNS", 4)
     np.save(tmp_path / "x.npy", X)
     source = open_columns(tmp_path / "x.npy")
@@ -190,7 +190,7 @@ def test_fingerprint_of_much_samples_both_ends(tmp_path, X, monkeypatch) -> None
 
 def test_fingerprint_of_dear_chunks(tmp_path, X, monkeypatch) -> None:
     """Noticed is a change in one of two chunks, which lie at opposite corners of X."""
-    monkeypatch.setattr(columns, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(base, "_WHOLE_BYTES", 100)
     monkeypatch.setattr(sampling, "_BYTES", 1)
     monkeypatch.setattr(sampling, "_COLUMNS", 4)
     save_zarr(tmp_path / "x.zarr", X, chunks=(3, 10))
@@ -250,7 +250,7 @@ def test_fingerprint_of_terabytes_of_npy(tmp_path, shape, order) -> None:
 @pytest.mark.parametrize("chunks", [(8, 1000), (1, 40_009), (3, 997), (8, 40_009)])
 def test_fingerprint_of_large_chunks(tmp_path, monkeypatch, chunks, version) -> None:
     """Of 1.3 MB, whatever the chunks, a few of the chunks are read, each once."""
-    monkeypatch.setattr(columns, "_WHOLE_BYTES", 100)
+    monkeypatch.setattr(base, "_WHOLE_BYTES", 100)
     monkeypatch.setattr(sampling, "_BYTES", 200_000)
     X = make_columns(8, 40_009)
     save_zarr(tmp_path / "x.zarr", X, chunks=chunks, compressors=None, zarr_format=version)
@@ -506,7 +506,7 @@ def test_a_npy_truncated_between_reads(tmp_path, X, columns_read) -> None:
 
 def test_what_is_no_input(tmp_path, X, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for missing in ("x.npy", "x.zarr", "s3://bucket/x.zarr", "a\0b"):
+    for missing in ("x.npy", "x.zarr", "ftp://bucket/x.zarr", "a\0b"):
         assert refused(missing) == "there is no such file or directory (input.path)."
     Path("dangling.npy").symlink_to("nowhere")
     assert refused("dangling.npy") == "there is no such file or directory (input.path)."
@@ -544,3 +544,19 @@ def test_a_source_that_changes_is_noticed(save, X) -> None:
     for use in (lambda: source.read(3, 5), source.fingerprint):
         with pytest.raises(FileNotFoundError):
             use()
+
+
+def test_what_goes_while_it_is_read_does_not_read_as_zeros(X, tmp_path, monkeypatch) -> None:
+    """Between the opening of the array and the reading of its chunks."""
+    path = tmp_path / "x.zarr"
+    save_zarr(path, X)
+    source = open_columns(path)
+    getitem = zarr.Array.__getitem__
+
+    def vanish(array: zarr.Array, window: object) -> object:
+        path.rename(tmp_path / "away.zarr")
+        return getitem(array, window)
+
+    monkeypatch.setattr(zarr.Array, "__getitem__", vanish)
+    with pytest.raises(FileNotFoundError):
+        source.read(3, 5)

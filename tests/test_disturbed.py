@@ -20,6 +20,7 @@ from distributed import Client, LocalCluster
 import colonnade as cn
 from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, NoWorkers
+from colonnade.places import Directory
 from colonnade.store import Store, lease
 from support import N, Q, make_columns
 from test_cli import COLONNADE, MANY, colonnade, has_shards, shards, until
@@ -185,7 +186,7 @@ def test_a_signal_lets_blocks_in_flight_finish(job, processes: Processes, tmp_pa
     )
     wait_for(lambda: len(begun(tmp_path)) == 2)
     run.send_signal(signal.SIGTERM)
-    wait_for(lambda: getattr(lease.holder(tmp_path / "out.zarr"), "stopping", False))
+    wait_for(lambda: getattr(lease.holder(Directory(tmp_path / "out.zarr")), "stopping", False))
     (tmp_path / "wait").unlink()
     _, told = run.communicate(timeout=120)
     assert run.returncode == 143, told
@@ -212,14 +213,14 @@ def test_a_run_does_not_wait_for_ever(
     wait_for(lambda: begun(tmp_path))
     run.send_signal(signal.SIGINT)
     if again:
-        wait_for(lambda: getattr(lease.holder(tmp_path / "out.zarr"), "stopping", False))
+        wait_for(lambda: getattr(lease.holder(Directory(tmp_path / "out.zarr")), "stopping", False))
         run.send_signal(signal.SIGINT)
     _, told = run.communicate(timeout=120)
     assert run.returncode == 130, told
     assert "Traceback" not in told
     assert "stopped by SIGINT" in told.splitlines()[-1]
     (tmp_path / "wait").unlink()
-    assert lease.holder(tmp_path / "out.zarr") is None
+    assert lease.holder(Directory(tmp_path / "out.zarr")) is None
     assert Store.open(tmp_path / "out.zarr").done() == set()
     assert colonnade("run", tmp_path / "job.json").returncode == 0
 

@@ -59,7 +59,7 @@ def made(request, tmp_path_factory) -> Document:
     }  # fmt: skip
     x = input_record(open_columns(folder / "X.npy"))
     store = Store.create(plan(document), network, load_job(document), x)
-    with hold(store.path, "run"):
+    with hold(store.place, "run"):
         for block in range(store.grid.blocks):
             compute_block(Address(store.path, store.record.id, "run"), block)
     store.finish({"mean": np.zeros((network.q, network.n), np.float32)})

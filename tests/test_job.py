@@ -19,6 +19,7 @@ from colonnade.activations import ACTIVATIONS
 from colonnade.errors import JobError
 from colonnade.job import AddressCluster, ArrayNames, Job, LocalCluster, json_schema
 from colonnade.jobfile import load_job
+from colonnade.locations import StorageOptions
 
 CONFIGS = [Path(__file__).parents[1] / "configs" / name for name in ("digits.yaml", "patches.yaml")]
 WHOLE = """\
@@ -45,7 +46,7 @@ SECTIONS = {
     "network": models.NetworkSettings, "network.names": ArrayNames,
     "input": models.InputSettings, "output": models.OutputSettings,
 }  # fmt: skip
-MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster, models.TlsSettings)
+MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster, models.TlsSettings, StorageOptions)
 
 
 def job(base: dict[str, Any] = LOCAL, /, **changes: Any) -> dict[str, Any]:
@@ -77,13 +78,14 @@ def test_whole_job(tmp_path: Path) -> None:
         "network": {
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
             "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
+            "storage_options": None,
         },
         "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features",
-                      "nonfinite": "propagate"},
+                  "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
-            "products": ("jacobian", "mean"),
+            "products": ("jacobian", "mean"), "storage_options": None,
         },
         "cluster": {
             "kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5, "grace": 20,
@@ -94,13 +96,14 @@ def test_whole_job(tmp_path: Path) -> None:
 
 def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
-        "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None},
+        "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
+                    "storage_options": None},
         "input": {"path": "x.npy", "array": None, "orientation": "features_by_columns",
-                      "nonfinite": "propagate"},
+                  "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "o.zarr", "layout": "dense", "dtype": "float32", "block_size": "auto",
             "chunk_size": "auto", "compression": "none", "significant_bits": None,
-            "products": ("jacobian",),
+            "products": ("jacobian",), "storage_options": None,
         },
         "cluster": {
             "kind": "local", "workers": "auto", "threads_per_worker": 1,

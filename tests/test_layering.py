@@ -18,8 +18,8 @@ FLOORS = {
     5: ["task", "dispatch", "reader", "verify", "inputs"],
     4: ["store", "clusters", "planner", "progress", "reference"],
     3: ["plan", "jacobian", "columns", "jobfile", "shards"],
-    2: ["network", "job", "layout"],
-    1: ["activations", "stopping", "npyfile", "matrix"],
+    2: ["network", "job", "layout", "npyranges"],
+    1: ["activations", "stopping", "npyfile", "matrix", "places", "locations"],
     0: [
         "errors",
         "events",
@@ -29,6 +29,7 @@ FLOORS = {
         "regularfiles",
         "rounding",
         "sampling",
+        "urls",
         "interrupts",
         "words",
     ],

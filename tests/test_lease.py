@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from colonnade.errors import IncompleteError, StoreError
+from colonnade.places import Directory
 from colonnade.store import lease
 from colonnade.store.lease import FILE, Holder, hold, holder
 
@@ -34,12 +35,12 @@ def leave(path: Path, found: Holder) -> None:
 
 def test_held_renewed_and_released(tmp_path: Path) -> None:
     renewed = threading.Event()
-    with hold(tmp_path, "mine", term=0.06):
-        first = holder(tmp_path)
+    with hold(Directory(tmp_path), "mine", term=0.06):
+        first = holder(Directory(tmp_path))
         assert first is not None
         assert (first.run, first.pid) == ("mine", os.getpid())
         while not renewed.wait(0.01):
-            now = holder(tmp_path)
+            now = holder(Directory(tmp_path))
             assert now is not None
             assert replace(now, renewals=0) == first
             if now.renewals > 2:
@@ -48,19 +49,19 @@ def test_held_renewed_and_released(tmp_path: Path) -> None:
 
 
 def test_the_living_keep_it(tmp_path: Path) -> None:
-    with hold(tmp_path, "mine"):
+    with hold(Directory(tmp_path), "mine"):
         with (
             pytest.raises(StoreError, match=rf"written by a run on .*process {os.getpid()}, since"),
-            hold(tmp_path, "other"),
+            hold(Directory(tmp_path), "other"),
         ):
             raise AssertionError
-        found = holder(tmp_path)
+        found = holder(Directory(tmp_path))
         assert found is not None
         assert found.run == "mine"
 
 
 def hold_until_killed(path: str, ready: Any) -> None:
-    with hold(path, "killed"):
+    with hold(Directory(path), "killed"):
         ready.set()
         signal.pause()
 
@@ -71,22 +72,25 @@ def test_a_killed_process_of_this_host_is_succeeded_at_once(tmp_path: Path) -> N
     process = context.Process(target=hold_until_killed, args=(str(tmp_path), ready))
     process.start()
     assert ready.wait(60)
-    with pytest.raises(StoreError, match=f"process {process.pid}"), hold(tmp_path, "mine"):
+    with (
+        pytest.raises(StoreError, match=f"process {process.pid}"),
+        hold(Directory(tmp_path), "mine"),
+    ):
         raise AssertionError
     process.kill()
     process.join()
-    with hold(tmp_path, "mine", term=10**6):
-        found = holder(tmp_path)
+    with hold(Directory(tmp_path), "mine", term=10**6):
+        found = holder(Directory(tmp_path))
         assert found is not None
         assert found.run == "mine"
 
 
 def test_a_number_used_again_is_another_process(tmp_path: Path) -> None:
-    with hold(tmp_path, "old"):
-        old = holder(tmp_path)
+    with hold(Directory(tmp_path), "old"):
+        old = holder(Directory(tmp_path))
     assert old is not None
     leave(tmp_path, replace(old, process_started="1"))
-    with hold(tmp_path, "mine", term=10**6):
+    with hold(Directory(tmp_path), "mine", term=10**6):
         pass
 
 
@@ -95,7 +99,10 @@ def test_another_host_that_lives_is_heard(tmp_path: Path) -> None:
     leave(tmp_path, ELSEWHERE)
     renewing = threading.Timer(0.3, leave, [tmp_path, replace(ELSEWHERE, renewals=1)])
     renewing.start()
-    with pytest.raises(StoreError, match=r"another-host\.example"), hold(tmp_path, "mine", term=60):
+    with (
+        pytest.raises(StoreError, match=r"another-host\.example"),
+        hold(Directory(tmp_path), "mine", term=60),
+    ):
         raise AssertionError
     renewing.join()
 
@@ -118,17 +125,20 @@ def test_no_regular_file_is_a_dead_lease(tmp_path: Path, place: Path, kind: str)
     else:
         os.mkfifo(tmp_path / "pipe")
         place.symlink_to(tmp_path / ("pipe" if kind == "link to a pipe" else "nowhere"))
-    found = holder(tmp_path)
+    found = holder(Directory(tmp_path))
     assert found is not None
     assert "a host that is not known" in str(found)
-    with hold(tmp_path, "mine", term=0.2):
-        assert holder(tmp_path) != found
+    with hold(Directory(tmp_path), "mine", term=0.2):
+        assert holder(Directory(tmp_path)) != found
     assert list(place.parent.iterdir()) == []
 
 
 def test_a_directory_is_refused(tmp_path: Path, place: Path) -> None:
     (place / "of mine").mkdir(parents=True)
-    with pytest.raises(StoreError, match="cannot be written"), hold(tmp_path, "x", term=0.2):
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        hold(Directory(tmp_path), "x", term=0.2),
+    ):
         raise AssertionError
 
 
@@ -143,8 +153,8 @@ def test_silence_is_death(tmp_path: Path, content: bytes | None) -> None:
     leave(tmp_path, ELSEWHERE)
     if content is not None:
         (tmp_path / FILE).write_bytes(content)
-    with hold(tmp_path, "mine", term=0.2):
-        found = holder(tmp_path)
+    with hold(Directory(tmp_path), "mine", term=0.2):
+        found = holder(Directory(tmp_path))
         assert found is not None
         assert found.run == "mine"
 
@@ -155,10 +165,11 @@ def test_one_of_many_successors(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from colonnade.errors import StoreError\n"
+        "from colonnade.places import Directory\n"
         "from colonnade.store.lease import hold\n"
         "sys.stdin.readline()\n"
         "try:\n"
-        f"    with hold({str(tmp_path)!r}, sys.argv[1]):\n"
+        f"    with hold(Directory({str(tmp_path)!r}), sys.argv[1]):\n"
         "        print('held', flush=True)\n"
         "        sys.stdin.readline()\n"
         "except StoreError:\n"
@@ -182,11 +193,11 @@ def test_one_of_many_successors(tmp_path: Path) -> None:
 
 
 def test_who_lost_it_takes_nothing_away(tmp_path: Path) -> None:
-    with hold(tmp_path, "mine", term=0.06) as lease:
+    with hold(Directory(tmp_path), "mine", term=0.06) as lease:
         lease.check()
         leave(tmp_path, ELSEWHERE)
         with pytest.raises(
             IncompleteError, match=r"in the hands of a run on another-host\.example"
         ):
             lease.confirm()
-    assert holder(tmp_path) == ELSEWHERE
+    assert holder(Directory(tmp_path)) == ELSEWHERE

@@ -24,7 +24,7 @@ from colonnade.planner import make_plan
 from colonnade.rounding import round_mantissa
 from colonnade.store import Store, hold, input_record
 from colonnade.store import arrays as store_arrays
-from colonnade.task import Address, Released, compute_block, compute_blocks
+from colonnade.task import Address, Failed, Released, compute_block, compute_blocks
 from support import M, N, P, Q, make_columns, make_network, save_network
 
 B = 13  # columns a block: 8 blocks, the last with 10
@@ -51,7 +51,7 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
 
 
 def fill(store: Store, blocks: list[int]) -> None:
-    with hold(store.path, "run"):
+    with hold(store.place, "run"):
         for block in blocks:
             compute_block(Address(store.path, store.record.id, "run"), block)
 
@@ -175,6 +175,18 @@ def test_finishing_clears_what_killed_writers_left(store: Store) -> None:
     assert {path for path in Path(store.path).rglob("*") if path.is_file()} == before
 
 
+def test_finishing_clears_stores_that_killed_makers_left(store: Store, tmp_path: Path) -> None:
+    """Each has another id; what merely looks alike is somebody else's."""
+    fill(store, list(range(store.grid.blocks)))
+    made = tmp_path / f".out.zarr.{'0f' * 16}"
+    kept = [tmp_path / f".out.zarr.{'0f' * 15}", tmp_path / f".out-zarr.{'0f' * 16}"]
+    for path in (made, *kept):
+        (path / "jacobian").mkdir(parents=True)
+    store.finish({"mean": np.zeros((Q, N), np.float32)})
+    assert not made.exists()
+    assert all(path.exists() for path in kept)
+
+
 @pytest.mark.parametrize(
     ("products", "main"),
     [
@@ -248,14 +260,14 @@ def test_a_task_of_a_run_that_has_lost_the_store_writes_nothing(store: Store) ->
     address = Address(store.path, store.record.id, "run")
     with pytest.raises(StoreError, match="no longer holds"):
         compute_block(address, 0)
-    with hold(store.path, "its successor"), pytest.raises(StoreError, match="no longer holds"):
+    with hold(store.place, "its successor"), pytest.raises(StoreError, match="no longer holds"):
         compute_block(address, 0)
     assert store.done() == set()
 
 
 def test_a_task_of_a_run_that_stops_begins_no_block(store: Store) -> None:
     address = Address(store.path, store.record.id, "run")
-    with hold(store.path, "run") as lease:
+    with hold(store.place, "run") as lease:
         first = compute_blocks(address, [3])
         lease.stop()
         rest = compute_blocks(address, [5, 7])
@@ -264,8 +276,23 @@ def test_a_task_of_a_run_that_stops_begins_no_block(store: Store) -> None:
     assert store.done() == {3}
 
 
+def test_a_block_fails_at_once_where_x_has_gone(job, network, X, tmp_path, monkeypatch) -> None:
+    """Were each of thousands to wait for seconds, twice, the run would not end."""
+    path = tmp_path / "X.zarr"
+    zarr.create_array(path, data=X)
+    store = make_store(job(input={"path": str(path)}), network)
+    address = Address(store.path, store.record.id, "run")
+    with hold(store.place, "run"):
+        compute_blocks(address, [3])
+        path.rename(tmp_path / "away.zarr")
+        monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
+        (gone,) = compute_blocks(address, [5])
+    assert isinstance(gone, Failed)
+    assert "X.zarr" in gone.cause
+
+
 def test_a_receipt_tells_what_was_done(store: Store) -> None:
-    with hold(store.path, "run"):
+    with hold(store.place, "run"):
         receipt = compute_block(Address(store.path, store.record.id, "run"), 7)
     assert (receipt.start, receipt.stop, receipt.columns) == (91, 101, 10)
     assert receipt.bytes_written == 10 * (Q * N + Q + 1) * 4 + M * 8

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import InputError, StoreError, TooLargeError
@@ -15,6 +13,7 @@ from colonnade.network import Network
 from colonnade.plan import Capacity, Plan
 from colonnade.planner import make_plan
 from colonnade.store import InputRecord, input_record
+from colonnade.urls import overlap
 
 __all__ = ["Checked", "check_job"]
 
@@ -42,7 +41,7 @@ class Checked:
             Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
             products=output.products,
             dtype=output.dtype,
-            x_itemsize=self.columns.dtype.itemsize,
+            x_itemsize=self.columns.copies * self.columns.dtype.itemsize,
             x_chunk_columns=self.columns.chunk_columns,
             working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
             kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
@@ -71,8 +70,9 @@ def check_job(job: Job) -> Checked:
     _refuse_overlap(job)
     settings = job.network
     names = settings.names.model_dump(exclude_none=True) if settings.names else None
-    network = Network.load(settings.weights, settings.activation, names)
-    columns = open_columns(job.input.path, job.input.array, job.input.orientation)
+    network = Network.load(settings.weights, settings.activation, names, settings.storage_options)
+    x = job.input
+    columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
     try:
@@ -83,10 +83,9 @@ def check_job(job: Job) -> Checked:
 
 def _refuse_overlap(job: Job) -> None:
     """Refuse to write where the run reads: --overwrite would delete its own input."""
-    output = Path(os.path.realpath(job.output.path))  # Path.resolve fails at a loop of links
-    for key, path in (("input.path", job.input.path), ("network.weights", job.network.weights)):
-        read = Path(os.path.realpath(path))
-        if read == output or read in output.parents or output in read.parents:
+    output = job.output.path
+    for key, read in (("input.path", job.input.path), ("network.weights", job.network.weights)):
+        if overlap(read, output):
             raise StoreError(
                 f"output.path {output} and {key} {read} overlap: the output must lie apart from "
                 "what the run reads."

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from dask.utils import parse_bytes
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Discriminator,
     PlainValidator,
     Tag,
@@ -24,6 +20,7 @@ from pydantic import (
 
 from colonnade.activations import ACTIVATIONS, activation
 from colonnade.errors import UsageError, has_credentials
+from colonnade.locations import FilePath, Settings, StorageOptions, absolute
 
 __all__ = [
     "AddressCluster",
@@ -41,10 +38,6 @@ Product = Literal["jacobian", "value", "norm", "mean"]
 """What a store may hold; this order is the order in which stores list it."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
 def _number(given: Any) -> float:
     """Take a number, also as text: ${VAR} is that, and so is 1e-3 to YAML; NaN where it is none."""
     try:
@@ -52,17 +45,6 @@ def _number(given: Any) -> float:
         return float(given) if usable else math.nan
     except (ValueError, OverflowError):
         return math.nan
-
-
-def _path(given: Any) -> str:
-    path = os.fspath(given) if isinstance(given, os.PathLike) else given
-    if not isinstance(path, str) or not path.strip() or _NO_PATH.search(path):
-        raise ValueError("allowed: a path")
-    if has_credentials(path):
-        raise ValueError(_NO_CREDENTIALS)
-    if "://" in path:
-        raise ValueError("allowed: a path on a local or mounted file system")
-    return path
 
 
 def _size(given: Any) -> int | Literal["auto"]:
@@ -142,8 +124,6 @@ def _listed(given: Any) -> Any:
     return given
 
 
-# Control characters, which an error message would send to a terminal, and halves of others
-_NO_PATH = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 # The store keeps the job, and whoever reads the store reads it
 _NO_CREDENTIALS = "allowed: no user or password in an address; they belong into the environment"
 # The same sizes as text for the job and for its JSON Schema
@@ -157,9 +137,6 @@ _ADDRESS = r"^(tcp|tls|ws|wss|ucx)://.+"
 _PRODUCTS: tuple[Product, ...] = get_args(Product)
 _WHOLE_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": _MOST}
 
-FilePath = Annotated[
-    str, PlainValidator(_path), WithJsonSchema({"type": "string", "pattern": r"\S"})
-]
 Size = Annotated[
     int | Literal["auto"],
     PlainValidator(_size),
@@ -228,7 +205,7 @@ Products = Annotated[
 ]
 
 
-class ArrayNames(_Settings):
+class ArrayNames(Settings):
     """Which array of the weights' file is which; a bias that is left out is zero."""
 
     W1: str
@@ -241,35 +218,39 @@ class ArrayNames(_Settings):
     """Second layer's bias, (q,)."""
 
 
-class NetworkSettings(_Settings):
+class NetworkSettings(Settings):
     """The network Y = U σ(W X + b) + c."""
 
     weights: FilePath
-    """A .npz or .safetensors file with the four arrays."""
+    """A .npz or .safetensors file with the four arrays; a path, or s3://bucket/key."""
     activation: ActivationName
     """σ: a name, or {name: …} with its parameters."""
     names: ArrayNames | None = None
     """Names of the arrays in the file; without them W1, b1, W2, b2, or found by shape."""
+    storage_options: StorageOptions | None = None
+    """How the object store is reached, where it is in one."""
 
 
-class InputSettings(_Settings):
+class InputSettings(Settings):
     """The matrix X, n × p."""
 
     path: FilePath
-    """A .npy file, or a Zarr v2 or v3 array or group."""
+    """A .npy file, or a Zarr v2 or v3 array or group; a path, or s3://bucket/key."""
     array: str | None = None
     """Which array, where the path holds several."""
     orientation: Literal["features_by_columns", "columns_by_features"] = "features_by_columns"
     """n × p as in the mathematics, or its transpose: one sample a row."""
     nonfinite: Literal["propagate", "fail"] = "propagate"
     """NaN and infinities in X: let them make their columns' results, or fail their blocks."""
+    storage_options: StorageOptions | None = None
+    """How the object store is reached, where it is in one."""
 
 
-class OutputSettings(_Settings):
+class OutputSettings(Settings):
     """The Zarr store."""
 
     path: FilePath
-    """Where the store is made."""
+    """Where the store is made: a path, or s3://bucket/prefix."""
     layout: Literal["dense"] = "dense"
     """dense: the tensor itself."""
     dtype: Literal["float32", "float64"] = "float32"
@@ -284,6 +265,8 @@ class OutputSettings(_Settings):
     """Bits of the tensor's mantissas that are kept: an error of 2^-(bits + 1) of each number."""
     products: Products = ("jacobian",)
     """What to keep: the tensor, Y, ‖J_k‖_F of each column, the mean block."""
+    storage_options: StorageOptions | None = None
+    """How the object store is reached, where it is in one."""
 
     @model_validator(mode="after")
     def _rounding_serves(self) -> Self:
@@ -301,7 +284,7 @@ class OutputSettings(_Settings):
         return self
 
 
-class _Cluster(_Settings):
+class _Cluster(Settings):
     timeout: Seconds = 60
     """Seconds to wait for the scheduler and for workers, at the start and whenever all are gone."""
     # Slurm and Kubernetes kill 30 s after SIGTERM, and closing a cluster takes some of them
@@ -322,7 +305,7 @@ class LocalCluster(_Cluster):
     """Bytes a worker may use; auto: an equal share of the machine's."""
 
 
-class TlsSettings(_Settings):
+class TlsSettings(Settings):
     """Certificates with which a client and a scheduler know each other: PEM files."""
 
     ca_file: FilePath
@@ -364,7 +347,7 @@ ClusterSettings = Annotated[
 ]
 
 
-class Job(_Settings):
+class Job(Settings):
     """One run: a network, its input, the output and the cluster that computes it."""
 
     network: NetworkSettings
@@ -376,10 +359,8 @@ class Job(_Settings):
         """Return the job with its paths made absolute, for processes in other directories."""
 
         def place(settings: Any, *fields: str) -> Any:
-            # unlike Path.expanduser, this leaves the ~ of an unknown user alone
-            paths = {field: os.path.expanduser(getattr(settings, field)) for field in fields}  # noqa: PTH111
             return settings.model_copy(
-                update={field: str(Path(path).absolute()) for field, path in paths.items()}
+                update={field: absolute(getattr(settings, field)) for field in fields}
             )
 
         cluster = self.cluster

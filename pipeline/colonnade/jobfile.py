@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from colonnade import locations
 from colonnade.errors import JobError, reason, shown
 from colonnade.job import Job
 
@@ -234,6 +235,8 @@ def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
             told = f"given {_brief(given)}; {shown(str(context['error']), 400)}"
         case "value_error":
             told = f"given {_brief(given)}; with these variables it is not allowed"
+        case locations.SECRET:
+            told = problem["msg"]
         case "model_type":
             known = _known_keys(problem["loc"])
             told = f"given {_brief(given)}; expected a section with {', '.join(known)}"

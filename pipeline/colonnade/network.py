@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 from collections import Counter
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice, permutations
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +19,10 @@ from safetensors import SafetensorError, deserialize
 
 from colonnade.activations import Activation, activation
 from colonnade.errors import NetworkError, UsageError, reason, shown
+from colonnade.locations import Options, storage_texts
 from colonnade.npyheader import MAGIC, read_header
+from colonnade.places import place_at
+from colonnade.urls import is_url
 
 __all__ = ["ARRAYS", "Network"]
 
@@ -130,40 +134,38 @@ class Network:
         path: str | Path,
         activation: str | Mapping[str, Any] | Activation,
         names: Mapping[str, str] | None = None,
+        storage_options: Options = None,
     ) -> Network:
         """Load the weights from a .npz or .safetensors file.
 
         Parameters
         ----------
         path
-            The file.
+            The file, or its URL in an object store.
         activation
             As for the constructor.
         names
             Which array of the file is which, as ``{"W1": "fc1.weight", …}``; a bias that is left
             out is zero. Without it the file's arrays are W1, b1, W2, b2 by name or, failing
             that, by the only way in which their shapes fit.
+        storage_options
+            Of the object store, as in a job.
 
         Raises
         ------
         NetworkError
             The file cannot be read, or does not hold one network with one hidden layer.
         """
-        path = Path(path)
-        loader = _LOADERS.get(path.suffix.lower())
+        suffix = Path(path).suffix
+        loader = _LOADERS.get(suffix.lower())
         if loader is None:
             raise NetworkError(
-                f"{path}: the format {path.suffix or 'of a file without suffix'} is not known; "
+                f"{path}: the format {suffix or 'of a file without suffix'} is not known; "
                 f"weights are read from {' and '.join(_LOADERS)} files."
             )
         try:
-            there = path.is_file()
-        except OSError as error:  # a name that is too long, say
-            raise NetworkError(f"{path}: {error.strerror} (network.weights).") from None
-        if not there:
-            raise NetworkError(f"{path}: there is no such file (network.weights).")
-        try:
-            arrays = loader(path)
+            with _opened(path, storage_options) as file:
+                arrays = loader(path, file)
             try:
                 chosen = _choose(arrays, dict(names) if names else None)
                 b1, b2 = chosen.get("b1"), chosen.get("b2")
@@ -294,6 +296,8 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
 # Weights hardly compress. Saved anew with np.savez, a file that does is read whatever its size.
 _ALWAYS_READ = 256 * 2**20
 _MOST_INFLATION = 20
+# Of an object, which is held whole beside its arrays
+_MOST_FETCHED = 2**32
 
 
 def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
@@ -323,14 +327,34 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
                 raise ValueError(f"{shown(entry.filename)}: {error}") from error
 
 
-def _load_npz(path: Path) -> dict[str, NDArray[Any]]:
+def _opened(path: str | Path, storage_options: Options) -> IO[bytes]:
+    """Open a file of weights, or fetch an object whole."""
+    try:
+        if is_url(path):
+            return io.BytesIO(
+                place_at(path, storage_texts(storage_options)).read("", _MOST_FETCHED)
+            )
+        if Path(path).is_file():
+            return Path(path).open("rb")
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, say; no permission
+        told = error if is_url(path) else error.strerror
+        raise NetworkError(f"{path}: {told} (network.weights).") from None
+    except ValueError as error:
+        raise NetworkError(f"{path}: these weights are too large: {error}.") from None
+    raise NetworkError(f"{path}: there is no such file (network.weights).")
+
+
+def _load_npz(path: str | Path, file: IO[bytes]) -> dict[str, NDArray[Any]]:
     try:
         # np.load takes what is no zip for a pickle, and leaves a damaged one open
-        if not zipfile.is_zipfile(path):
+        if not zipfile.is_zipfile(file):
             raise ValueError("it is no zip archive, or not a whole one")
-        with zipfile.ZipFile(path) as entries:
-            _check_entries(entries, path.stat().st_size)
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with zipfile.ZipFile(file) as entries:
+            _check_entries(entries, file.seek(0, io.SEEK_END))
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
             return {name: np.asarray(archive[name]) for name in archive.files}
     except MemoryError:
         raise
@@ -354,10 +378,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keys
 
 
-def _load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+def _load_safetensors(path: str | Path, file: IO[bytes]) -> dict[str, NDArray[Any]]:
     arrays = {}
     try:
-        content = path.read_bytes()
+        content = file.read()
         tensors = deserialize(content)  # type: ignore[no-untyped-call]
         # of a key that is written twice, deserialize takes the last, other readers the first
         end = 8 + int.from_bytes(content[:8], "little")
@@ -378,7 +402,7 @@ def _load_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-_LOADERS: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {
+_LOADERS: dict[str, Callable[[str | Path, IO[bytes]], dict[str, NDArray[Any]]]] = {
     ".npz": _load_npz,
     ".safetensors": _load_safetensors,
 }

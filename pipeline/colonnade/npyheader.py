@@ -13,12 +13,12 @@ from typing import IO, Any
 
 import numpy as np
 
-__all__ = ["MAGIC", "Header", "read_header"]
+__all__ = ["LONGEST", "MAGIC", "Header", "read_header"]
 
 MAGIC: bytes = np.lib.format.MAGIC_PREFIX
 
 # NumPy's own limit, which it applies to a header that it has read whole
-_LONGEST = 10_000
+LONGEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def read_header(file: IO[bytes], size: int) -> Header:
     """
     version = np.lib.format.read_magic(file)
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-    if length > _LONGEST:
+    if length > LONGEST:
         raise ValueError(f"its header has {length:,} bytes, where some hundred are usual")
     # From version to version the length grows, and the encoding of the names of fields changes
     header = length.to_bytes(4, "little") + file.read(length)

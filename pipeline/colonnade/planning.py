@@ -6,7 +6,6 @@ import statistics
 import uuid
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 
 from colonnade import clusters
 from colonnade.errors import UsageError
@@ -63,8 +62,9 @@ def calibrated(checked: Checked) -> Plan:
     with stoppable() as stop, clusters.connect(checked.job.cluster) as cluster:
         planned = checked.plan(cluster.capacity)
         output = checked.job.output
-        name = f".{Path(output.path).name}.calibration.{uuid.uuid4().hex}"
-        beside = output.model_copy(update={"path": str(Path(output.path).with_name(name))})
+        folder, _, name = output.path.rpartition("/")
+        # A name that the job's next run clears away, should this one be killed
+        beside = output.model_copy(update={"path": f"{folder}/.{name}.{uuid.uuid4().hex}"})
         job = checked.job.model_copy(update={"output": beside})
         run = uuid.uuid4().hex
         store = Store.create(planned, checked.network, job, checked.x, run=run)
@@ -89,7 +89,7 @@ def _computed(
     cluster: clusters.Cluster, store: Store, plan: Plan, run: str, stop: Stop
 ) -> list[BlockDone]:
     done = []
-    with hold(store.path, run) as lease:
+    with hold(store.place, run) as lease:
         settings = store.record.job.cluster
         for event in compute(
             cluster, store, lease, sample(plan), plan.batch, settings, stop, ignore

@@ -7,12 +7,18 @@ from pathlib import Path
 import xarray as xr
 
 from colonnade.errors import IncompleteError, StoreError, reason
+from colonnade.locations import Options
 from colonnade.store import Store
 
 __all__ = ["open"]
 
 
-def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: A001
+def open(  # noqa: A001
+    path: str | Path,
+    *,
+    incomplete: bool = False,
+    storage_options: Options = None,
+) -> xr.Dataset:
     """Open a store as a lazy Dataset whose dask chunks follow the store's.
 
     Parameters
@@ -22,6 +28,8 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
     incomplete
         Open it even if it is not finished: its attribute `incomplete` says how far it is, and
         what is missing reads as NaN.
+    storage_options
+        Of the object store, as in a job.
 
     Raises
     ------
@@ -30,7 +38,8 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
     StoreError
         There is no store of colonnade at the path.
     """
-    status = Store.open(path).status()
+    store = Store.open(path, storage_options)
+    status = store.status()
     whole = status.state == "complete"
     if not whole and not incomplete:
         held = status.holder
@@ -44,7 +53,7 @@ def open(path: str | Path, *, incomplete: bool = False) -> xr.Dataset:  # noqa: 
             f"reads as NaN. {remedy}, or open it as it is with incomplete=True."
         )
     try:
-        dataset: xr.Dataset = xr.open_zarr(str(path), consolidated=False)
+        dataset: xr.Dataset = xr.open_zarr(store.place.zarr(), consolidated=False)
     # xarray decodes attributes too, and raises whatever damaged ones happen to break
     except Exception as error:
         raise StoreError(f"{path}: xarray cannot open this store: {reason(error)}") from error

@@ -11,6 +11,7 @@ from colonnade.dispatch import Lost, batches, dispatch, in_flight
 from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stopping
 from colonnade.job import ClusterSettings
+from colonnade.locations import storage_texts
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store
 from colonnade.task import Address, Failed, compute_blocks
@@ -59,7 +60,9 @@ class _Rounds:
     def __init__(self, cluster: Cluster, store: Store, lease: Lease, watch: _Watch) -> None:
         self._client = cluster.client
         self._most = in_flight(cluster.capacity.total_threads)
-        self._compute = partial(compute_blocks, Address(store.path, store.record.id, run=lease.run))
+        options = tuple(storage_texts(store.record.job.output.storage_options).items())
+        address = Address(store.path, store.record.id, lease.run, options)
+        self._compute = partial(compute_blocks, address)
         self._watch = watch
         self._grid = store.grid
 

@@ -75,15 +75,15 @@ def run(
     path = given.output.path
     checked = check_job(given.located())
     tally = _Tally(listener)
-    with stoppable() as stop, ExitStack() as held:
+    with stoppable() as stop, _readable(path), ExitStack() as held:
         this = _Run(path, checked, tally, stop, held)
-        old = Store.find(checked.job.output.path)
+        old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         if old is not None and not overwrite:
             _refuse_another_job(old, checked)
         if old is not None and (overwrite or repair or not _is_finished(old)):
             this.hold(old)
             # Nobody else's from here on, and as whoever held it has left it
-            old = Store.open(old.path)
+            old = Store.open(old.path, checked.job.output.storage_options)
             if not overwrite:
                 _refuse_another_job(old, checked)
         store = None if overwrite else old
@@ -118,7 +118,7 @@ class _Run:
     def hold(self, store: Store) -> Lease:
         """Keep all other runs from the store, until this one ends."""
         if self._lease is None:
-            self._lease = self._held.enter_context(hold(store.path, self._name))
+            self._lease = self._held.enter_context(hold(store.place, self._name))
         return self._lease
 
     def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
@@ -228,6 +228,15 @@ def _discard(store: Store, network: Network, found: Verification) -> None:
 
 def _is_finished(store: Store) -> bool:
     return store.is_whole() and not store.missing()
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Say so where the store cannot even be looked at."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: the store cannot be read: {error}.") from error
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from colonnade.errors import StoreError
 from colonnade.events import BlockDone
 from colonnade.jacobian import Kernel, strip_columns
 from colonnade.matrix import nonfinite
+from colonnade.places import Place, place_at
 from colonnade.rounding import round_mantissa
 from colonnade.shards import ShardBuffer
 from colonnade.store import Holder, Store, holder
@@ -40,7 +41,7 @@ _BACKOFF = (0.2, 1.0, 5.0)
 # What waiting for seconds does not mend
 _PERMANENT = {
     getattr(errno, name)
-    for name in ("ENOENT", "EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
+    for name in ("EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
 }
 
 _REPLACED = "{}: the store was made anew while a run was writing it; that run ends."
@@ -52,12 +53,13 @@ class Address:
     """Where a store is, which making of it, and for which run, that must hold it.
 
     On a cluster that outlives a run, the path may be overwritten before the next one, and the
-    next one's X may lie elsewhere.
+    next one's X may lie elsewhere. `options` are those of the object store that it is in.
     """
 
     path: str
     id: str
     run: str
+    options: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +90,21 @@ def _attempt(address: Address, block: int) -> BlockDone | Failed | Released:
             if _holder(address).stopping:
                 return Released(block)
             return compute_block(address, block)
-        except OSError as error:
-            if pause is None or error.errno in _PERMANENT:
+        # Whatever a damaged input or a full memory raises is told, and is this block's alone
+        except Exception as error:  # noqa: BLE001
+            if pause is None or not _may_pass(error):
                 return Failed(block, _cause(error))
             # Not all workers at once
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
-        # Whatever a damaged input or a full memory raises is told, and is this block's alone
-        except Exception as error:  # noqa: BLE001
-            return Failed(block, _cause(error))
     raise AssertionError
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a disk or a network failed in a way that waiting may mend."""
+    found = error if isinstance(error, OSError) else error.__cause__
+    # zarr's own error for an array that has gone is a FileNotFoundError without a number
+    gone = isinstance(found, FileNotFoundError) or getattr(found, "errno", 0) in _PERMANENT
+    return isinstance(found, OSError) and not gone
 
 
 def _cause(error: Exception) -> str:
@@ -144,7 +152,7 @@ def compute_block(address: Address, block: int) -> BlockDone:
 
 
 def _holder(address: Address) -> Holder:
-    found = holder(address.path)
+    found = holder(_place(address))
     if found is None or found.run != address.run:
         raise StoreError(_TAKEN.format(address.path))
     return found
@@ -235,8 +243,13 @@ class _Work:
 
 
 @lru_cache(maxsize=1)
+def _place(address: Address) -> Place:
+    return place_at(address.path, dict(address.options))
+
+
+@lru_cache(maxsize=1)
 def _cached(address: Address) -> _Work:
-    store = Store.open(address.path)
+    store = Store.open(address.path, dict(address.options))
     if store.record.id != address.id:
         raise StoreError(_REPLACED.format(address.path))
     columns, network = store.columns(), store.network()

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
-from colonnade.errors import InputError, NetworkError, UsageError
+from colonnade.errors import InputError, NetworkError, StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
+from colonnade.locations import Options
 from colonnade.matrix import nonfinite
 from colonnade.network import ARRAYS, Network
 from colonnade.reference import Enclosure, Reference, excess
@@ -33,7 +34,12 @@ _STRIP = 2**18
 
 
 def verify(
-    path: str | Path, *, columns: int = 64, seed: int = 0, listener: Listener = ignore
+    path: str | Path,
+    *,
+    columns: int = 64,
+    seed: int = 0,
+    listener: Listener = ignore,
+    storage_options: Options = None,
 ) -> Verification:
     """Check every checksum of a store, and compute some columns again in an independent way.
 
@@ -48,6 +54,8 @@ def verify(
         Of that choice.
     listener
         Called with a `BlockChecked` for each block, in this thread.
+    storage_options
+        Of the object store, as in a job.
 
     Returns
     -------
@@ -60,7 +68,11 @@ def verify(
     UsageError
         columns or seed is negative.
     """
-    return check(Store.open(path), columns=columns, seed=seed, listener=listener)
+    store = Store.open(path, storage_options)
+    try:
+        return check(store, columns=columns, seed=seed, listener=listener)
+    except OSError as error:
+        raise StoreError(f"{path}: the store cannot be read: {error}.") from error
 
 
 def check(

@@ -6,9 +6,7 @@ is done is asked of the store: a block is done when its shard of each array is t
 
 from __future__ import annotations
 
-import errno
 import json
-import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,12 +23,15 @@ from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError, reason, shown
 from colonnade.job import Job
 from colonnade.layout import Grid, Shapes, make_arrays, nonfinite_plan
+from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
+from colonnade.places import Directory, Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
-from colonnade.store import arrays, lease
+from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
 from colonnade.store.lease import Holder, Lease, hold, holder
+from colonnade.store.making import clear_makings, destroy, make, unfinished
 from colonnade.store.record import (
     FORMAT,
     InputRecord,
@@ -67,28 +68,36 @@ _REMEDY = "Restore it from a copy, or delete it and run its job again."
 class Store:
     """A store at a path, as it was when it was opened."""
 
-    def __init__(self, path: str, group: zarr.Group, record: Record) -> None:
-        self.path = path
+    def __init__(self, place: Place, group: zarr.Group, record: Record) -> None:
+        self.path = place.url
+        self.place = place
         self.record = record
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
 
     @classmethod
-    def open(cls, path: str | Path) -> Store:
+    def open(cls, path: str | Path, storage_options: Options = None) -> Store:
         """Open a store that exists.
+
+        Parameters
+        ----------
+        path
+            A directory, or a URL of an object store.
+        storage_options
+            Of the object store.
 
         Raises
         ------
         StoreError
             There is none, or what is there is not of this format.
         """
-        store = cls.find(path)
+        store = cls.find(path, storage_options)
         if store is None:
             raise StoreError(f"{path}: there is no store.")
         return store
 
     @classmethod
-    def find(cls, path: str | Path) -> Store | None:
+    def find(cls, path: str | Path, storage_options: Options = None) -> Store | None:
         """Open a store, or return None where nothing is at its path.
 
         Raises
@@ -96,18 +105,23 @@ class Store:
         StoreError
             Something else is there.
         """
-        place = Path(path)
+        place = place_at(path, storage_texts(storage_options))
         foreign = f"{path}: this is no store of colonnade"
         try:
-            if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+            names = place.names()
+            if names == set() or (names is not None and _is_unfinished(place, names)):
                 return None
-        except OSError as error:  # a name that is too long, say
-            raise StoreError(f"{foreign}: {error.strerror}.") from None
-        if not place.is_dir():
+        except (
+            OSError
+        ) as error:  # a name that is too long, say; an object store that is out of reach
+            if isinstance(place, Directory):
+                raise StoreError(f"{foreign}: {error.strerror}.") from None
+            raise StoreError(f"{path}: this cannot be read: {error} (output.path).") from error
+        if names is None:
             raise StoreError(f"{foreign}, but a file.")
         try:
             _check_document(place)
-            group = zarr.open_group(str(path), mode="r+", use_consolidated=False)
+            group = zarr.open_group(place.zarr(), mode="r+", use_consolidated=False)
             attributes = group.attrs.asdict()
         # zarr raises whatever damaged metadata happens to break
         except Exception as error:
@@ -132,7 +146,7 @@ class Store:
             raise StoreError(
                 f"{path}: the store's attribute {KEY!r} is damaged: {where}. {_REMEDY}"
             ) from error
-        store = cls(str(path), group, record)
+        store = cls(place, group, record)
         store._check()
         return store
 
@@ -184,7 +198,7 @@ class Store:
         StoreError
             The place cannot be written to, or holds something else than a store.
         """
-        place = Path(job.output.path)
+        place = place_at(job.output.path, storage_texts(job.output.storage_options))
         record = Record(
             state="writing",
             id=uuid.uuid4().hex,
@@ -196,19 +210,20 @@ class Store:
             arrays=tuple(array.name for array in plan.arrays if array.per_block),
             versions=versions(),
         )
-        # Made beside its place and moved there in one step: nobody ever sees half a store
-        making = place.with_name(f".{place.name}.{record.id}")
+
+        def fill(store: Any) -> None:
+            group = zarr.create_group(store, attributes={KEY: record.model_dump(mode="json")})
+            for array in (*plan.arrays, nonfinite_plan(plan.grid)):
+                arrays.create(group, array, job.output)
+            for name in ARRAYS:
+                arrays.create_weights(group, name, getattr(network, name))
+
         try:
-            making.parent.mkdir(parents=True, exist_ok=True)
-            _make(making, plan, network, record)
-            if run is not None:
-                lease.create(making, run)
-            _move(making, place, old)
+            is_current = None if old is None else old.is_current
+            make(place, record.id, fill, is_current, run)
         except OSError as error:
             raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
-        finally:
-            shutil.rmtree(making, ignore_errors=True)
-        return cls.open(place)
+        return cls.open(job.output.path, job.output.storage_options)
 
     @property
     def grid(self) -> Grid:
@@ -223,7 +238,7 @@ class Store:
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""
         x = self.record.job.input
-        return open_columns(x.path, x.array, x.orientation)
+        return open_columns(x.path, x.array, x.orientation, x.storage_options)
 
     def done(self) -> set[int]:
         """Blocks whose shard of every array is there: one listing of each array's keys."""
@@ -238,9 +253,9 @@ class Store:
     def is_current(self) -> bool:
         """Whether the store at the path is still this one; another run may have replaced it."""
         try:
-            document = json.loads((Path(self.path) / "zarr.json").read_bytes())
+            document = json.loads(self.place.read("zarr.json"))
             return bool(document["attributes"][KEY]["id"] == self.record.id)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return False
 
     def missing(self) -> list[int]:
@@ -249,11 +264,14 @@ class Store:
         return [block for block in range(self.grid.blocks) if block not in done]
 
     def status(self) -> Status:
-        """Ask the store how far it is."""
+        """Ask the store how far it is; StoreError where it cannot be read."""
         held = None
         with suppress(OSError):
-            held = holder(self.path)
-        return Status(self.path, self.record, tuple(self.missing()), held)
+            held = holder(self.place)
+        try:
+            return Status(self.path, self.record, tuple(self.missing()), held)
+        except OSError as error:
+            raise StoreError(f"{self.path}: the store cannot be read: {error}.") from error
 
     def counted(self) -> set[int]:
         """Blocks in which columns of X are not finite."""
@@ -277,9 +295,14 @@ class Store:
         """Write a block's shard of each array, the main one's last; return their numbers' bytes."""
         if nonfinite:
             self._array("nonfinite")[block] = nonfinite
-        return sum(
+        written = sum(
             arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
         )
+        # An upload takes its time. A block that is missing is better than another store's
+        if isinstance(self.place, Objects) and not self.is_current():
+            self.discard(block)
+            raise StoreError(f"{self.path}: another run has made the store anew.")
+        return written
 
     def read(self, name: str) -> NDArray[Any]:
         """Read one array whole; for the small ones."""
@@ -322,7 +345,7 @@ class Store:
     def delete(self) -> None:
         """Delete all of it, unless another store has taken its place."""
         if self.is_current():
-            shutil.rmtree(self.path)
+            destroy(self.place)
 
     def restore_weights(self, network: Network) -> None:
         """Write the weights again."""
@@ -340,12 +363,13 @@ class Store:
             self._array(name)[...] = result
         for name in {*self.record.arrays, *results, *ARRAYS, "nonfinite"}:
             arrays.clear_orphans(self._array(name))
+        clear_makings(self.place)
         self._update(state="complete", finished=_now(), nonfinite=self.nonfinite())
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
             try:
-                _check_document(Path(self.path) / name)
+                _check_document(self.place, name)
                 array = self._group.get(name)
             # zarr raises whatever damaged metadata happens to break
             except Exception as error:
@@ -365,43 +389,13 @@ class Store:
         self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
 
 
-def _check_document(directory: Path) -> None:
+def _check_document(place: Place, node: str = "") -> None:
     """Raise ValueError where reading a node's metadata would take for ever, or all memory."""
-    path = directory / "zarr.json"
-    if path.exists() and not path.is_file():
-        raise ValueError("its zarr.json is no regular file")
-    if path.exists() and path.stat().st_size > _MOST_METADATA:
-        raise ValueError(f"its zarr.json has more than {_MOST_METADATA:,} bytes")
+    place.check(f"{node}/zarr.json".lstrip("/"), _MOST_METADATA)
 
 
-def _make(path: Path, plan: Plan, network: Network, record: Record) -> None:
-    group = zarr.create_group(path, attributes={KEY: record.model_dump(mode="json")})
-    for array in (*plan.arrays, nonfinite_plan(plan.grid)):
-        arrays.create(group, array, record.job.output)
-    for name in ARRAYS:
-        arrays.create_weights(group, name, getattr(network, name))
-
-
-def _move(making: Path, place: Path, old: Store | None) -> None:
-    """Put a new store in its place in one step, and delete the old one."""
-    aside = None
-    rival = StoreError(f"{place}: another run has just made a store here.")
-    if old is not None:
-        if not old.is_current():
-            raise rival
-        aside = place.with_name(f".{place.name}.{old.record.id}")
-        place.rename(aside)
-    try:
-        making.rename(place)
-    except OSError as error:
-        if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
-            raise rival from error
-        if aside is not None:
-            aside.rename(place)
-        raise
-    finally:
-        if aside is not None:
-            shutil.rmtree(aside, ignore_errors=True)
+def _is_unfinished(place: Place, names: set[str]) -> bool:
+    return "zarr.json" not in names and unfinished(place)
 
 
 def _now() -> str:

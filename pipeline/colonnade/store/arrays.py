@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from zarr.abc.store import SuffixByteRequest
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
+from zarr.storage import ObjectStore
 
 from colonnade.errors import ColonnadeError
 from colonnade.job import OutputSettings
@@ -195,11 +196,19 @@ def chunks(array: zarr.Array[Any], block: int) -> list[tuple[int, int]]:
 
 
 def read(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> NDArray[Any]:
-    """Read rows of an array; ValueError where a checksum is wrong, or bytes are."""
+    """Read rows of an array; ValueError where a checksum is wrong, or bytes are.
+
+    OSError where they are in an object store that is out of reach.
+    """
     try:
         return np.asarray(array[start:stop])
     except (ColonnadeError, MemoryError):
         raise
+    except OSError as error:
+        # What cannot be reached is not damaged
+        if isinstance(array.store, ObjectStore):
+            raise
+        raise ValueError(str(error)) from error
     # Damaged bytes make zarr and its codecs raise whatever they please
     except Exception as error:
         told = str(error).partition(". Stored:")[0]
@@ -225,6 +234,8 @@ def check_index(array: zarr.Array[Any], block: int) -> None:
             array.store.get(path, default_buffer_prototype(), SuffixByteRequest(size))
         )
     except OSError as error:
+        if isinstance(array.store, ObjectStore):
+            raise
         raise ValueError(f"the shard cannot be read: {error}") from error
     if tail is None or len(tail) < size:
         raise ValueError("the shard is shorter than its index")

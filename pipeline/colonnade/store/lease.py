@@ -12,14 +12,11 @@ no further block.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import socket
-import stat
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -27,8 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from colonnade.errors import IncompleteError, StoreError, reason, shown
+from colonnade.places import Place
 
-__all__ = ["FILE", "TERM", "Holder", "Lease", "create", "hold", "holder"]
+__all__ = ["FILE", "TERM", "Holder", "Lease", "acquire", "create", "hold", "holder", "release"]
 
 # In an array's directory: readers list that of the group, and warn of files that they do not know
 FILE = "W1/lease.json"
@@ -87,7 +85,7 @@ _UNKNOWN = Holder("", "a host that is not known", 0, "", "a time that is not kno
 class Lease:
     """A run's hold of a store, until it is released or another run takes it."""
 
-    def __init__(self, place: Path, me: Holder, term: float) -> None:
+    def __init__(self, place: Place, me: Holder, term: float) -> None:
         self.run = me.run
         self._place = place
         self._me = me
@@ -99,7 +97,7 @@ class Lease:
         """Raise IncompleteError where another run has been found in this one's place."""
         if self._rival is not None:
             raise IncompleteError(
-                f"{_store(self._place)} is in the hands of {self._rival} by now, which took this "
+                f"{self._place} is in the hands of {self._rival} by now, which took this "
                 f"run, silent for {self._term:g} s, for dead. This run ends."
             )
 
@@ -122,46 +120,42 @@ class Lease:
             with contextlib.suppress(OSError):
                 self._renew()
 
-    def release(self) -> None:
-        """Leave the store, unless another run holds it."""
-        with contextlib.suppress(OSError):
-            found = _read(self._place)
-            if found is not None and found.run == self.run:
-                _remove(self._place)
-
     def _renew(self) -> None:
         with self._lock:
             self._me = replace(self._me, renewals=self._me.renewals + 1)
-            found = _read(self._place)
-            if found is None:
+            text = _read(self._place)
+            found = None if text is None else _parsed(text)
+            if text is None or found is None:
                 # In the hands of one who took it for a dead run's, and puts it back
                 with contextlib.suppress(FileExistsError):
-                    _create(self._place, self._me)
+                    self._place.create(FILE, _written(self._me))
             elif found.run == self.run:
-                _replace(self._place, self._me)
+                # Where another is faster, the next look at it tells
+                self._place.renew(FILE, text, _written(self._me))
             else:
                 self._rival = found
 
 
-def holder(path: str | Path) -> Holder | None:
-    """Read who holds the store at a path; None where nobody does.
+def holder(place: Place) -> Holder | None:
+    """Read who holds the store at a place; None where nobody does.
 
     Raises
     ------
     OSError
         The lease cannot be read.
     """
-    return _read(Path(path) / FILE)
+    text = _read(place)
+    return None if text is None else _parsed(text)
 
 
-def create(path: str | Path, run: str) -> None:
+def create(place: Place, run: str) -> None:
     """Put a run's lease into a store that nobody else knows of yet, for it to `hold` later."""
-    _create(Path(path) / FILE, _myself(run))
+    place.create(FILE, _written(_myself(run)))
 
 
 @contextmanager
-def hold(path: str | Path, run: str, term: float | None = None) -> Iterator[Lease]:
-    """Hold the store at a path for a run, and keep holding it until the block ends.
+def hold(place: Place, run: str, term: float | None = None) -> Iterator[Lease]:
+    """Hold the store at a place for a run, and keep holding it until the block ends.
 
     Parameters
     ----------
@@ -176,11 +170,7 @@ def hold(path: str | Path, run: str, term: float | None = None) -> Iterator[Leas
         Another run holds it and lives, or the lease cannot be written.
     """
     term = TERM if term is None else term
-    place, me = Path(path) / FILE, _myself(run)
-    try:
-        _acquire(place, me, term)
-    except OSError as error:
-        raise StoreError(f"{path}: the store cannot be written: {reason(error)}.") from error
+    me = acquire(place, run, term)
     lease, done = Lease(place, me, term), threading.Event()
     renewing = threading.Thread(target=lease.keep, args=(done,), name="lease", daemon=True)
     renewing.start()
@@ -189,54 +179,64 @@ def hold(path: str | Path, run: str, term: float | None = None) -> Iterator[Leas
     finally:
         done.set()
         renewing.join()
-        lease.release()
+        release(place, run)
 
 
 def _myself(run: str) -> Holder:
     return Holder(run, socket.gethostname(), os.getpid(), _started(os.getpid()), _now())
 
 
-def _acquire(place: Path, me: Holder, term: float) -> None:
-    while True:
-        found = _read(place)
-        if found is None:
-            # Of two who find nobody, one makes the file
-            with contextlib.suppress(FileExistsError):
-                _create(place, me)
-                return
-        elif found.run == me.run:
-            return
-        elif _is_alive(place, found, term):
-            raise StoreError(
-                f"{_store(place)} is being written by {found}. Wait for its end, or stop it; once "
-                f"it is silent for {term:g} s, the same command takes the store over."
-            )
-        else:
-            _bury(place, found)
+def acquire(place: Place, run: str, term: float | None = None) -> Holder:
+    """Make a run the holder of a place, which need not hold a store yet.
 
-
-def _bury(place: Path, dead: Holder) -> None:
-    """Take a dead run's lease away; of two who find it, one does."""
-    aside = _beside(place)
+    Raises
+    ------
+    StoreError
+        As for `hold`.
+    """
+    term, me = TERM if term is None else term, _myself(run)
     try:
-        place.rename(aside)
-    except FileNotFoundError:
-        return
-    moved = _read(aside)
-    _remove(aside)
-    if moved is not None and moved != dead:
-        # The other one had already put its own there
+        while not _acquired(place, me, term):
+            pass
+    except OSError as error:
+        raise StoreError(f"{place}: the store cannot be written: {reason(error)}.") from error
+    return me
+
+
+def release(place: Place, run: str) -> None:
+    """Leave a store to others, unless another run holds it already."""
+    with contextlib.suppress(OSError):
+        found = holder(place)
+        if found is not None and found.run == run:
+            place.remove(FILE)
+
+
+def _acquired(place: Place, me: Holder, term: float) -> bool:
+    text = _read(place)
+    if text is None:
+        # Of two who find nobody, one makes the file
         with contextlib.suppress(FileExistsError):
-            _create(place, moved)
+            place.create(FILE, _written(me))
+            return True
+        return False
+    found = _parsed(text)
+    if found.run == me.run:
+        return True
+    if _is_alive(place, found, term):
+        raise StoreError(
+            f"{place} is being written by {found}. Wait for its end, or stop it; once "
+            f"it is silent for {term:g} s, the same command takes the store over."
+        )
+    return place.take_over(FILE, text, _written(me))
 
 
-def _is_alive(place: Path, found: Holder, term: float) -> bool:
+def _is_alive(place: Place, found: Holder, term: float) -> bool:
     if found.is_here:
         return not found.is_gone
     end = time.monotonic() + term
     while time.monotonic() < end:
         time.sleep(min(term / _RENEWALS / 2, 1))
-        now = _read(place)
+        now = holder(place)
         if now is None or now.run != found.run:
             # Released; or taken over, which the next look at it tells
             return False
@@ -245,22 +245,18 @@ def _is_alive(place: Path, found: Holder, term: float) -> bool:
     return False
 
 
-def _read(place: Path) -> Holder | None:
+def _read(place: Place) -> bytes | None:
     try:
-        # Not to wait for whoever writes to a pipe, and not to follow a link to one
-        number = os.open(place, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        return place.read(FILE, _MOST_BYTES)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            return _UNKNOWN
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            return _UNKNOWN
-        return _parsed(os.read(number, _MOST_BYTES))
-    finally:
-        os.close(number)
+    # No file, or too large a one to be ours
+    except ValueError:
+        return b""
+
+
+def _written(held: Holder) -> bytes:
+    return json.dumps(asdict(held)).encode()
 
 
 def _parsed(text: bytes) -> Holder:
@@ -274,32 +270,6 @@ def _parsed(text: bytes) -> Holder:
         type(value) is int and 0 <= value < 2**53 for value in numbers
     )
     return found if sound and type(found.stopping) is bool else _UNKNOWN
-
-
-def _create(place: Path, held: Holder) -> None:
-    with place.open("x") as file:
-        file.write(json.dumps(asdict(held)))
-
-
-def _replace(place: Path, held: Holder) -> None:
-    made = _beside(place)
-    try:
-        made.write_text(json.dumps(asdict(held)))
-        made.replace(place)
-    finally:
-        made.unlink(missing_ok=True)
-
-
-def _remove(place: Path) -> None:
-    place.unlink(missing_ok=True)
-
-
-def _beside(place: Path) -> Path:
-    return place.with_name(f"{place.name}.{uuid.uuid4().hex}.partial")
-
-
-def _store(place: Path) -> Path:
-    return place.parents[len(Path(FILE).parts) - 1]
 
 
 def _started(pid: int) -> str:

@@ -140,7 +140,9 @@ class Record(BaseModel):
         different = self.input.differences(x)
         if different:
             found.append(f"X ({'; '.join(different)})")
-        mine, other = (j.output.model_dump(exclude={"path"}) for j in (self.job, job))
+        mine, other = (
+            j.output.model_dump(exclude={"path", "storage_options"}) for j in (self.job, job)
+        )
         found += [
             f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
             for key in mine

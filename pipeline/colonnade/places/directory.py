@@ -1,0 +1,113 @@
+"""A directory of a local or mounted file system."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import uuid
+from pathlib import Path
+from typing import Any
+
+from colonnade.places.base import Place
+
+__all__ = ["Directory"]
+
+
+class Directory(Place):
+    """A directory, or a file, of a local or mounted file system."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.url = str(path)
+        self.path = Path(path)
+
+    def names(self) -> set[str] | None:
+        """Names directly below the place; None where the place is a file."""
+        if not self.path.exists():
+            return set()
+        return {path.name for path in self.path.iterdir()} if self.path.is_dir() else None
+
+    def check(self, name: str, most: int) -> None:
+        """Raise ValueError where reading a file would take for ever, or more than `most` bytes."""
+        path = self.path / name
+        told = f"its {path.name}"
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{told} is no regular file")
+        if path.exists() and path.stat().st_size > most:
+            raise ValueError(f"{told} has more than {most:,} bytes")
+
+    def read(self, name: str, most: int | None = None) -> bytes:
+        """Read a file whole; FileNotFoundError where there is none, ValueError above `most`."""
+        if most is None:
+            return (self.path / name).read_bytes()
+        return _bounded(self.path / name, most)
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put a file there in one step, in place of what was there."""
+        made = self._beside(name)
+        try:
+            made.write_bytes(data)
+            made.replace(self.path / name)
+        finally:
+            made.unlink(missing_ok=True)
+
+    def create(self, name: str, data: bytes) -> None:
+        """Put a file there if there is none; FileExistsError where there is: of many, one can."""
+        with (self.path / name).open("xb") as file:
+            file.write(data)
+
+    def take_over(self, name: str, old: bytes, new: bytes) -> bool:
+        """Replace a file that holds `old` and that nobody renews; of many who try, one can."""
+        place, aside = self.path / name, self._beside(name)
+        try:
+            place.rename(aside)
+        except FileNotFoundError:
+            return False
+        try:
+            moved = _bounded(aside, max(len(old), len(new)))
+        except ValueError:
+            moved = b""
+        aside.unlink()
+        # Where another has come before, what it put there is put back
+        with contextlib.suppress(FileExistsError):
+            self.create(name, new if moved == old else moved)
+            return moved == old
+        return False
+
+    def renew(self, name: str, old: bytes, new: bytes) -> bool:
+        """Replace a file that holds `old`, put there by oneself; False where another has it."""
+        if self.read(name) != old:
+            return False
+        self.write(name, new)
+        return True
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def zarr(self) -> Any:
+        """Tell Zarr where this is."""
+        return self.url
+
+    def _beside(self, name: str) -> Path:
+        return self.path / f"{name}.{uuid.uuid4().hex}.partial"
+
+
+def _bounded(path: Path, most: int) -> bytes:
+    try:
+        # Not to wait for whoever writes to a pipe, and not to follow a link to one
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise ValueError(f"{path.name} is no regular file") from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise ValueError(f"{path.name} is no regular file")
+        content = os.read(number, most + 1)
+    finally:
+        os.close(number)
+    if len(content) > most:
+        raise ValueError(f"{path.name} has more than {most:,} bytes")
+    return content
