@@ -60,7 +60,14 @@ class Cluster:
         worker = ["worker", self.address, "--nthreads", "1", "--no-dashboard",
                   "--memory-limit", memory, "--local-directory", str(folder)]  # fmt: skip
         self._commands = {
-            "scheduler": ["scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"],
+            "scheduler": [
+                "scheduler",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--no-dashboard",
+            ],
             "nanny 0": worker,
             "nanny 1": worker,
         }

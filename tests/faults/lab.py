@@ -30,9 +30,9 @@ from support import N, Q, make_columns, make_network, save_network
 TRIED: Counter[str] = Counter()
 SURVIVED: Counter[str] = Counter()
 
-# 259 blocks, the last of them partial, of three chunks each: a second or two for two workers.
+# 131 blocks, the last of them partial, of three chunks each: a second for two workers.
 # Most of that is spent on the norms, m² operations a column, so that what is stored is small
-P, M, COLUMNS = 54_227, 401, 210
+P, M, COLUMNS = 27_409, 401, 210
 BLOCKS = -(-P // COLUMNS)
 # Chunks of X end within blocks
 X_CHUNK = 997
@@ -76,7 +76,11 @@ class Truth:
 
 def make_x(folder: Path) -> None:
     array = zarr.create_array(
-        folder / "X.zarr", shape=(N, P), chunks=(N, X_CHUNK), dtype="f4", compressors=[Crc32cCodec()]
+        folder / "X.zarr",
+        shape=(N, P),
+        chunks=(N, X_CHUNK),
+        dtype="f4",
+        compressors=[Crc32cCodec()],
     )
     array[:] = make_columns(p=P)
 
@@ -197,7 +201,15 @@ class Lab:
     def start(self, *options: str) -> Driver:
         """Start `colonnade run`, which is always the same command but for the options."""
         prefix = [] if self.cluster is None else self.cluster.prefix
-        command = [*prefix, sys.executable, "-m", "colonnade", "run", str(self.folder / "job.yaml"), *options]
+        command = [
+            *prefix,
+            sys.executable,
+            "-m",
+            "colonnade",
+            "run",
+            str(self.folder / "job.yaml"),
+            *options,
+        ]
         self.drivers.append(Driver(command, self.folder, len(self.drivers)))
         return self.drivers[-1]
 
@@ -268,13 +280,17 @@ class Lab:
         assert found.keys() == self.truth.files.keys()
         different = [name for name, data in self.truth.files.items() if found[name] != data]
         assert not different
-        left = {path.name for folder in (self.folder, self.store.parent) for path in folder.iterdir()}
+        left = {
+            path.name for folder in (self.folder, self.store.parent) for path in folder.iterdir()
+        }
         ours = {"out.zarr", "X.zarr", "job.yaml", "dask-scratch-space"}
         assert {name for name in left if not name.startswith("stderr-")} <= ours, left
 
 
 def equal_rows(found: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Which rows have the same bits."""
-    one, other = (np.ascontiguousarray(array).view(f"u{array.itemsize}") for array in (found, right))
+    one, other = (
+        np.ascontiguousarray(array).view(f"u{array.itemsize}") for array in (found, right)
+    )
     same: np.ndarray[Any, Any] = (one == other).reshape(len(one), -1).all(axis=1)
     return same
