@@ -101,7 +101,7 @@ class Cluster:
     @property
     def nannies(self) -> list[psutil.Process]:
         found = []
-        for name, process in self._processes.items():
+        for name, process in list(self._processes.items()):
             with suppress(psutil.NoSuchProcess):
                 if name != "scheduler" and process.poll() is None:
                     found.append(psutil.Process(process.pid))
