@@ -77,7 +77,11 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         self._keeper.start()
-        self.heal()
+        try:
+            self.heal()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
