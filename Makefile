@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test check bench clean
+.PHONY: demo test faults check bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/colonnade run configs/digits.yaml
@@ -10,6 +10,11 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(VENV)/bin/colonnade run configs/digits.yaml
 	$(VENV)/bin/python -m pytest
+
+# Real processes killed, disks filled, bits flipped: FAULTS is the part that runs, and 1 is all of it
+FAULTS ?= 1
+faults: $(VENV)/.test
+	FAULTS=$(FAULTS) $(VENV)/bin/python -m pytest tests/faults
 
 check: $(VENV)/.test
 	$(VENV)/bin/ruff format --check

@@ -77,7 +77,11 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         self._keeper.start()
-        self.heal()
+        try:
+            self.heal()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
         return self
 
     def __exit__(
@@ -101,7 +105,7 @@ class Cluster:
     @property
     def nannies(self) -> list[psutil.Process]:
         found = []
-        for name, process in self._processes.items():
+        for name, process in list(self._processes.items()):
             with suppress(psutil.NoSuchProcess):
                 if name != "scheduler" and process.poll() is None:
                     found.append(psutil.Process(process.pid))

@@ -1,8 +1,8 @@
 """How many faults, from which seeds; and what the fault suite's tests share.
 
-`FAULTS` is the part of the whole suite that runs: 1 is all of it, and the default, 0, one round of
-each kind. `SEED` is the first seed. What a test did wrong, `SEED=… FAULTS=0 pytest tests/faults -k
-its_name` does again.
+`FAULTS` is the part of the whole suite that runs: 1 is all of it, the default, 0, one round of each
+kind at most. `SEED` is the first seed: what went wrong in a test, `SEED=… pytest tests/faults -k …`
+does again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ SEED = int(os.environ.get("SEED", "0"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "rounds(n): seeds that the whole fault suite tries")
+    config.addinivalue_line(
+        "markers", "rounds(n, quick=1): seeds that the whole fault suite tries, and its quick part"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "seed" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("rounds")
-        rounds = max(1, math.ceil(PART * (marker.args[0] if marker else 1)))
+        assert marker is not None
+        rounds = math.ceil(PART * marker.args[0])
+        rounds = max(marker.kwargs.get("quick", 1), rounds)
         metafunc.parametrize("seed", range(SEED, SEED + rounds))
 
 

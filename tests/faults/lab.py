@@ -30,9 +30,9 @@ from support import N, Q, make_columns, make_network, save_network
 TRIED: Counter[str] = Counter()
 SURVIVED: Counter[str] = Counter()
 
-# 259 blocks, the last of them partial, of three chunks each: a second or two for two workers.
+# 131 blocks, the last of them partial, of three chunks each: a second for two workers.
 # Most of that is spent on the norms, m² operations a column, so that what is stored is small
-P, M, COLUMNS = 54_227, 401, 210
+P, M, COLUMNS = 27_409, 401, 210
 BLOCKS = -(-P // COLUMNS)
 # Chunks of X end within blocks
 X_CHUNK = 997

@@ -28,7 +28,7 @@ def delete(path: Path, _: random.Random) -> None:
     path.unlink()
 
 
-@pytest.mark.rounds(8)
+@pytest.mark.rounds(3)
 @pytest.mark.parametrize("damage", [flip, truncate])
 def test_x_damaged(lab: Lab, damage: Any) -> None:
     """The blocks of the chunk fail, with the cause, and no others; a run from the start is none."""
@@ -67,7 +67,7 @@ def test_x_damaged(lab: Lab, damage: Any) -> None:
 NAMES = {flip: "with a bit flipped", truncate: "cut short", delete: "deleted"}
 
 
-@pytest.mark.rounds(3)
+@pytest.mark.rounds(2)
 @pytest.mark.parametrize("damage", [flip, truncate, delete], ids=lambda f: f.__name__)
 def test_store_damaged(lab: Lab, damage: Any) -> None:
     """Verify names each block and array that is hit, and --repair mends it."""
@@ -98,12 +98,12 @@ def array_named(array: str, failed: set[tuple[str, int | None]]) -> bool:
     return any(block is None and array in names.split(", ") for names, block in failed)
 
 
-@pytest.mark.rounds(4)
+@pytest.mark.rounds(2)
 def test_store_damaged_while_it_is_written(lab: Lab) -> None:
     """What was done before is deleted or damaged, and the run does not see it: repair does."""
     driver = lab.start()
     damages = [flip, truncate, delete]
-    while lab.some_moment(driver, most=50, least=5):
+    while lab.some_moment(driver, most=25, least=5):
         shards = sorted((lab.store / "jacobian").glob("c.*.0.0"))
         damage = lab.random.choice(damages)
         damage(lab.random.choice(shards), lab.random)

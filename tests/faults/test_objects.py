@@ -82,7 +82,7 @@ def commanded(job: dict[str, Any]) -> None:
         try:
             cn.run(job)
         except ColonnadeError as error:
-            assert error.exit_status in (2, 3)  # noqa: PT017
+            assert error.exit_status in (2, 3)
         else:
             return
     raise AssertionError(f"not complete after {_COMMANDS} commands")

@@ -21,10 +21,10 @@ def kill(process: psutil.Process) -> bool:
     return False
 
 
-@pytest.mark.rounds(5)
+@pytest.mark.rounds(3)
 def test_workers_killed(lab: Lab, cluster: Cluster) -> None:
     driver = lab.start()
-    while lab.some_moment(driver, most=60, least=5):
+    while lab.some_moment(driver, most=30, least=5):
         workers = cluster.workers
         if workers and kill(lab.random.choice(workers)):
             lab.fault("kill -9 of a worker")
@@ -36,10 +36,10 @@ def test_workers_killed(lab: Lab, cluster: Cluster) -> None:
     lab.finish()
 
 
-@pytest.mark.rounds(3)
+@pytest.mark.rounds(2, quick=0)
 def test_workers_of_a_local_cluster_killed(local: Lab) -> None:
     driver = local.start()
-    while local.some_moment(driver, most=60, least=5):
+    while local.some_moment(driver, most=30, least=5):
         workers = driver.workers
         if workers and kill(local.random.choice(workers)):
             local.fault("kill -9 of a worker")
@@ -49,10 +49,10 @@ def test_workers_of_a_local_cluster_killed(local: Lab) -> None:
     local.finish()
 
 
-@pytest.mark.rounds(5)
+@pytest.mark.rounds(3)
 def test_nannies_killed(lab: Lab, cluster: Cluster) -> None:
     driver = lab.start()
-    while lab.some_moment(driver, most=90, least=5):
+    while lab.some_moment(driver, most=45, least=5):
         nannies = cluster.nannies
         workers = cluster.workers
         if nannies and kill(lab.random.choice(nannies)):
@@ -65,10 +65,10 @@ def test_nannies_killed(lab: Lab, cluster: Cluster) -> None:
     lab.finish()
 
 
-@pytest.mark.rounds(8)
+@pytest.mark.rounds(4)
 def test_schedulers_killed(lab: Lab, cluster: Cluster) -> None:
     driver = lab.start()
-    if lab.some_moment(driver, most=200) and kill(cluster.scheduler):
+    if lab.some_moment(driver, most=100) and kill(cluster.scheduler):
         lab.fault("kill -9 of the scheduler")
     if driver.ended(DONE, INCOMPLETE) == INCOMPLETE:
         assert "the scheduler is lost" in driver.told
@@ -77,12 +77,12 @@ def test_schedulers_killed(lab: Lab, cluster: Cluster) -> None:
     lab.finish()
 
 
-@pytest.mark.rounds(12)
+@pytest.mark.rounds(5)
 def test_drivers_killed(lab: Lab) -> None:
     """One after the other, each going on where the one before was killed."""
     while lab.done < BLOCKS:
         driver = lab.start()
-        if lab.some_moment(driver, most=90):
+        if lab.some_moment(driver, most=45):
             driver.send(signal.SIGKILL)
             lab.fault("kill -9 of the driver")
         driver.ended(DONE, -signal.SIGKILL)
@@ -90,7 +90,7 @@ def test_drivers_killed(lab: Lab) -> None:
     lab.finish()
 
 
-@pytest.mark.rounds(3)
+@pytest.mark.rounds(2, quick=0)
 def test_drivers_with_a_local_cluster_killed(local: Lab) -> None:
     driver = local.start()
     if local.some_moment(driver):
@@ -104,7 +104,7 @@ def test_drivers_with_a_local_cluster_killed(local: Lab) -> None:
 def signalled(lab: Lab, driver: Driver, *, twice: bool) -> None:
     # Before its first words Python may still be importing, and answers for itself
     until(lambda: bool(driver.told) or not driver.running, "the driver says something")
-    if lab.some_moment(driver, most=120):
+    if lab.some_moment(driver, most=60):
         first = lab.random.choice([signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
         again = [lab.random.choice([signal.SIGTERM, signal.SIGINT])] if twice else []
         for signum in [first, *again]:
@@ -114,7 +114,7 @@ def signalled(lab: Lab, driver: Driver, *, twice: bool) -> None:
     lab.look()
 
 
-@pytest.mark.rounds(8)
+@pytest.mark.rounds(3)
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 def test_drivers_signalled(lab: Lab, twice: bool) -> None:
     while lab.done < BLOCKS:
@@ -122,14 +122,14 @@ def test_drivers_signalled(lab: Lab, twice: bool) -> None:
     lab.finish()
 
 
-@pytest.mark.rounds(3)
+@pytest.mark.rounds(2, quick=0)
 @pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
 def test_drivers_with_a_local_cluster_signalled(local: Lab, twice: bool) -> None:
     signalled(local, local.start(), twice=twice)
     local.finish()
 
 
-@pytest.mark.rounds(3)
+@pytest.mark.rounds(2)
 def test_drivers_killed_while_they_make_the_store(lab: Lab) -> None:
     """Neither half a store nor what it was made of is left."""
     for _ in range(3):
@@ -169,7 +169,7 @@ def the_driver(_: Lab, driver: Driver) -> psutil.Process | None:
 @pytest.mark.rounds(4)
 def test_processes_stopped_for_a_while(lab: Lab) -> None:
     driver = lab.start()
-    while lab.some_moment(driver, most=60, least=5):
+    while lab.some_moment(driver, most=30, least=5):
         victim = lab.random.choice([a_worker, a_worker, a_nanny, the_scheduler, the_driver])
         with suppress(psutil.NoSuchProcess):
             process = victim(lab, driver)
