@@ -105,7 +105,7 @@ def dispatch(
     if watch.goes_on():
         with _scheduler(client):
             send(most)
-    for futures in _arrivals(client, collected, watch):
+    for futures in _arrivals(client, collected, watch, most // 4):
         goes_on = watch.goes_on()
         with _scheduler(client):
             if goes_on and len(batch_of) - len(futures) <= most // 2:
@@ -125,14 +125,19 @@ def dispatch(
 
 
 def _arrivals(
-    client: distributed.Client, collected: distributed.as_completed, watch: Watch
+    client: distributed.Client, collected: distributed.as_completed, watch: Watch, enough: int
 ) -> Iterator[list[distributed.Future[Any]]]:
-    """Yield what is done, together; while nothing is, look whether to wait on."""
+    """Yield what is done, together; while nothing is, look whether to wait on.
+
+    To ask for results takes a few milliseconds, however few they are: so they are asked for once a
+    tick, or when they are enough.
+    """
     asked = time.monotonic()
     while not collected.is_empty():
         with collected.thread_condition:
-            if not collected.has_ready():
-                collected.thread_condition.wait(_TICK)
+            collected.thread_condition.wait_for(
+                lambda: collected.queue.qsize() >= enough or not collected.futures, _TICK
+            )
         futures = collected.next_batch(block=False)
         if futures:
             yield futures

@@ -153,8 +153,8 @@ class _Run:
             self._stop.stop(_saved(store, missing))
             if not store.is_current():
                 raise IncompleteError(
-                    f"{self._path} was made anew by another run while this one was writing it; "
-                    "this run ends."
+                    f"{self._path} has gone, or was made anew by another run, while this one was "
+                    "writing it; this run ends."
                 )
             lease.confirm()
             if not missing:

@@ -44,7 +44,7 @@ _PERMANENT = {
     for name in ("EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
 }
 
-_REPLACED = "{}: the store was made anew while a run was writing it; that run ends."
+_REPLACED = "{}: the store has gone, or was made anew, while a run was writing it; that run ends."
 _TAKEN = "{}: the run that this block was for no longer holds the store, so nothing was written."
 
 
