@@ -35,6 +35,8 @@ real = getattr(task.compute_block, "real", task.compute_block)
 def compute_block(address, block):
     folder = os.path.dirname(address.path)
     if os.path.exists(os.path.join(folder, f"kills-{block}")):
+        # Memory runs out after a while; and Dask gives up a worker that dies while it starts
+        time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
     open(os.path.join(folder, f"begun-{block}"), "w").close()
     while os.path.exists(os.path.join(folder, "wait")):
