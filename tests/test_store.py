@@ -280,7 +280,7 @@ def test_a_block_fails_at_once_where_x_has_gone(job, network, X, tmp_path, monke
     zarr.create_array(path, data=X)
     store = make_store(job(input={"path": str(path)}), network)
     address = Address(store.path, store.record.id, "run")
-    with hold(store.path, "run"):
+    with hold(store.place, "run"):
         compute_blocks(address, [3])
         path.rename(tmp_path / "away.zarr")
         monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))

@@ -206,7 +206,12 @@ def acquire(place: Place, run: str, term: float | None = None) -> Holder:
     try:
         while not _acquired(place, me, term):
             pass
+    except StoreError:
+        release(place, run)
+        raise
     except OSError as error:
+        # It may be there, and the answer that told so be lost
+        release(place, run)
         raise StoreError(f"{place}: the store cannot be written: {reason(error)}.") from error
     return me
 
