@@ -201,3 +201,12 @@ def test_who_lost_it_takes_nothing_away(tmp_path: Path) -> None:
         ):
             lease.confirm()
     assert holder(Directory(tmp_path)) == ELSEWHERE
+
+
+def test_a_lease_that_could_not_be_taken_away_is_nobodys(tmp_path: Path) -> None:
+    """Its process lives, and its run does not."""
+    with hold(Directory(tmp_path), "first"):
+        held = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(held)
+    with hold(Directory(tmp_path), "second", term=10**6):
+        pass

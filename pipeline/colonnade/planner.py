@@ -17,6 +17,8 @@ __all__ = ["make_plan"]
 _USABLE = 0.8
 # A worker's process with NumPy, Dask and Zarr imported, before the first block.
 _PROCESS_BYTES = 90 * MIB
+# obstore and its connections; it sends a shard from where it lies.
+_CLIENT_BYTES = 16 * MIB
 # Arrays of (m, B) alive at once: Z, σ(Z) or S′, and the temporaries of an activation.
 _HIDDEN_COPIES = 4
 
@@ -40,6 +42,7 @@ def make_plan(
     kernel_bytes: int,
     strip_columns: int,
     compression: str,
+    objects: bool = False,
     capacity: Capacity,
     block_size: int | Literal["auto"] = "auto",
     chunk_size: int | Literal["auto"] = "auto",
@@ -63,6 +66,8 @@ def make_plan(
         Columns whose pre-activations and slopes are held at a time.
     compression
         none, lz4 or zstd.
+    objects
+        Whether X or the store lies in an object store.
     block_size, chunk_size
         Bytes, or auto.
     grid
@@ -81,6 +86,8 @@ def make_plan(
 
     def needed(columns: int) -> dict[str, int]:
         kept = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
+        if objects:
+            kept["object store"] = _CLIENT_BYTES
         terms = _thread_memory(
             shapes,
             products,

@@ -78,14 +78,16 @@ def through(job: dict[str, Any], endpoint: str) -> dict[str, Any]:
 
 def commanded(job: dict[str, Any]) -> None:
     """Give the same command until the store is complete; each end is one that users are told."""
+    told = []
     for _ in range(_COMMANDS):
         try:
             cn.run(job)
         except ColonnadeError as error:
             assert error.exit_status in (2, 3)
+            told.append(str(error))
         else:
             return
-    raise AssertionError(f"not complete after {_COMMANDS} commands")
+    raise AssertionError("\n".join([f"not complete after {_COMMANDS} commands:", *told]))
 
 
 def check(server: s3.Server, job: dict[str, Any], cluster: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
-from colonnade.store.lease import Holder, Lease, hold, holder
+from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make, unfinished
 from colonnade.store.record import (
     FORMAT,
@@ -219,11 +219,14 @@ class Store:
                 arrays.create_weights(group, name, getattr(network, name))
 
         try:
-            is_current = None if old is None else old.is_current
-            make(place, record.id, fill, is_current, run)
-        except OSError as error:
+            make(place, record.id, fill, None if old is None else old.is_current, run)
+            return cls.open(job.output.path, job.output.storage_options)
+        except (OSError, StoreError) as error:
+            if run is not None:
+                release(place, run)
+            if isinstance(error, StoreError):
+                raise
             raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
-        return cls.open(job.output.path, job.output.storage_options)
 
     @property
     def grid(self) -> Grid:

@@ -72,11 +72,18 @@ class Holder:
     @property
     def is_gone(self) -> bool:
         """Whether it is known to be dead; of other hosts' processes that takes a while to know."""
-        return self.is_here and _started(self.pid) != self.process_started
+        if not self.is_here:
+            return False
+        # A run of this very process may have ended where it could not take its lease away
+        ended = self.pid == os.getpid() and self.run not in _OURS
+        return ended or _started(self.pid) != self.process_started
 
     def __str__(self) -> str:
         return f"a run on {shown(self.host)} (process {self.pid}, since {shown(self.since)})"
 
+
+# Runs of this process that hold a store
+_OURS: set[str] = set()
 
 # Half written by one who died, or not ours: somebody's, who gives no sign of life
 _UNKNOWN = Holder("", "a host that is not known", 0, "", "a time that is not known")
@@ -183,6 +190,7 @@ def hold(place: Place, run: str, term: float | None = None) -> Iterator[Lease]:
 
 
 def _myself(run: str) -> Holder:
+    _OURS.add(run)
     return Holder(run, socket.gethostname(), os.getpid(), _started(os.getpid()), _now())
 
 
@@ -198,13 +206,19 @@ def acquire(place: Place, run: str, term: float | None = None) -> Holder:
     try:
         while not _acquired(place, me, term):
             pass
+    except StoreError:
+        release(place, run)
+        raise
     except OSError as error:
+        # It may be there, and the answer that told so be lost
+        release(place, run)
         raise StoreError(f"{place}: the store cannot be written: {reason(error)}.") from error
     return me
 
 
 def release(place: Place, run: str) -> None:
     """Leave a store to others, unless another run holds it already."""
+    _OURS.discard(run)
     with contextlib.suppress(OSError):
         found = holder(place)
         if found is not None and found.run == run:
