@@ -201,9 +201,14 @@ def _method(network: Network, dtype: DTypeLike, columns: int) -> _Method:
     weights of the three are measured ones.
     """
     m, n, q = network.m, network.n, network.q
-    costs: dict[_Method, float] = {"scale U": 25 / n, "scale W": 100 / q + 100 / m}
-    if m * q * n * np.dtype(dtype).itemsize <= _PRODUCT_LIMIT:
-        costs["product"] = 12 / columns
+    itemsize = np.dtype(dtype).itemsize
+    costs: dict[_Method, float] = {
+        # W is read again for every slice, from further away the larger it is
+        "scale U": 25 / n + m * n * itemsize / (40 * 2**20),
+        "scale W": 100 / q + 100 / m,
+    }
+    if m * q * n * itemsize <= _PRODUCT_LIMIT:
+        costs["product"] = 15 / columns
     return min(costs, key=lambda method: costs[method])
 
 
