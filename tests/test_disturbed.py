@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import colonnade as cn
 from colonnade.errors import IncompleteError
@@ -35,8 +36,6 @@ real = getattr(task.compute_block, "real", task.compute_block)
 def compute_block(address, block):
     folder = os.path.dirname(address.path)
     if os.path.exists(os.path.join(folder, f"kills-{block}")):
-        # Memory runs out after a while; and Dask gives up a worker that dies while it starts
-        time.sleep(1)
         os.kill(os.getpid(), signal.SIGKILL)
     open(os.path.join(folder, f"begun-{block}"), "w").close()
     while os.path.exists(os.path.join(folder, "wait")):
@@ -68,10 +67,31 @@ class Processes:
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def add_worker(self) -> None:
-        options = ["--no-nanny", "--nthreads", "1", "--preload", str(self.preload)]
-        self.workers.append(self._start("worker", *options))
+        self.workers.append(self._worker(threads=1))
         with Client(self.address) as client:
             client.wait_for_workers(sum(worker.poll() is None for worker in self.workers))
+
+    @contextmanager
+    def replaced(self, workers: int) -> Iterator[None]:
+        """Keep so many workers of two threads: for one that dies comes another."""
+        done = threading.Event()
+
+        def replace() -> None:
+            while not done.wait(0.05):
+                alive = sum(worker.poll() is None for worker in self.workers)
+                self.workers += [self._worker(threads=2) for _ in range(workers - alive)]
+
+        replacing = threading.Thread(target=replace)
+        replacing.start()
+        try:
+            yield
+        finally:
+            done.set()
+            replacing.join()
+
+    def _worker(self, threads: int) -> subprocess.Popen[bytes]:
+        options = ["--no-nanny", "--nthreads", str(threads), "--preload", str(self.preload)]
+        return self._start("worker", *options)
 
     def _start(self, kind: str, *options: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
@@ -93,17 +113,6 @@ def processes(tmp_path: Path) -> Iterator[Processes]:
         yield started
     finally:
         started.kill()
-
-
-@contextmanager
-def nannies(workers: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """A cluster that restarts its workers."""
-    (folder / "disturb.py").write_text(DISTURB)
-    with LocalCluster(
-        n_workers=workers, threads_per_worker=2, dashboard_address="127.0.0.1:0", memory_limit=0,
-        preload=[str(folder / "disturb.py")], silence_logs=50,
-    ) as cluster:  # fmt: skip
-        yield {"kind": "address", "address": cluster.scheduler_address, "workers": workers}
 
 
 def begun(folder: Path) -> set[int]:
@@ -159,12 +168,15 @@ def test_the_batch_of_a_killed_worker_is_computed_by_another(
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_block_that_kills_its_workers_fails_alone(job, tmp_path: Path, workers: int) -> None:
+def test_a_block_that_kills_its_workers_fails_alone(
+    job, processes: Processes, tmp_path: Path, workers: int
+) -> None:
     """Even where all blocks are neighbours of it, in its batch or its worker."""
     (tmp_path / "kills-3").touch()
     events: list[Any] = []
-    with nannies(workers, tmp_path) as cluster:
-        document = job() | {"cluster": cluster}
+    cluster = {"kind": "address", "address": processes.address, "workers": workers}
+    document = job() | {"cluster": cluster}
+    with processes.replaced(workers):
         with pytest.raises(IncompleteError, match=r"block 3 \(columns 39 to 51\) failed: 4 work"):
             cn.run(document, listener=events.append)
         done = {event.block for event in events if isinstance(event, BlockDone)}
