@@ -29,6 +29,7 @@ _IN_FLIGHT_PER_THREAD = 8
 _IN_FLIGHT = 128
 # Seconds between two looks at what a wait may end, and between two questions after the workers
 _TICK = 0.1
+_UNDONE = ("pending", "lost")
 _ROLL_CALL = 1.0
 
 Batch = tuple[int, ...]
@@ -105,20 +106,25 @@ def dispatch(
     if watch.goes_on():
         with _scheduler(client):
             send(most)
-    for futures in _arrivals(client, collected, watch, most // 4):
+    for arrived in _arrivals(client, collected, watch, most // 4):
+        # Once and for all: a result whose worker dies before it is asked for is computed again
+        futures = {future: future.status for future in arrived}
+        for future in [f for f, status in futures.items() if status in _UNDONE]:
+            del futures[future]
+            collected.add(future)
         goes_on = watch.goes_on()
         with _scheduler(client):
             if goes_on and len(batch_of) - len(futures) <= most // 2:
                 send(most - len(batch_of) + len(futures))
-            ready = [future for future in futures if future.status == "finished"]
+            ready = [future for future, status in futures.items() if status == "finished"]
             # To gather nothing from a scheduler that has gone takes all the same its time
             results = client.gather(ready) if ready else []
             receipts = dict(zip((future.key for future in ready), results, strict=True))
-        for future in futures:
+        for future, status in futures.items():
             batch = batch_of.pop(future.key)
-            if future.status == "finished":
+            if status == "finished":
                 yield batch, receipts[future.key]
-            elif future.cancelled():
+            elif status == "cancelled":
                 raise CommClosedError("the scheduler has forgotten a block")
             else:
                 yield batch, _lost(future)
