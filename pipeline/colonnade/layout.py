@@ -78,10 +78,7 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlan:
-    """One array of the store. `per_block`: each task writes one whole shard of it.
-
-    `fill_value` is what is read where nothing was written.
-    """
+    """One array of the store. `per_block`: each task writes one whole shard of it."""
 
     name: str
     shape: tuple[int, ...]
@@ -90,7 +87,11 @@ class ArrayPlan:
     dimensions: tuple[str, ...]
     dtype: str
     per_block: bool
-    fill_value: float = math.nan
+
+    @property
+    def fill_value(self) -> float:
+        """What is read where nothing was written: no count, and no number."""
+        return 0 if self.dtype == "int64" else math.nan
 
     @property
     def itemsize(self) -> int:
@@ -168,6 +169,4 @@ def nonfinite_plan(grid: Grid) -> ArrayPlan:
     A block without any writes no chunk of it: where all is well, it costs nothing.
     """
     shape = (grid.blocks,)
-    return ArrayPlan(
-        "nonfinite", shape, (1,), (1,), ("block",), "int64", per_block=False, fill_value=0
-    )
+    return ArrayPlan("nonfinite", shape, (1,), (1,), ("block",), "int64", per_block=False)
