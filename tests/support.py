@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import re
+import shutil
 import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -52,6 +53,18 @@ def put_npy(place: Place, X: np.ndarray) -> None:
     file = io.BytesIO()
     np.save(file, X)
     place.write("", file.getvalue())
+
+
+def needs(program: str, how: str) -> None:
+    """Leave a test out where a program is not installed, and say how to include it.
+
+    With TEST_ALL set nothing is left out: then the program must be there.
+    """
+    if shutil.which(program) is None:
+        told = f"there is no {program} here; to include this: {how}"
+        if os.environ.get("TEST_ALL"):
+            pytest.fail(told)
+        pytest.skip(told)
 
 
 def check_refusal(error: ColonnadeError) -> str:

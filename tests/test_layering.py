@@ -16,9 +16,9 @@ FLOORS = {
     7: ["run", "planning"],
     6: ["rounds"],
     5: ["task", "dispatch", "reader", "verify", "inputs"],
-    4: ["store", "clusters", "planner", "progress", "reference"],
-    3: ["plan", "jacobian", "columns", "jobfile", "shards"],
-    2: ["network", "job", "layout", "npyranges"],
+    4: ["store", "clusters", "planner", "progress", "reference", "jacobian"],
+    3: ["plan", "network", "columns", "jobfile", "shards"],
+    2: ["job", "layout", "npyranges", "weights"],
     1: ["activations", "stopping", "npyfile", "matrix", "places", "locations"],
     0: [
         "errors",

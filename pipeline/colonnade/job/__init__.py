@@ -1,0 +1,63 @@
+"""The job file: what a user may write, checked whole before anything is created."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from colonnade.job.cluster import AddressCluster, ClusterSettings, LocalCluster, TlsSettings
+from colonnade.job.input import InputSettings
+from colonnade.job.network import ArrayNames, NetworkSettings
+from colonnade.job.output import OutputSettings, Product
+from colonnade.locations import Settings, absolute
+
+__all__ = [
+    "AddressCluster",
+    "ArrayNames",
+    "ClusterSettings",
+    "InputSettings",
+    "Job",
+    "LocalCluster",
+    "NetworkSettings",
+    "OutputSettings",
+    "Product",
+    "json_schema",
+]
+
+
+class Job(Settings):
+    """One run: a network, its input, the output and the cluster that computes it."""
+
+    network: NetworkSettings
+    input: InputSettings
+    output: OutputSettings
+    cluster: ClusterSettings = LocalCluster()
+
+    def located(self) -> Job:
+        """Return the job with its paths made absolute, for processes in other directories."""
+
+        def place(settings: Any, *fields: str) -> Any:
+            return settings.model_copy(
+                update={field: absolute(getattr(settings, field)) for field in fields}
+            )
+
+        cluster = self.cluster
+        if isinstance(cluster, AddressCluster) and cluster.tls is not None:
+            tls = place(cluster.tls, *TlsSettings.model_fields)
+            cluster = cluster.model_copy(update={"tls": tls})
+        return self.model_copy(
+            update={
+                "network": place(self.network, "weights"),
+                "input": place(self.input, "path"),
+                "output": place(self.output, "path"),
+                "cluster": cluster,
+            }
+        )
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the job file, for editors."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Job.model_json_schema(),
+        "title": "colonnade job",
+    }
