@@ -14,9 +14,9 @@ import colonnade
 FLOORS = {
     8: ["cli"],
     7: ["run", "planning"],
-    6: ["rounds"],
-    5: ["task", "dispatch", "reader", "verify", "inputs"],
-    4: ["store", "clusters", "planner", "progress", "reference", "jacobian"],
+    6: ["rounds", "verify"],
+    5: ["task", "dispatch", "reader", "reference", "inputs"],
+    4: ["store", "clusters", "planner", "progress", "jacobian"],
     3: ["plan", "network", "columns", "jobfile", "shards"],
     2: ["job", "layout", "npyranges", "weights"],
     1: ["activations", "stopping", "npyfile", "matrix", "places", "locations"],
