@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
+import slurm as slurms
 from colonnade import Network
-from support import BAD_INPUTS, N, Q, make_columns, make_network, save_network
+from support import BAD_INPUTS, N, Q, make_columns, make_network, needs, save_network
 
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
@@ -69,3 +70,12 @@ def job_file(tmp_path: Path, job: Callable[..., dict[str, Any]]) -> Callable[...
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[slurms.Slurm]:
+    """A Slurm of two nodes with two cores each, to which Slurm's commands lead."""
+    for program in slurms.PROGRAMS:
+        needs(program, "apt-get install slurm-wlm munge")
+    with slurms.running() as found:
+        yield found
