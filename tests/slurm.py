@@ -1,4 +1,4 @@
-"""A real Slurm for the tests that need one: a controller, two virtual nodes, and a munge of its own.
+"""A real Slurm for tests: a controller, two virtual nodes, and a munge of its own.
 
 It runs as whoever runs the tests, in a folder and on ports of its own, beside any other.
 """

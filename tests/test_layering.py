@@ -21,6 +21,7 @@ FLOORS = {
     2: ["job", "layout", "npyranges", "weights"],
     1: ["activations", "stopping", "npyfile", "matrix", "places", "locations"],
     0: [
+        "environment",
         "errors",
         "events",
         "formulas",

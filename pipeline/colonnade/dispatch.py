@@ -51,7 +51,7 @@ class Watch(Protocol):
         """Whether to send more batches; asked several times a second."""
 
     def workers(self, number: int) -> None:
-        """Take note of how many workers there are, where nothing has come for a while."""
+        """Take note of how many workers there are; told about once a second."""
 
 
 def batches(blocks: Sequence[int], size: int) -> Iterator[Batch]:
@@ -144,12 +144,10 @@ def _arrivals(
             collected.thread_condition.wait_for(
                 lambda: collected.queue.qsize() >= enough or not collected.futures, _TICK
             )
-        futures = collected.next_batch(block=False)
-        if futures:
+        if futures := collected.next_batch(block=False):
             yield futures
-            asked = time.monotonic()
-            continue
-        watch.goes_on()
+        else:
+            watch.goes_on()
         if client.status != "running":
             # It looks for a scheduler; whichever it finds knows nothing of our blocks
             raise CommClosedError("the scheduler is lost")

@@ -17,6 +17,7 @@ __all__ = [
     "RunFinished",
     "RunStarted",
     "Stopping",
+    "WaitingForWorkers",
     "ignore",
 ]
 
@@ -40,6 +41,16 @@ class ClusterReady:
     workers: int
     threads: int
     dashboard: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForWorkers:
+    """So many workers of a `cluster` are `missing` of those `wanted`, for up to `seconds`."""
+
+    cluster: str
+    missing: int
+    wanted: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,7 @@ class RunFinished:
 Event = (
     RunStarted
     | ClusterReady
+    | WaitingForWorkers
     | NoWorkers
     | Stopping
     | BlockDone

@@ -30,6 +30,7 @@ from colonnade.events import (
     RunFinished,
     RunStarted,
     Stopping,
+    WaitingForWorkers,
 )
 
 __all__ = ["listening", "told"]
@@ -67,6 +68,11 @@ def told(event: Event) -> str:
             workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
             threads = "1 thread" if event.threads == 1 else f"{event.threads} threads in all"
             return f"{event.kind} cluster: {workers}, {threads}; dashboard {event.dashboard}"
+        case WaitingForWorkers():
+            return (
+                f"waiting for {event.missing} of {event.wanted} workers of {event.cluster}, up to "
+                f"{event.seconds:g} s"
+            )
         case NoWorkers():
             return f"no workers: waiting for one, up to {event.seconds:g} s"
         case Stopping():

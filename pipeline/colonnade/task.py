@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
+from colonnade.environment import differences, versions
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
 from colonnade.jacobian import Kernel, strip_columns
@@ -34,7 +36,7 @@ from colonnade.rounding import round_mantissa
 from colonnade.shards import ShardBuffer
 from colonnade.store import Holder, Store, holder
 
-__all__ = ["Address", "Failed", "Released", "compute_block", "compute_blocks"]
+__all__ = ["Address", "Failed", "Released", "Unfit", "compute_block", "compute_blocks", "reach"]
 
 # Seconds to wait before each further attempt at a block whose files could not be read or written
 _BACKOFF = (0.2, 1.0, 5.0)
@@ -53,13 +55,15 @@ class Address:
     """Where a store is, which making of it, and for which run, that must hold it.
 
     On a cluster that outlives a run, the path may be overwritten before the next one, and the
-    next one's X may lie elsewhere. `options` are those of the object store that it is in.
+    next one's X may lie elsewhere. `options` are those of the object store that it is in,
+    `versions` those of the client, with which nothing else may be mixed.
     """
 
     path: str
     id: str
     run: str
     options: tuple[tuple[str, str], ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +82,37 @@ class Released:
     block: int
 
 
-def compute_blocks(address: Address, blocks: Sequence[int]) -> list[BlockDone | Failed | Released]:
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A process that must not compute blocks of the run, and why."""
+
+    process: str
+    cause: str
+
+
+def reach(address: Address) -> str | None:
+    """Tell what keeps this process from reading X, or from writing the store; None if nothing."""
+    try:
+        store = Store.open(address.path, dict(address.options))
+        if store.record.id != address.id:
+            return f"there is another store at {address.path} there, or an older one"
+        store.columns()
+        name = f"W1/{uuid.uuid4().hex}.partial"
+        store.place.write(name, b"-")
+        store.place.remove(name)
+    # Whatever a file system, an object store or a library of theirs may say
+    except Exception as error:  # noqa: BLE001
+        return _cause(error)
+    return None
+
+
+def compute_blocks(
+    address: Address, blocks: Sequence[int]
+) -> list[BlockDone | Failed | Released | Unfit]:
     """Compute a batch of blocks; one that fails does not stop the others."""
+    # A worker that joins late has not been asked before
+    if different := differences(versions(), dict(address.versions) or versions()):
+        return [Unfit(_process(), different)]
     return [_attempt(address, block) for block in blocks]
 
 
@@ -147,8 +180,12 @@ def compute_block(address: Address, block: int) -> BlockDone:
         bytes_written=written,
         nonfinite=nonfinite,
         peak_memory=peak_memory(),
-        process=f"{socket.gethostname()}:{os.getpid()}",
+        process=_process(),
     )
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _holder(address: Address) -> Holder:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from colonnade.columns import Columns, open_columns
+from colonnade.environment import versions
 from colonnade.errors import StoreError, reason, shown
 from colonnade.job import Job
 from colonnade.layout import Grid, Shapes, make_arrays, nonfinite_plan
@@ -40,7 +41,6 @@ from colonnade.store.record import (
     Status,
     input_record,
     network_record,
-    versions,
 )
 
 __all__ = [

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
@@ -26,7 +24,6 @@ __all__ = [
     "input_record",
     "network_record",
     "ranges",
-    "versions",
 ]
 
 FORMAT: Literal[2] = 2
@@ -252,9 +249,3 @@ def input_record(columns: Columns) -> InputRecord:
         dtype=columns.dtype.name,
         storage=columns.storage,
     )
-
-
-def versions() -> dict[str, str]:
-    """Tell what makes this store."""
-    packages: Iterable[str] = ("colonnade", "numpy", "zarr", "dask")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
