@@ -11,9 +11,10 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
+import colonnade as cn
 import slurm as slurms
 from colonnade import Network
-from support import BAD_INPUTS, N, Q, make_columns, make_network, needs, save_network
+from support import BAD_INPUTS, N, Q, bits, make_columns, make_network, needs, save_network
 
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
@@ -40,15 +41,26 @@ def X() -> np.ndarray:  # noqa: N802 (the letter of the mathematics)
 @pytest.fixture
 def job(tmp_path: Path, network: Network, X: np.ndarray) -> Callable[..., dict[str, Any]]:
     """A job on the small network, its files in place; sections are updated by keyword."""
-    save_network(tmp_path / "network.npz", network)
-    np.save(tmp_path / "X.npy", X)
+    return make_jobs(tmp_path, network, X)
+
+
+@pytest.fixture(scope="session")
+def local_bits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What that job's store holds on a local cluster: so must any other's, bit by bit."""
+    document = make_jobs(tmp_path_factory.mktemp("local"), make_network(), make_columns())()
+    return bits(cn.run(document).store)
+
+
+def make_jobs(folder: Path, network: Network, X: np.ndarray) -> Callable[..., dict[str, Any]]:
+    save_network(folder / "network.npz", network)
+    np.save(folder / "X.npy", X)
 
     def make(**sections: dict[str, Any]) -> dict[str, Any]:
         document: dict[str, Any] = {
-            "network": {"weights": str(tmp_path / "network.npz"), "activation": "tanh"},
-            "input": {"path": str(tmp_path / "X.npy")},
+            "network": {"weights": str(folder / "network.npz"), "activation": "tanh"},
+            "input": {"path": str(folder / "X.npy")},
             "output": {
-                "path": str(tmp_path / "out.zarr"),
+                "path": str(folder / "out.zarr"),
                 # 13 columns a block, 8 blocks, the last of them partial
                 "block_size": 13 * Q * N * 4,
                 "products": ["jacobian", "value", "norm", "mean"],

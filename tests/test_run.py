@@ -28,7 +28,7 @@ from colonnade.errors import (
 )
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, RunFinished, RunStarted
 from colonnade.store import Store, lease
-from support import M, N, P, Q, make_columns, make_network, save_network
+from support import M, N, P, Q, bits, make_columns, make_network, save_network
 
 BLOCKS = 8
 
@@ -56,17 +56,6 @@ def make(job, shared):
         return {**document, "cluster": shared} if "cluster" not in sections else document
 
     return make_job
-
-
-def bits(path: str | Path) -> dict[str, bytes]:
-    """Every file of a store but the group's attributes, which tell of times and ids."""
-    root = Path(path)
-    files = (file for file in root.rglob("*") if file.is_file())
-    return {
-        str(file.relative_to(root)): file.read_bytes()
-        for file in files
-        if file != root / "zarr.json"
-    }
 
 
 def test_a_local_cluster_of_the_size_asked(job, network, X) -> None:

@@ -55,9 +55,13 @@ def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:
         resources={"requests": resources, "limits": resources},
         env=dict(settings.env),
         worker_command=[
-            "dask-worker", "--nthreads", str(settings.cores), "--memory-limit", memory,
+            "dask", "worker", "--nthreads", str(settings.cores), "--memory-limit", memory,
         ],
     )  # fmt: skip
+    # A dask-scheduler is in no image with a Dask of today
+    arguments = spec["spec"]["scheduler"]["spec"]["containers"][0]["args"]
+    if arguments[0] == "dask-scheduler":
+        arguments[:1] = ["dask", "scheduler"]
     for part in ("scheduler", "worker"):
         pod = spec["spec"][part]["spec"]
         if settings.service_account is not None:

@@ -13,6 +13,7 @@ from colonnade.job.cluster import (
     QueueCluster,
     Sized,
     SshCluster,
+    TlsSettings,
 )
 from colonnade.job.cluster.base import placed
 from colonnade.job.input import InputSettings
@@ -35,6 +36,7 @@ __all__ = [
     "QueueCluster",
     "Sized",
     "SshCluster",
+    "TlsSettings",
     "json_schema",
 ]
 
