@@ -65,6 +65,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _defaults() -> None:
+    # Its defaults would go with what `dask.config.set` takes back, were it imported within
+    pytest.importorskip("dask_gateway")
+
+
 def test_the_same_job_as_on_this_machine(job, gateway: str, tmp_path: Path, local_bits) -> None:
     """The password is the environment's, by way of Dask's configuration."""
     events: list[object] = []
