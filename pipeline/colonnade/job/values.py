@@ -135,7 +135,10 @@ def _url(given: Any) -> str:
 
 def _environment(given: Any) -> dict[str, str]:
     if not isinstance(given, Mapping) or not all(
-        isinstance(name, str) and re.match(_VARIABLE, name) and isinstance(value, str | int | float)
+        isinstance(name, str)
+        and re.match(_VARIABLE, name)
+        and isinstance(value, str | int | float)
+        and not isinstance(value, bool)
         for name, value in given.items()
     ):
         raise ValueError("allowed: names of variables, each with a text or a number")
@@ -243,20 +246,8 @@ Line = Annotated[
 ]
 Host = Annotated[str, PlainValidator(_host), WithJsonSchema({"type": "string", "pattern": _HOST})]
 Url = Annotated[str, PlainValidator(_url), WithJsonSchema({"type": "string", "pattern": _URL})]
-_Scalars = {"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]}
-Environment = Annotated[
-    dict[str, str],
-    PlainValidator(_environment),
-    WithJsonSchema(
-        {
-            "type": "object",
-            "propertyNames": {"pattern": _VARIABLE},
-            "additionalProperties": {"type": ["string", "number"]},
-        }
-    ),
-]
-Options = Annotated[
-    dict[str, Any],
-    PlainValidator(_options),
-    WithJsonSchema({"type": "object", "additionalProperties": _Scalars}),
-]
+_SCALARS = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
+_OPTIONS = {"type": "object", "additionalProperties": {"anyOf": _SCALARS}}
+_TEXTS = {"type": "object", "additionalProperties": {"anyOf": _SCALARS[:2]}}
+Environment = Annotated[dict[str, str], PlainValidator(_environment), WithJsonSchema(_TEXTS)]
+Options = Annotated[dict[str, Any], PlainValidator(_options), WithJsonSchema(_OPTIONS)]
