@@ -155,6 +155,23 @@ def test_a_worker_of_other_versions(job, processes: Processes, tmp_path: Path) -
     assert not (tmp_path / "out.zarr").exists()
 
 
+def test_a_worker_without_colonnade(job, processes: Processes, tmp_path: Path) -> None:
+    (tmp_path / "without").mkdir()
+    absent = "import sys; sys.modules['colonnade'] = None"
+    (tmp_path / "without" / "sitecustomize.py").write_text(absent)
+    worker = subprocess.Popen(
+        [*PYTHON, "distributed.cli.dask_worker", processes.address, "--no-nanny", "--no-dashboard"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "without")}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    cluster = {"kind": "address", "address": processes.address}
+    try:
+        with pytest.raises(ClusterError, match=r"the worker tcp\S+ has no colonnade of this ver"):
+            cn.run(job() | {"cluster": cluster})
+    finally:
+        worker.kill()
+        worker.wait()
+
+
 def test_a_worker_of_other_versions_that_joins(job, processes: Processes, tmp_path: Path) -> None:
     """It writes nothing, and the run ends."""
     processes.add_worker()

@@ -16,7 +16,7 @@ import distributed
 from colonnade.clusters import address, gateway, kubernetes, local, queues, ssh
 from colonnade.clusters.base import Deployment, Kind
 from colonnade.environment import differences, environment, versions
-from colonnade.errors import ClusterError, UsageError
+from colonnade.errors import ClusterError, UsageError, reason
 from colonnade.events import Listener, WaitingForWorkers, ignore
 from colonnade.job import ClusterSettings, LocalCluster, Sized
 from colonnade.plan import Capacity
@@ -98,8 +98,9 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask's own tale of a lost scheduler, with its tracebacks, from the run's."""
-    names = ("distributed.batched", "distributed.client", "distributed.core", "tornado.application")
+    """Keep Dask's own tale of what is lost or refused, with its tracebacks, from the run's."""
+    parts = ("batched", "client", "core", "scheduler")
+    names = [*(f"distributed.{part}" for part in parts), "tornado.application"]
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -130,10 +131,12 @@ def _check_versions(client: distributed.Client) -> None:
     """Refuse workers that would compute with something else than what the client has."""
     wrong = []
     for worker, found in client.run(environment, on_error="return").items():
-        if isinstance(found, ImportError | AttributeError):
-            wrong.append(f"{worker} has no colonnade of this version: {found}")
         # Of a worker that has gone meanwhile there is nothing to tell
-        elif not isinstance(found, Exception) and (told := differences(found, versions())):
+        if isinstance(found, OSError):
+            continue
+        if isinstance(found, Exception):
+            wrong.append(f"{worker} has no colonnade of this version ({reason(found)})")
+        elif told := differences(found, versions()):
             wrong.append(f"{worker} on {found['host']} has {told}")
     if wrong:
         others = f", and {len(wrong) - 1} more are not as this client is" if wrong[1:] else ""
