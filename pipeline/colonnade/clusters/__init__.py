@@ -34,8 +34,9 @@ _KINDS: dict[str, Kind] = {
     "kubernetes": kubernetes,
     "gateway": gateway,
 }
-# Seconds between two looks at how many workers have come
+# Seconds between two looks at how many workers have come, and between telling it twice
 _TICK = 0.1
+_EVERY = 5.0
 
 
 @dataclass(frozen=True)
@@ -114,16 +115,17 @@ def _quiet() -> Iterator[None]:
 
 def _wait(deployment: Deployment, wanted: int, seconds: float, listener: Listener) -> None:
     end = time.monotonic() + seconds
-    told = None
+    told, next_told = wanted, 0.0
     while (there := len(deployment.client.nthreads())) < wanted:
-        if time.monotonic() > end:
+        now = time.monotonic()
+        if now > end:
             raise ClusterError(
                 f"{there} of {wanted} workers of {deployment.name} came within {seconds:g} s "
                 f"(cluster.workers, cluster.timeout).{deployment.trouble()}"
             )
-        if there != told:
+        if there != told and now >= next_told:
             listener(WaitingForWorkers(deployment.name, wanted - there, wanted, seconds))
-            told = there
+            told, next_told = there, now + _EVERY
         time.sleep(_TICK)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
         cluster = operator.KubeCluster(
             custom_cluster_spec=specification(settings, name),
             namespace=settings.namespace,
-            resource_timeout=int(settings.timeout),
+            resource_timeout=math.ceil(settings.timeout),
             quiet=True,
         )
     # Whatever the cluster's server or its libraries may say
