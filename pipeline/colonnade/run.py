@@ -12,7 +12,7 @@ import numpy as np
 from distributed.comm.core import CommClosedError
 
 from colonnade import clusters
-from colonnade.errors import IncompleteError, StoreError, UsageError
+from colonnade.errors import IncompleteError, StoreError, UsageError, reason
 from colonnade.events import (
     BlockDamaged,
     BlockDone,
@@ -283,9 +283,14 @@ def _saved(store: Store, missing: list[int]) -> str:
 def _final_results(store: Store) -> dict[str, np.ndarray[Any, Any]]:
     if "mean" not in store.record.job.output.products:
         return {}
-    network = store.network()
+    try:
+        network, slope_sum = store.network(), store.read("slope_sum").sum(axis=0)
+    except ValueError as error:
+        raise IncompleteError(
+            f"{store.path} is incomplete: what is there is damaged: {reason(error).rstrip('.')}. "
+            "colonnade run --repair JOB computes it again."
+        ) from error
     kernel = Kernel(network, network.dtype, store.record.job.output.dtype, columns=1)
-    slope_sum = store.read("slope_sum").sum(axis=0)
     return {"mean": kernel.mean(slope_sum / store.grid.columns)}
 
 

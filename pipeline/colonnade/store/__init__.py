@@ -234,7 +234,7 @@ class Store:
         return self.record.grid
 
     def network(self) -> Network:
-        """Rebuild the network from the store's own arrays."""
+        """Rebuild the network from the store's own arrays; ValueError where they are damaged."""
         W1, b1, W2, b2 = (self.read(name) for name in ARRAYS)
         return Network(W1, b1, W2, b2, self.record.job.network.activation)
 
@@ -308,8 +308,8 @@ class Store:
         return written
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read one array whole; for the small ones."""
-        return np.asarray(self._array(name)[...])
+        """Read one of the small arrays whole; ValueError as for `read_rows`."""
+        return self.read_rows(name)
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read rows of an array; ValueError where what is stored is not what was written."""
