@@ -191,6 +191,17 @@ LIES: list[tuple[Callable[[Path], None], str]] = [
      "norm has its chunks under other names"),
     (array("nonfinite", fill_value=3), "nonfinite has the fill value 3, not 0"),
     (array("nonfinite", data_type="float64"), "nonfinite has the type float64, not int64"),
+    *((said(growth=value), f"{DAMAGED}growth")
+      for value in (3, [], {"columns": 0, "begun": ""}, {"columns": 50},
+                    {"columns": 50, "begun": 3})),
+    (said(failed=[{"block": 0, "cause": ""}] * 21), f"{DAMAGED}failed"),
+    (said(failed=[{"block": -1, "cause": ""}]), f"{DAMAGED}failed.0.block"),
+    *((said(growth={"columns": value, "begun": "", "resized": True}),
+       "growth.columns must be from block_columns on, and below columns")
+      for value in (B - 1, P, 10**30)),
+    (said(growth={"columns": 50, "begun": ""}), "a store that is growing is not complete"),
+    (said(growth={"columns": 50, "begun": ""}, state="writing", grid__columns=102,
+          input__columns=102), "norm has the shape (101,), not (102,)"),
     (said(nonfinite=-1), f"{DAMAGED}nonfinite"),
     (said(nonfinite="3 or so"), f"{DAMAGED}nonfinite"),
     (array("norm", node_type="group"), "norm"),

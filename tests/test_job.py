@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -311,7 +312,7 @@ def test_variables(monkeypatch) -> None:
         monkeypatch.setenv(name, value)
     document = job(
         input__path="${DIR}/${SEVEN}.npy",
-        output__path="$${DIR}/$HOME$$/${NESTED}",
+        output__path="$${{DIR}}/$HOME$$/${NESTED}",
         output__products=["${NORM}"],
         output__block_size="${SEVEN} kB",
         cluster__workers="${SEVEN}",
@@ -478,6 +479,10 @@ def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
         (False, [job(cluster__workers=n) for n in WRONG_COUNTS]),
         (True, [job(output__products="norm"), job(output__products=["mean", "norm"])]),
         (False, [job(output__products=given) for given in ([], ["norms"], 3)]),
+        (True, [job(output__path=given) for given in (
+            "o/{date}.zarr", "{{x}}/{date:%Y/%m}{time}", "s3://b/{date:%Y}/{day}", "$$")]),
+        (False, [job(output__path=given) for given in (
+            "{night}", "a}", "{", "{day:%d}", "{date:}", "s3://b/{nigth}", "s3://b/%", "{{}")]),
         (False, [job(network__activation="tahn"), job(network__weights=" "), job(x=1), {}]),
         (False, [job(ADDRESS, cluster__address="h:1"), job(ADDRESS, cluster__adress="tcp://h:1")]),
         (False, [job(ADDRESS, cluster__timeout=0), job(cluster__kind="slurm")]),
@@ -537,3 +542,59 @@ def test_no_text_does_worse_than_job_error(tmp_path_factory, text) -> None:
         load_job(path)
     with pytest.raises(JobError):
         load_job({}, [text])
+
+
+def path_of(path: str, source: Any = None) -> str:
+    return load_job(source or job(output__path=path)).output.path
+
+
+def test_fields_of_the_output_path(monkeypatch, tmp_path) -> None:
+    """A store a night: the night is UTC's, or the one that the environment names."""
+    monkeypatch.setenv("COLONNADE_DATE", "2026-03-01T23:59:07+02:00")
+    monkeypatch.setenv("FIELDS", "{date}")
+    assert path_of("o/{date}.zarr") == "o/2026-03-01.zarr"
+    assert path_of("o/{date:%Y/%m/%d}/{year}{month}{day}-{time}") == "o/2026/03/01/20260301-215907"
+    assert path_of("s3://b/{date:%Y%m}.zarr") == "s3://b/202603.zarr"
+    # Braces are written twice, and what a variable holds is no field
+    assert path_of("{{date}}/${FIELDS}/$${{HOME}}") == "{date}/{date}/${HOME}"
+    (tmp_path / "nightly.v2.yaml").write_text(yaml.safe_dump(job(output__path="{job}/{date}")))
+    found = load_job(tmp_path / "nightly.v2.yaml")
+    assert found.output.path == "nightly.v2/2026-03-01"
+    assert load_job(load_job(job(output__path="{{date}}"))).output.path == "{date}"
+    assert load_job(found) == found
+    # Elsewhere they are nothing special
+    assert load_job(job(input__path="{date}.npy")).input.path == "{date}.npy"
+    monkeypatch.setenv("COLONNADE_DATE", "2025-12-31")
+    assert path_of("{date}-{time}") == "2025-12-31-000000"
+    monkeypatch.delenv("COLONNADE_DATE")
+    before, made, after = datetime.now(UTC), path_of("{date}"), datetime.now(UTC)
+    assert before.date().isoformat() <= made <= after.date().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("{night}.zarr", "given '{night}'; known: {date}, {time}, {year}, {month}, {day}, {job}"),
+        ("{}", "given '{}'; known: {date}"),
+        ("{year:%Y}", "given '{year:%Y}'; known: {date}"),
+        ("{date.year}", "given '{date.year}'; known: {date}"),
+        ("{date", "given '{'; known: {date}"),
+        ("date}", "given '}'; known: {date}"),
+        ("{{date}", "given '}'; known: {date}"),
+        ("{date:%Q}", "given '{date:%Q}'; a format has %Y, %m"),
+        ("{date:%}", "given '{date:%}'; a format has %Y, %m"),
+        ("{date:}", "given '{date:}'; a format has %Y, %m"),
+        ("{job}", "given '{job}'; {job} is a job file's name, and this job is no file"),
+    ],
+)
+def test_fields_that_are_not_known(path: str, said: str) -> None:
+    (line,) = told(job(output__path=path))
+    assert line.startswith(f"output.path: {said}")
+
+
+@pytest.mark.parametrize("given", ["tonight", "2026-13-01", "0001-01-01T00:00:00+23:59", "20\x1b"])
+def test_a_night_that_is_no_date(monkeypatch, given: str) -> None:
+    monkeypatch.setenv("COLONNADE_DATE", given)
+    (line,) = told(job(output__path="{date}"))
+    assert "the environment's COLONNADE_DATE is no date such as 2026-03-01" in line
+    assert load_job(job())

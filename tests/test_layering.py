@@ -26,6 +26,7 @@ FLOORS = {
         "formulas",
         "definitions",
         "npyheader",
+        "pathfields",
         "regularfiles",
         "rounding",
         "sampling",

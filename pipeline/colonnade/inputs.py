@@ -27,6 +27,16 @@ class Checked:
     columns: Columns
     x: InputRecord
 
+    def first(self, columns: int) -> InputRecord:
+        """Describe X as it was when it had so many columns, if it has grown since.
+
+        Raises
+        ------
+        InputError
+            It cannot be read.
+        """
+        return self.x if columns >= self.x.columns else _described(self.columns, columns)
+
     def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
         """Plan the job for a cluster, in the grid of a store if one is there.
 
@@ -54,8 +64,9 @@ class Checked:
             grid=grid,
         )
         if plan.grid.problem:
+            anew = "" if grid is None else "Make the store anew (--overwrite). "
             raise TooLargeError(
-                f"{plan.grid.problem}. Raise output.block_size and output.chunk_size."
+                f"{plan.grid.problem}. {anew}Raise output.block_size and output.chunk_size."
             )
         return plan
 
@@ -76,10 +87,14 @@ def check_job(job: Job) -> Checked:
     columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
+    return Checked(job, network, columns, _described(columns))
+
+
+def _described(columns: Columns, most: int | None = None) -> InputRecord:
     try:
-        return Checked(job, network, columns, input_record(columns))
+        return input_record(columns, most)
     except (OSError, ValueError, MemoryError) as error:
-        raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
+        raise InputError(f"{columns.path}: X cannot be read: {error}") from error
 
 
 def _refuse_overlap(job: Job) -> None:

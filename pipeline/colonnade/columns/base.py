@@ -110,29 +110,31 @@ class Columns(ABC):
                 f"it has changed: it was {self.stored_shape} {self.dtype}, and is {shape} {dtype}"
             )
 
-    def fingerprint(self) -> str:
-        """Name X by its content: sha256 over its shape, its dtype and its values.
+    def fingerprint(self, p: int | None = None) -> str:
+        """Name X, or its first `p` columns, by content: sha256 over shape, dtype and values.
 
         All values where X has up to 32 MiB: the same X in another file, format or orientation has
         the same fingerprint. Else those of 64 columns spread evenly over it, the first and the last
         among them, as far as they lie in 256 MiB of chunks, or in two; where they do not, of
-        columns that lie together, and of a part of the features.
+        columns that lie together, and of a part of the features. The first columns of an X that
+        has grown have the fingerprint that it had.
 
         Raises
         ------
         OSError, ValueError
             As for `read`.
         """
+        p = self.p if p is None else p
         canonical = self.dtype.newbyteorder("<")
-        digest = hashlib.sha256(f"{self.n} {self.p} {canonical.str}".encode())
+        digest = hashlib.sha256(f"{self.n} {p} {canonical.str}".encode())
 
         def add(values: NDArray[Any]) -> None:
             digest.update(values.T.astype(canonical, copy=False).tobytes())
 
-        if self.n * self.p * self.dtype.itemsize <= _WHOLE_BYTES:
-            add(self.read(0, self.p))
+        if self.n * p * self.dtype.itemsize <= _WHOLE_BYTES:
+            add(self.read(0, p))
         else:
-            for sample in samples(self.n, self.p, self._piece):
+            for sample in samples(self.n, p, self._piece):
                 with self._telling():
                     add(self._pick(sample))
         return f"sha256:{digest.hexdigest()}"

@@ -106,7 +106,7 @@ def _regular(path: Path, most: int | None, *, follow: bool = False) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise ValueError(f"{path.name} is no regular file")
-        with open(number, "rb", closefd=False) as file:  # noqa: PTH123 (a number, no path)
+        with open(number, "rb", closefd=False) as file:
             content = file.read(-1 if most is None else most + 1)
     finally:
         os.close(number)

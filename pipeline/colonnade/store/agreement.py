@@ -1,0 +1,51 @@
+"""Whether a store's arrays are those of which its record tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import zarr
+
+from colonnade.errors import reason
+from colonnade.layout import ArrayPlan, Grid, Shapes, make_arrays, nonfinite_plan
+from colonnade.store import arrays
+from colonnade.store.record import Record
+
+__all__ = ["array_plans", "problem"]
+
+
+def array_plans(record: Record, grid: Grid) -> tuple[ArrayPlan, ...]:
+    """Plan the arrays of a store, but for the weights, in a grid of its blocks."""
+    output = record.job.output
+    planned = make_arrays(_shapes(record, grid), output.products, output.dtype, grid)
+    return (*planned, nonfinite_plan(grid))
+
+
+def problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[str, str] | None:
+    """Say which of the arrays that `array` opens by name is another one, and in what."""
+    grid = record.grid
+    weights = arrays.weights_plans(
+        _shapes(record, grid), "float64" if array("W1").dtype == np.float64 else "float32"
+    )
+    planned = [*array_plans(record, grid), *weights]
+    # While a store is made longer, an array may have the shape that it had
+    earlier = {p.name: p for p in (array_plans(record, record.former) if record.former else ())}
+    for plan in planned:
+        found = array(plan.name)
+        try:
+            told = arrays.disagreement(found, plan, record.job.output)
+            before = earlier.get(plan.name)
+            if told and before and not arrays.disagreement(found, before, record.job.output):
+                continue
+        except NotImplementedError as error:  # of chunks in no regular grid
+            told = reason(error).rstrip(".")
+        if told:
+            return plan.name, told
+    return None
+
+
+def _shapes(record: Record, grid: Grid) -> Shapes:
+    network = record.network
+    return Shapes(grid.columns, network.inputs, network.hidden, network.outputs)
