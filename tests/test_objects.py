@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import yaml
 import zarr
+from distributed import LocalCluster
 
 import colonnade as cn
 import s3
@@ -399,3 +400,33 @@ def test_without_obstore_the_extra_is_named(remote, monkeypatch) -> None:
     monkeypatch.setattr("colonnade.places.objects.find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'colonnade\[cloud\]'"):
         cn.run(document)
+
+
+def test_a_store_grows_with_x(server, remote, prefix) -> None:
+    """X and the store lie in the object store; the last block was partial."""
+    X = make_columns(p=137)
+    path = f"{prefix}/grows.zarr"
+    place = server.place(path)
+    document = remote(input={"path": path, "storage_options": server.options})
+    made = zarr.create_array(place.zarr(), shape=(N, 101), chunks=(2, 17), dtype="f4")
+    made[:] = X[:, :101]
+    whole = copy.deepcopy(document)
+    whole["input"]["path"] = f"{prefix}/X.npy"
+    whole["output"]["path"] = f"{prefix}/whole.zarr"
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+    ) as cluster:
+        for one in (document, whole):
+            one["cluster"] = {"kind": "address", "address": cluster.scheduler_address, "workers": 2}
+        assert cn.run(document).blocks_computed == 8
+        made.resize((N, 137))
+        made[:] = X
+        put_npy(server.place(f"{prefix}/X.npy"), X[:, :101])
+        cn.run(whole)
+        put_npy(server.place(f"{prefix}/X.npy"), X)
+        # From Zarr and from .npy alike
+        finished = [cn.run(one) for one in (document, whole)]
+        assert [f.blocks_computed for f in finished] == [4, 4]
+        grown = [s3.shards(server.keys(f.store)) for f in finished]
+        at_once = cn.run(whole, overwrite=True)
+    assert grown == [s3.shards(server.keys(at_once.store))] * 2
