@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 
@@ -145,6 +146,23 @@ def verify(store: str, columns: int, seed: int, as_json: bool, log: str) -> None
         found = verify_store(store, columns=columns, seed=seed, listener=listener)
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
     found.require()
+
+
+@_cli.command()
+@_store
+@click.option(
+    "-o",
+    "--output",
+    default="report.html",
+    show_default=True,
+    metavar="PAGE",
+    help="The page to write.",
+)
+@_debug
+def report(store: str, output: str) -> None:
+    """Show STORE as one self-contained page with pictures."""
+    # jinja2 and xarray are for this command alone
+    click.echo(import_module("colonnade.reporting").report(store, output))
 
 
 @_cli.command()

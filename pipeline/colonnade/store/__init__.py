@@ -29,8 +29,9 @@ from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
-from colonnade.store.agreement import array_plans, problem
+from colonnade.store.agreement import array_plans, check
 from colonnade.store.findings import Failure, Verification
+from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make
 from colonnade.store.opening import KEY, REMEDY, check_document, opened, why
@@ -55,6 +56,8 @@ __all__ = [
     "Lease",
     "NetworkRecord",
     "Record",
+    "RunLog",
+    "RunRecord",
     "Status",
     "Store",
     "Verification",
@@ -111,29 +114,13 @@ class Store:
             return None
         store = cls(place, *found)
         try:
-            store._check()
+            check(store.path, store.record, store._array)
         except StoreError:
             # It may have been made anew, or longer, since its record was read
             if store.is_current():
                 raise
             return cls.find(path, storage_options)
         return store
-
-    def _check(self) -> None:
-        """Refuse arrays that are not those of which the store's record tells."""
-        record, grid = self.record, self.grid
-        damaged = f"{self.path}: the store's attribute {KEY!r} is damaged"
-        if record.input.columns != grid.columns:
-            raise StoreError(f"{damaged}: input.columns are not grid.columns. {REMEDY}")
-        if record.arrays != tuple(p.name for p in array_plans(record, grid) if p.per_block):
-            raise StoreError(f"{damaged}: arrays are not those of its products. {REMEDY}")
-        found = problem(record, self._array)
-        if found is not None:
-            name, told = found
-            raise StoreError(
-                f"{self.path}: the store is damaged: its array {name} {shown(told, 300)}, as its "
-                f"attribute {KEY!r} tells. {REMEDY}"
-            )
 
     @classmethod
     def create(
@@ -268,8 +255,8 @@ class Store:
         written = sum(
             arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
         )
-        # An upload takes its time. A block that is missing is better than another store's, or than
-        # one that ends where X did before it grew
+        # An upload takes its time. A block that is missing is better than another store's, or one
+        # that ends where X did
         start, stop = self.grid.bounds(block)
         partial = stop - start < self.grid.block_columns
         if (partial or isinstance(self.place, Objects)) and not self.is_current():
@@ -360,6 +347,10 @@ class Store:
         # If its disk fails, so have the blocks, which is told anyway
         with suppress(OSError):
             self._update(failed=tuple(islice(noted, MOST_FAILED)))
+
+    def log(self, run: RunRecord) -> None:
+        """Keep what a run has done, before anything is said of the store's state."""
+        self._update(runs=(*self.record.runs, run)[-MOST_RUNS:])
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""

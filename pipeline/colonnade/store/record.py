@@ -15,6 +15,7 @@ from colonnade.errors import IncompleteError, shown
 from colonnade.job import Job
 from colonnade.layout import Grid
 from colonnade.network import Network
+from colonnade.store.history import MOST_RUNS, RunRecord
 from colonnade.store.lease import Holder
 from colonnade.words import format_seconds
 
@@ -142,6 +143,8 @@ class Record(BaseModel):
         The last one, if there was any.
     failed
         The first blocks that failed in the last run, if it came to its end and some did.
+    runs
+        The last of those that computed blocks of it and were not killed, oldest first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -160,6 +163,7 @@ class Record(BaseModel):
     growth: Growth | None = None
     failed: Annotated[tuple[FailedBlock, ...], Field(max_length=MOST_FAILED)] = ()
     versions: dict[str, str]
+    runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
 
     @model_validator(mode="after")
     def _has_grown(self) -> Self:
@@ -177,6 +181,20 @@ class Record(BaseModel):
         if self.growth is None or self.growth.resized:
             return None
         return replace(self.grid, columns=self.growth.columns)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes that the arrays must have, by name."""
+        p, n, m, q = (
+            self.grid.columns, self.network.inputs, self.network.hidden, self.network.outputs
+        )  # fmt: skip
+        known = {
+            "jacobian": (p, q, n),
+            "value": (p, q),
+            "norm": (p,),
+            "mean": (q, n),
+            "slope_sum": (self.grid.blocks, m),
+        }
+        return {name: known[name] for name in {*self.job.output.products, *self.arrays}}
 
     def require_shapes(self) -> None:
         """Raise IncompleteError where the arrays' lengths differ, because the store is growing."""
