@@ -22,6 +22,8 @@ from support import N, P, Q, make_columns, make_network, save_network
 from test_cli import colonnade
 from test_run import bits
 
+pytestmark = pytest.mark.shared_cluster
+
 C, B = 3, 12  # columns of a chunk and of a block
 BLOCKS = 9  # the last of them with 5 columns, in two of its four chunks
 PRODUCTS = ["jacobian", "value", "norm", "mean"]
