@@ -14,9 +14,9 @@ import colonnade
 FLOORS = {
     11: ["cli"],
     10: ["run", "planning"],
-    9: ["rounds", "verify"],
-    8: ["task", "inputs"],
-    7: ["slopes", "reader", "dispatch", "reference"],
+    9: ["rounds", "verify", "reader"],
+    8: ["task", "inputs", "recovered"],
+    7: ["slopes", "dispatch", "reference"],
     6: ["store", "planner", "tiles"],
     5: ["products", "clusters", "progress"],
     4: ["jacobian"],
@@ -33,6 +33,7 @@ FLOORS = {
         "rounding",
         "sampling",
         "urls",
+        "blas",
         "interrupts",
         "words",
     ],
@@ -41,7 +42,11 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent
 # The package's face: they import from anywhere, and nothing imports from them but the version
 FACES = {"__init__", "__main__"}
-HEAVY = {"xarray": {"reader"}, "distributed": {"clusters", "dispatch", "run"}, "click": {"cli"}}
+HEAVY = {
+    "xarray": {"reader", "recovered"},
+    "distributed": {"clusters", "dispatch", "run"},
+    "click": {"cli"},
+}
 
 
 def imports(tree: ast.AST) -> list[tuple[str, bool]]:
