@@ -1,4 +1,4 @@
-"""The factored layout: the same tensor, to the bit, whatever is asked of it and however it is cut."""
+"""The factored layout: the same tensor, to the bit, whatever is asked of it, however it is cut."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+from distributed import LocalCluster
 
 import colonnade as cn
 from colonnade.inputs import check_job
 from colonnade.jobfile import load_job
 from colonnade.plan import Capacity
+from colonnade.products import PRODUCTS
 from colonnade.store import Store, hold
 from colonnade.task import Address, compute_block
 from colonnade.tiles import tile_columns
 from support import make_columns, make_network, save_network
+from test_run import bits
 
 # Network sizes n, m, q, the type of the results, and columns: in tiles of 512, 128 and 32; the
 # last are computed by scaling U
@@ -116,3 +119,77 @@ def test_only_what_is_asked_for_is_computed(both: Any, monkeypatch: pytest.Monke
     ds.jacobian[37:47, 0].compute(scheduler="sync")
     assert asked == list(range(37, 47))
     assert tile <= 512
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Any:
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+    ) as running:
+        yield {"kind": "address", "address": running.scheduler_address, "workers": 2}
+
+
+def make_job(folder: Path, cluster: Any, sizes: Any, layout: str, **output: Any) -> Any:
+    n, m, q, dtype, p = sizes
+    folder.mkdir(exist_ok=True)
+    X = make_columns(n, p, np.float64)
+    # In tiles of each kind: whole ones, and the last
+    X[1, [3, p - 1]] = np.nan
+    save_network(folder / "network.npz", make_network(n, m, q, "tanh"))
+    np.save(folder / "X.npy", X)
+    return {
+        "network": {"weights": str(folder / "network.npz"), "activation": "tanh"},
+        "input": {"path": str(folder / "X.npy")},
+        "output": {
+            "path": str(folder / f"{layout}.zarr"), "layout": layout, "dtype": dtype, **output
+        },
+        "cluster": cluster,
+    }  # fmt: skip
+
+
+ALL = list(PRODUCTS)
+
+
+@pytest.mark.parametrize("sizes", [SMALL, WIDE], ids=["small", "wide"])
+def test_materialized_is_what_a_dense_run_stores(tmp_path: Path, cluster: Any, sizes: Any) -> None:
+    """Every array, to the bit, though X has gone; after an interrupted first attempt, too."""
+    of_slopes = make_job(
+        tmp_path, cluster, sizes, "factored", products=ALL, block_size=977 * sizes[1] * 4
+    )
+    assert cn.run(of_slopes).nonfinite == 2
+    cn.run(make_job(tmp_path, cluster, sizes, "dense", products=ALL))
+    (tmp_path / "X.npy").unlink()
+    (tmp_path / "network.npz").unlink()
+    place = tmp_path / "made.zarr"
+    done = cn.materialize(tmp_path / "factored.zarr", place)
+    assert (done.state, done.nonfinite) == ("complete", 2)
+    assert bits(place) == bits(tmp_path / "dense.zarr")
+    with cn.open(tmp_path / "factored.zarr") as found, cn.open(place) as dense:
+        same(found.jacobian, dense.jacobian.values)
+    # What is there is finished
+    assert cn.materialize(tmp_path / "factored.zarr", place).blocks_computed == 0
+    main = sorted((place / "jacobian").glob("c.*"))
+    main[0].unlink()
+    assert cn.materialize(tmp_path / "factored.zarr", place).blocks_computed == 1
+    assert bits(place) == bits(tmp_path / "dense.zarr")
+
+
+def test_materializing_what_is_no_finished_store_of_slopes(tmp_path: Path, cluster: Any) -> None:
+    job = make_job(tmp_path, cluster, SMALL, "factored", products=["jacobian", "norm"])
+    cn.run(job)
+    cn.run(make_job(tmp_path, cluster, SMALL, "dense"))
+    store, place = tmp_path / "factored.zarr", tmp_path / "made.zarr"
+    with pytest.raises(cn.UsageError, match="holds no slopes"):
+        cn.materialize(tmp_path / "dense.zarr", place)
+    for setting, told in (
+        ("input.path=other.npy", "input"), ("output.dtype=float64", "dtype"),
+        ("output.products=[value]", "products"), ("output.layout=factored", "layout"),
+    ):  # fmt: skip
+        with pytest.raises(cn.UsageError, match=told):
+            cn.materialize(store, place, [setting])
+    with pytest.raises(cn.UsageError, match="overlap"):
+        cn.materialize(store, store / "inner")
+    next((store / "slope").glob("c.*")).unlink()
+    with pytest.raises(cn.IncompleteError, match="not whole"):
+        cn.materialize(store, place)
+    assert not place.exists()

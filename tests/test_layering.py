@@ -12,10 +12,11 @@ import pytest
 import colonnade
 
 FLOORS = {
-    11: ["cli"],
+    12: ["cli"],
+    11: ["materializing"],
     10: ["run", "planning"],
     9: ["rounds", "verify", "reader"],
-    8: ["task", "inputs", "recovered"],
+    8: ["task", "inputs", "recovered", "blockwise"],
     7: ["slopes", "dispatch", "reference"],
     6: ["store", "planner", "tiles"],
     5: ["products", "clusters", "progress"],
