@@ -9,8 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from distributed.comm.core import CommClosedError
+from numpy.typing import NDArray
 
 from colonnade import clusters
 from colonnade.errors import IncompleteError, StoreError, UsageError, reason
@@ -27,17 +27,18 @@ from colonnade.events import (
     ignore,
 )
 from colonnade.inputs import Checked, check_job
-from colonnade.jacobian import Kernel
 from colonnade.job import Job
 from colonnade.jobfile import JobLike, load_job
 from colonnade.layout import Grid
 from colonnade.network import Network
+from colonnade.products import PRODUCTS
 from colonnade.rounds import compute
+from colonnade.slopes import Slopes
 from colonnade.stopping import Stop, stoppable
 from colonnade.store import Lease, RunLog, Store, hold, network_record
 from colonnade.verify import Verification, check
 
-__all__ = ["run"]
+__all__ = ["carry_out", "refuse_both", "run"]
 
 
 def run(
@@ -71,12 +72,30 @@ def run(
         SIGINT, SIGTERM or SIGHUP came; the store is resumable.
     """
     clusters.refuse_spawned()
+    refuse_both(overwrite=overwrite, repair=repair)
+    given = load_job(job, overrides)
+    checked = check_job(given.located())
+    return carry_out(
+        checked, given.output.path, overwrite=overwrite, repair=repair, listener=listener
+    )
+
+
+def refuse_both(*, overwrite: bool, repair: bool) -> None:
+    """Raise UsageError where a store is to be repaired and replaced."""
     if overwrite and repair:
         raise UsageError("a store is either repaired or overwritten: choose one of the two.")
+
+
+def carry_out(
+    checked: Checked,
+    path: str,
+    *,
+    overwrite: bool = False,
+    repair: bool = False,
+    listener: Listener = ignore,
+) -> RunFinished:
+    """Run a job whose files have been opened; `path` is how messages name its store."""
     clock = time.perf_counter()
-    given = load_job(job, overrides)
-    path = given.output.path
-    checked = check_job(given.located())
     tally = _Tally(listener)
     with stoppable() as stop, _readable(path), ExitStack() as held:
         this = _Run(path, checked, tally, stop, held)
@@ -156,7 +175,15 @@ class _Run:
             self._tally(_ready(checked.job, cluster))
             with self._stop.politely():
                 for event in compute(
-                    cluster, store, lease, missing, planned.batch, settings, self._stop, self._tally
+                    cluster,
+                    store,
+                    lease,
+                    missing,
+                    planned.batch,
+                    settings,
+                    self._stop,
+                    self._tally,
+                    checked.slopes,
                 ):
                     self._tally(event)
             missing = store.missing()
@@ -236,7 +263,8 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
 
 
 def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
-    found = check(store, checked.columns, checked.network, listener=listener)
+    X = None if isinstance(checked.columns, Slopes) else checked.columns
+    found = check(store, X, checked.network, listener=listener)
     for failure in found.failures:
         cause = f"{failure.array}: {failure.cause}"
         listener(BlockDamaged(failure.block, failure.start, failure.stop, cause))
@@ -315,18 +343,19 @@ def _saved(store: Store, missing: list[int]) -> str:
     )
 
 
-def _final_results(store: Store) -> dict[str, np.ndarray[Any, Any]]:
-    if "mean" not in store.record.job.output.products:
-        return {}
+def _final_results(store: Store) -> dict[str, NDArray[Any]]:
+    results: dict[str, NDArray[Any]] = {}
     try:
-        network, slope_sum = store.network(), store.read("slope_sum").sum(axis=0)
+        for product in (PRODUCTS[name] for name in store.record.job.output.products):
+            if product.made_of is not None:
+                parts = store.read_parts(product.made_of)
+                results[product.statistic] = product.final(parts, store.grid.columns)
     except ValueError as error:
         raise IncompleteError(
             f"{store.path} is incomplete: what is there is damaged: {reason(error).rstrip('.')}. "
             "colonnade run --repair JOB computes it again."
         ) from error
-    kernel = Kernel(network, network.dtype, store.record.job.output.dtype, columns=1)
-    return {"mean": kernel.mean(slope_sum / store.grid.columns)}
+    return results
 
 
 def _incomplete(path: str, failures: list[BlockFailed]) -> IncompleteError:

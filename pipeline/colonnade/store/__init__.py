@@ -7,14 +7,16 @@ is done is asked of the store: a block is done when its shard of each array is t
 from __future__ import annotations
 
 import json
+import math
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import zarr
 from numpy.typing import NDArray
 
@@ -22,14 +24,14 @@ from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError, shown
 from colonnade.events import BlockFailed, Listener, ignore
 from colonnade.job import Job
-from colonnade.layout import Grid
+from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
 from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
-from colonnade.store.agreement import array_plans, check
+from colonnade.store.agreement import array_plans, check, product_plans, shapes
 from colonnade.store.findings import Failure, Verification
 from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
@@ -66,6 +68,9 @@ __all__ = [
     "input_record",
     "network_record",
 ]
+
+# Of an array that is read some rows at a time
+_PART_BYTES = 64 * 2**20
 
 
 class Store:
@@ -180,6 +185,16 @@ class Store:
             raise StoreError(f"{place}: the store cannot be made: {why(error)}.") from error
 
     @property
+    def shapes(self) -> Shapes:
+        """Sizes of what it holds."""
+        return shapes(self.record, self.grid)
+
+    @property
+    def plans(self) -> tuple[ArrayPlan, ...]:
+        """Its arrays that a run makes, as its record tells."""
+        return product_plans(self.record, self.grid)
+
+    @property
     def grid(self) -> Grid:
         """How its columns fall into blocks."""
         return self.record.grid
@@ -204,8 +219,11 @@ class Store:
 
     def is_whole(self) -> bool:
         """Whether the store says that it is complete, and what `finish` wrote is there."""
-        there = all(arrays.present(self._array(name)) for name in self._finals)
-        return self.record.state == "complete" and there
+        return self.record.state == "complete" and not any(map(self.is_absent, self.plans))
+
+    def is_absent(self, plan: ArrayPlan) -> bool:
+        """Whether an array that is written at the end is not there."""
+        return not plan.per_block and not arrays.present(self._array(plan.name))
 
     def is_current(self) -> bool:
         """Whether the store at the path is still this one; another run may have replaced it."""
@@ -233,6 +251,10 @@ class Store:
     def counted(self) -> set[int]:
         """Blocks in which columns of X are not finite."""
         return arrays.present(self._array("nonfinite"))
+
+    def count(self, block: int) -> int:
+        """Count the columns of X in a block that are not finite."""
+        return int(self.read_rows("nonfinite", block, block + 1)[0])
 
     def nonfinite(self) -> int:
         """Count the columns of X that are not finite, in the blocks that have been written."""
@@ -271,6 +293,15 @@ class Store:
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read rows of an array; ValueError where what is stored is not what was written."""
         return arrays.read(self._array(name), start, stop)
+
+    def read_parts(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read an array in whole shards, some at a time, from its first row to its last."""
+        array = self._array(name)
+        rows = (array.shards or array.chunks)[0]
+        row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+        step = max(1, _PART_BYTES // (rows * row_bytes)) * rows
+        for start in range(0, array.shape[0], step):
+            yield self.read_rows(name, start, min(start + step, array.shape[0]))
 
     def chunks(self, name: str, block: int) -> list[tuple[int, int]]:
         """First row, and the one after the last, of each chunk of a block's shard of an array.
@@ -332,7 +363,7 @@ class Store:
             return
         if former.columns % former.block_columns:
             self.discard(former.blocks - 1)
-        for name in self._finals:
+        for name in [plan.name for plan in self.plans if not plan.per_block]:
             arrays.remove(self._array(name), 0)
         for plan in array_plans(self.record, self.grid):
             array = self._array(plan.name)
@@ -355,18 +386,12 @@ class Store:
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
-            self._array(name)[...] = result
+            self._array(name)[...] = np.asarray(result).astype(self._array(name).dtype)
         for name in {*self.record.arrays, *results, *ARRAYS, "nonfinite"}:
             arrays.clear_orphans(self._array(name))
         arrays.clear_orphans(self._group)
         clear_makings(self.place)
         self._update(failed=(), state="complete", finished=now(), nonfinite=self.nonfinite())
-
-    @property
-    def _finals(self) -> set[str]:
-        """Arrays that `finish` writes."""
-        products: set[str] = set(self.record.job.output.products)
-        return products - set(self.record.arrays)
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:

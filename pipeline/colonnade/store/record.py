@@ -34,7 +34,7 @@ __all__ = [
     "versions",
 ]
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 MOST_FAILED = 20
 _TOLD = {"created", "finished", "growth", "nonfinite", "versions", "job"}
 
@@ -148,7 +148,7 @@ class Record(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     state: Literal["writing", "complete"]
     # A part of file names
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -181,20 +181,6 @@ class Record(BaseModel):
         if self.growth is None or self.growth.resized:
             return None
         return replace(self.grid, columns=self.growth.columns)
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes that the arrays must have, by name."""
-        p, n, m, q = (
-            self.grid.columns, self.network.inputs, self.network.hidden, self.network.outputs
-        )  # fmt: skip
-        known = {
-            "jacobian": (p, q, n),
-            "value": (p, q),
-            "norm": (p,),
-            "mean": (q, n),
-            "slope_sum": (self.grid.blocks, m),
-        }
-        return {name: known[name] for name in {*self.job.output.products, *self.arrays}}
 
     def require_shapes(self) -> None:
         """Raise IncompleteError where the arrays' lengths differ, because the store is growing."""
