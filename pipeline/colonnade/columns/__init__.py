@@ -12,7 +12,8 @@ from pathlib import Path
 
 from colonnade.columns.base import Columns, Orientation, Source, Wanted
 from colonnade.columns.features import find_features
-from colonnade.columns.npy import open_npy, open_npy_folder, open_npy_object
+from colonnade.columns.folder import open_npy_folder
+from colonnade.columns.npy import open_npy, open_npy_object
 from colonnade.columns.zarrs import open_zarr
 from colonnade.errors import InputError, reason
 from colonnade.locations import Options, storage_texts

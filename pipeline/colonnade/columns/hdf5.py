@@ -15,10 +15,11 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.columns.arrays import MOST_CHUNK_BYTES, Box, Stacked, Stored, choose, stack
+from colonnade.columns.arrays import Box, Stacked, Stored
 from colonnade.columns.base import Wanted
 from colonnade.columns.labels import labels
 from colonnade.columns.packing import ATTRIBUTES
+from colonnade.columns.stacking import MOST_CHUNK_BYTES, choose, stack
 from colonnade.errors import InputError, reason, shown
 from colonnade.npyfile import PAGE
 from colonnade.places import Place

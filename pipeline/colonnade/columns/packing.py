@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def _number(key: str, given: Any, dtype: np.dtype[Any]) -> Any:
     if key == "_Unsigned":
         return given.decode() if isinstance(given, bytes) else str(given)
     # Zarr's documents are JSON: xarray writes floats as the text of their bytes
-    if isinstance(given, str) and dtype.kind == "f":
+    if isinstance(given, str) and re.fullmatch("[A-Za-z0-9+/]{11}=", given) and dtype.kind == "f":
         given = struct.unpack("<d", base64.b64decode(given))[0]
     values = np.ravel(given)
     if values.dtype.kind not in "iuf" or values.size < 1 or (key not in _FILLS and values.size > 1):
@@ -113,8 +114,8 @@ def _unpacked(dtype: np.dtype[Any], scale: Any, offset: Any) -> np.dtype[Any]:
     if scale is not None and offset is not None:
         wide = dtype.kind in "iu" and dtype.itemsize == 4
         alike = scale.dtype == offset.dtype and scale.dtype in (np.float32, np.float64)
-        single: np.dtype[Any] = np.dtype(scale.dtype.type)
-        return single if alike and not wide else double
+        return double if wide or not alike else np.dtype(scale.dtype.name)
     if offset is not None or scale.dtype.kind != "f":
         return double
-    return np.dtype(scale.dtype.type)
+    found: np.dtype[Any] = np.dtype(scale.dtype.name)
+    return found

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
-from colonnade.columns.arrays import MOST_CHUNK_BYTES, Box, Stacked, Stored, choose, stack
+from colonnade.columns.arrays import Box, Stacked, Stored
 from colonnade.columns.base import Wanted
 from colonnade.columns.labels import labels
+from colonnade.columns.stacking import MOST_CHUNK_BYTES, choose, stack
 from colonnade.errors import InputError, reason, shown
 from colonnade.regularfiles import RegularFiles
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import PlainValidator, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
 from colonnade.job.values import number
 from colonnade.locations import FilePath, Settings, StorageOptions
@@ -61,22 +61,22 @@ _NAMES: dict[str, Any] = {
 }
 Range = Annotated[
     tuple[int, int],
-    PlainValidator(_range),
+    BeforeValidator(_range),
     WithJsonSchema(
         {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}
     ),
 ]
 Features = Annotated[
     tuple[int | str, ...],
-    PlainValidator(_features),
+    BeforeValidator(_features),
     WithJsonSchema(
         _NAMES | {"items": {"anyOf": [_NAMES["items"], {"type": "integer", "minimum": 0}]}}
     ),
 ]
-Names = Annotated[tuple[str, ...], PlainValidator(_names), WithJsonSchema(_NAMES)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_names), WithJsonSchema(_NAMES)]
 Array = Annotated[
     str | tuple[str, ...],
-    PlainValidator(_array),
+    BeforeValidator(_array),
     WithJsonSchema({"anyOf": [{"type": "string"}, _NAMES]}),
 ]
 
