@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import threading
@@ -50,7 +51,9 @@ class Hdf5Stored(Stored):
     def read(self, box: Box) -> NDArray[Any]:
         """Read a part of it: whole chunks, each once."""
         with _opened(self.path) as file:
-            return np.asarray(self._now(file)[box])
+            dataset = self._now(file)
+            _check_stored(dataset, box)
+            return np.asarray(dataset[box])
 
     def check(self) -> None:
         """Open it anew."""
@@ -218,6 +221,26 @@ def _dimension(dataset: h5py.Dataset, axis: int) -> str | None:
     if len(scales):
         return str(scales[0].name).rpartition("/")[2]
     return str(scales.label) or None
+
+
+def _check_stored(dataset: h5py.Dataset, box: Box) -> None:
+    """Raise ValueError for a chunk that has more bytes compressed than it should have unpacked.
+
+    The library unpacks whatever is there, and only then looks how much it was to be.
+    """
+    created = dataset.id.get_create_plist()
+    if dataset.chunks is None or not created.get_nfilters():
+        return
+    most = 2 * math.prod(dataset.chunks) * dataset.dtype.itemsize + PAGE
+    numbers = [
+        range(part.start // size * size, part.stop, size)
+        for part, size in zip(box, dataset.chunks, strict=True)
+    ]
+    for place in itertools.product(*numbers):
+        # None there reads as a fill value
+        size = dataset.id.get_chunk_info_by_coord(place).size
+        if size is not None and size > most:
+            raise ValueError(f"its chunk at {place} has {size:,} bytes, and unpacks to no more")
 
 
 def _check_dataset(dataset: h5py.Dataset) -> None:
