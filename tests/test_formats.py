@@ -444,6 +444,16 @@ def test_a_part_of_a_large_x_has_a_cheap_fingerprint(tmp_path, X, monkeypatch) -
     assert part.fingerprint() == open_columns(tmp_path / "part.npy").fingerprint()
 
 
+@pytest.mark.parametrize(
+    ("name", "extra"), [("x.h5", "hdf5"), ("x.nc", "hdf5"), ("x.pq", "tables"), ("x.csv", "tables")]
+)
+def test_an_extra_that_is_not_installed(tmp_path, monkeypatch, name: str, extra: str) -> None:
+    monkeypatch.setattr("colonnade.columns.find_spec", lambda _: None)
+    (tmp_path / name).write_text("")
+    said = refusal(lambda: open_columns(tmp_path / name))
+    assert f"which is not installed: pip install 'colonnade[{extra}]'." in said
+
+
 # From the job to the store
 
 
