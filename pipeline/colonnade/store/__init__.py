@@ -207,7 +207,7 @@ class Store:
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""
         x = self.record.job.input
-        return open_columns(x.path, x.array, x.orientation, x.storage_options)
+        return open_columns(**x.asked)
 
     def done(self) -> set[int]:
         """Blocks whose shard of every array is there: one listing of each array's keys."""
