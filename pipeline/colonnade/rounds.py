@@ -13,6 +13,7 @@ from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stopping
 from colonnade.job import ClusterSettings, LocalCluster
 from colonnade.locations import storage_texts
+from colonnade.slopes import Source
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store
 from colonnade.task import Address, Failed, Unfit, compute_blocks, reach
@@ -34,6 +35,7 @@ def compute(
     settings: ClusterSettings,
     stop: Stop,
     listener: Listener,
+    slopes: Source | None = None,
 ) -> Iterator[BlockDone | BlockFailed]:
     """Compute the missing blocks on the cluster and yield what becomes of each.
 
@@ -44,6 +46,8 @@ def compute(
     ----------
     batch
         Blocks of one task, at the most.
+    slopes
+        A store that the slopes are taken from, instead of X.
 
     Raises
     ------
@@ -53,7 +57,8 @@ def compute(
         The lease, or all workers, are lost; or a worker cannot, or must not, compute blocks.
     """
     options = tuple(storage_texts(store.record.job.output.storage_options).items())
-    address = Address(store.path, store.record.id, lease.run, options, tuple(versions().items()))
+    here = tuple(versions().items())
+    address = Address(store.path, store.record.id, lease.run, options, slopes, here)
     watch = _Watch(cluster, store, lease, settings, stop, listener)
     rounds = _Rounds(cluster, store, address, watch)
     try:
