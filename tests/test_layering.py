@@ -13,7 +13,7 @@ import colonnade
 
 FLOORS = {
     8: ["cli"],
-    7: ["run", "planning"],
+    7: ["run", "planning", "submit"],
     6: ["rounds", "verify", "reporting"],
     5: ["task", "dispatch", "reader", "reference", "inputs"],
     4: ["store", "clusters", "planner", "progress", "jacobian"],
