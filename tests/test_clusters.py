@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import itertools
 import sys
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 import colonnade as cn
 from colonnade import clusters
@@ -103,8 +106,11 @@ def test_the_hosts_of_ssh(job) -> None:
 
 
 def test_the_cluster_of_kubernetes(job) -> None:
-    pytest.importorskip("dask_kubernetes")
+    dask_kubernetes = pytest.importorskip("dask_kubernetes")
     found = kubernetes.specification(settings(job, "kubernetes"), "colonnade-1")
+    (definition,) = Path(dask_kubernetes.__file__).parent.rglob("crds/daskcluster.yaml")
+    (version,) = yaml.safe_load(definition.read_text())["spec"]["versions"]
+    jsonschema.validate(found, version["schema"]["openAPIV3Schema"])
     assert found["kind"] == "DaskCluster"
     assert found["metadata"] == {"name": "colonnade-1"}
     assert found["spec"]["worker"]["replicas"] == 2

@@ -448,7 +448,7 @@ def test_no_scheduler_at_the_address(job, tmp_path) -> None:
 
 
 def test_too_few_workers_at_the_address(make, shared, tmp_path) -> None:
-    with pytest.raises(ClusterError, match=r"2 of 3 workers came within 0\.5 s"):
+    with pytest.raises(ClusterError, match=r"2 of 3 workers of tcp:\S+ came within 0\.5 s"):
         cn.run(make() | {"cluster": {**shared, "workers": 3, "timeout": 0.5}})
     assert not (tmp_path / "out.zarr").exists()
 
