@@ -32,7 +32,7 @@ fi
 
 # pip's own settings and certificates are this machine's; the image gets neither
 settings=()
-for place in /etc/pip.conf "${PIP_CERT:-}" /opt/pypi /opt/pypi-more /opt/wheels; do
+for place in /etc/pip.conf "${PIP_CERT:-}"; do
     [ -e "$place" ] && settings+=(--volume "$place:$place:ro")
 done
 podman build --isolation=chroot --network=host "${settings[@]}" \
