@@ -120,7 +120,10 @@ def test_the_cluster_of_kubernetes(job) -> None:
         assert pod["serviceAccountName"] == "runner"
         (container,) = pod["containers"]
         assert container["image"] == "example.org/colonnade:1"
-        assert container["resources"] == {"requests": resources, "limits": resources}
+        # A scheduler takes the same, whatever its workers are
+        assert (container["resources"] == {"requests": resources, "limits": resources}) == (
+            part == "worker"
+        )
         assert container["env"] == [{"name": "LEVEL", "value": "3"}, {"name": "A", "value": "b"}]
         assert container["envFrom"] == [{"secretRef": {"name": "s3"}}]
         # `dask-worker` and `dask-scheduler` are in no distribution any more

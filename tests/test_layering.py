@@ -14,7 +14,7 @@ import colonnade
 FLOORS = {
     12: ["cli"],
     11: ["materializing"],
-    10: ["run", "planning", "reporting"],
+    10: ["run", "planning", "reporting", "submit"],
     9: ["rounds", "verify", "reader"],
     8: ["task", "inputs", "recovered", "blockwise"],
     7: ["slopes", "dispatch", "reference"],

@@ -6,6 +6,7 @@ import math
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import distributed
@@ -14,7 +15,10 @@ from colonnade.clusters.base import Deployment, library, refusal
 from colonnade.job import KubernetesCluster
 from colonnade.plan import Capacity
 
-__all__ = ["capacity", "deploy", "specification"]
+__all__ = ["capacity", "deploy", "namespace", "specification"]
+
+_SCHEDULER = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def capacity(settings: KubernetesCluster) -> Capacity:
@@ -30,7 +34,7 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
     try:
         cluster = operator.KubeCluster(
             custom_cluster_spec=specification(settings, name),
-            namespace=settings.namespace,
+            namespace=namespace(settings),
             resource_timeout=math.ceil(settings.timeout),
             quiet=True,
         )
@@ -42,6 +46,14 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
         if settings.adaptive is not None:
             cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
         yield Deployment(client, f"Kubernetes ({cluster.namespace}/{name})")
+
+
+def namespace(settings: KubernetesCluster) -> str | None:
+    """Tell the job's namespace, or within a pod the pod's own; None for the context's."""
+    # kr8s takes "default" for a pod's
+    if settings.namespace is None and _OWN_NAMESPACE.is_file():
+        return _OWN_NAMESPACE.read_text().strip()
+    return settings.namespace
 
 
 def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:
@@ -59,6 +71,8 @@ def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:
             "dask", "worker", "--nthreads", str(settings.cores), "--memory-limit", memory,
         ],
     )  # fmt: skip
+    # Not a worker's, which may be a whole node
+    spec["spec"]["scheduler"]["spec"]["containers"][0]["resources"] = _SCHEDULER
     # A dask-scheduler is in no image with a Dask of today
     arguments = spec["spec"]["scheduler"]["spec"]["containers"][0]["args"]
     if arguments[0] == "dask-scheduler":
