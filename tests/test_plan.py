@@ -294,6 +294,7 @@ def test_batches_spare_the_scheduler() -> None:
 
 DENSE = Shapes(p=10**6, n=1009, m=101, q=1013)
 COLUMN = 1009 * 8 + 4 * 101 * 4 + 3 * 1009 * 1013 * 4
+TILE = 1009 * 1013 * 4
 
 
 @pytest.mark.parametrize(
