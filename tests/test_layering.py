@@ -14,7 +14,7 @@ import colonnade
 FLOORS = {
     12: ["cli"],
     11: ["materializing"],
-    10: ["run", "planning"],
+    10: ["run", "planning", "reporting"],
     9: ["rounds", "verify", "reader"],
     8: ["task", "inputs", "recovered", "blockwise"],
     7: ["sources", "dispatch", "reference"],
@@ -44,7 +44,7 @@ PACKAGE = Path(colonnade.__file__).parent
 # The package's face: they import from anywhere, and nothing imports from them but the version
 FACES = {"__init__", "__main__"}
 HEAVY = {
-    "xarray": {"reader", "recovered"},
+    "xarray": {"reader", "recovered", "reporting"},
     "distributed": {"clusters", "dispatch", "run"},
     "click": {"cli"},
 }

@@ -22,15 +22,15 @@ from numpy.typing import NDArray
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError, shown
 from colonnade.job import Job
-from colonnade.layout import ArrayPlan, Grid, Shapes, nonfinite_plan
+from colonnade.layout import ArrayPlan, Grid, nonfinite_plan
 from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
 from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
-from colonnade.products import make_arrays
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
+from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make
 from colonnade.store.opening import KEY, REMEDY, check_document, find_group, reasoned
@@ -51,6 +51,8 @@ __all__ = [
     "Lease",
     "NetworkRecord",
     "Record",
+    "RunLog",
+    "RunRecord",
     "Status",
     "Store",
     "Verification",
@@ -113,7 +115,7 @@ class Store:
 
     def _check(self) -> None:
         """Refuse arrays that are not those of which the store's record tells."""
-        record, output, plans = self.record, self.record.job.output, self.plans
+        record, output, plans = self.record, self.record.job.output, self.record.plans
         damaged = f"{self.path}: the store's attribute {KEY!r} is damaged"
         if record.input.columns != record.grid.columns:
             raise StoreError(f"{damaged}: input.columns are not grid.columns. {REMEDY}")
@@ -123,7 +125,7 @@ class Store:
         for plan in (
             *plans,
             nonfinite_plan(record.grid),
-            *arrays.weights_plans(self.shapes, dtype),
+            *arrays.weights_plans(self.record.shapes, dtype),
         ):
             array = self._array(plan.name)
             try:
@@ -191,18 +193,6 @@ class Store:
             raise StoreError(f"{place}: the store cannot be made: {reasoned(error)}.") from error
 
     @property
-    def shapes(self) -> Shapes:
-        """Sizes of what it holds."""
-        network = self.record.network
-        return Shapes(self.grid.columns, network.inputs, network.hidden, network.outputs)
-
-    @property
-    def plans(self) -> tuple[ArrayPlan, ...]:
-        """Its arrays that a run makes, as its record tells."""
-        output = self.record.job.output
-        return make_arrays(self.shapes, output.products, output.dtype, self.grid, output.layout)
-
-    @property
     def grid(self) -> Grid:
         """How its columns fall into blocks."""
         return self.record.grid
@@ -223,7 +213,7 @@ class Store:
 
     def is_whole(self) -> bool:
         """Whether the store says that it is complete, and what `finish` wrote is there."""
-        return self.record.state == "complete" and not any(map(self.is_absent, self.plans))
+        return self.record.state == "complete" and not any(map(self.is_absent, self.record.plans))
 
     def is_absent(self, plan: ArrayPlan) -> bool:
         """Whether an array that is written at the end is not there."""
@@ -318,7 +308,7 @@ class Store:
 
     def check_metadata(self) -> None:
         """Raise StoreError where the arrays' metadata cannot be read, or is not this store's."""
-        for plan in self.plans:
+        for plan in self.record.plans:
             array = self._array(plan.name)
             shards = array.shards or array.chunks
             if array.shape != plan.shape or shards != plan.shards:
@@ -347,6 +337,10 @@ class Store:
         """Take over a resumed run's job: its files may have moved, its cluster may be another."""
         if job != self.record.job or self.record.state != "writing":
             self._update(job=job, state="writing", finished=None, nonfinite=None)
+
+    def log(self, run: RunRecord) -> None:
+        """Keep what a run has done, before anything is said of the store's state."""
+        self._update(runs=(*self.record.runs, run)[-MOST_RUNS:])
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""

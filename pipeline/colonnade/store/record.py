@@ -13,8 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 from colonnade.columns import Columns
 from colonnade.errors import shown
 from colonnade.job import Job
-from colonnade.layout import Grid
+from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.network import Network
+from colonnade.products import make_arrays
+from colonnade.store.history import MOST_RUNS, RunRecord
 from colonnade.store.lease import Holder
 
 __all__ = [
@@ -101,6 +103,8 @@ class Record(BaseModel):
         Those that a task writes a shard of, in this order. A block is done when all are there.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
+    runs
+        The last of those that computed blocks of it and were not killed, oldest first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -117,6 +121,19 @@ class Record(BaseModel):
     arrays: tuple[str, ...]
     nonfinite: Annotated[int, Field(ge=0)] | None = None
     versions: dict[str, str]
+    runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of what the store holds."""
+        network = self.network
+        return Shapes(self.grid.columns, network.inputs, network.hidden, network.outputs)
+
+    @property
+    def plans(self) -> tuple[ArrayPlan, ...]:
+        """The arrays that a run makes."""
+        output = self.job.output
+        return make_arrays(self.shapes, output.products, output.dtype, self.grid, output.layout)
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs from the store's; the cluster does not count."""
