@@ -83,7 +83,7 @@ def test_a_local_cluster_of_the_size_asked(job, network, X) -> None:
     assert last is finished
     assert isinstance(last, RunFinished)
     assert (last.state, last.blocks_computed, last.blocks_failed) == ("complete", BLOCKS, 0)
-    assert last.bytes_written == P * (Q * N + Q + 1) * 4 + BLOCKS * M * 8
+    assert last.bytes_written == P * (Q * N + Q + 1) * 4 + BLOCKS * Q * N * 8
 
     ds = cn.open(finished.store)
     T = cn.jacobian(network, X).astype(np.float64)
@@ -497,7 +497,7 @@ def test_plan_touches_nothing(job, tmp_path) -> None:
     before = sorted(tmp_path.rglob("*"))
     planned = cn.plan(job())
     assert planned.grid.blocks == BLOCKS
-    assert planned.output_bytes == (P * (Q * N + Q + 1) + Q * N) * 4 + BLOCKS * M * 8
+    assert planned.output_bytes == (P * (Q * N + Q + 1) + Q * N) * 4 + BLOCKS * Q * N * 8
     assert sorted(tmp_path.rglob("*")) == sorted(
         {*before, tmp_path / "network.npz", tmp_path / "X.npy"}
     )
