@@ -27,6 +27,8 @@ network:
   weights: w.npz
   activation: {name: leaky_relu, negative_slope: 1e-3}   # which YAML takes for a string
   names: {W1: fc1.weight, W2: fc2.weight, b2: fc2.bias}
+  input_names: [T_850, ω, "3"]
+  output_names: names.txt
 input: {path: bucket/x.zarr, array: X, orientation: columns_by_features}
 output:
   path: out.zarr
@@ -37,6 +39,7 @@ output:
   compression: zstd
   significant_bits: 12
   products: [mean, jacobian, mean]
+  scale: {input_std: [0, 2.5, 1e-3], output_std: std.npz}
 cluster: {kind: address, address: "tls://h:8786", workers: 3, timeout: 2.5}
 """
 LOCAL = {"network": {"weights": "w.npz", "activation": "tanh"}, "input": {"path": "x.npy"},
@@ -45,6 +48,7 @@ ADDRESS = LOCAL | {"cluster": {"kind": "address", "address": "tcp://h:1"}}
 SECTIONS = {
     "network": models.NetworkSettings, "network.names": ArrayNames,
     "input": models.InputSettings, "output": models.OutputSettings,
+    "output.scale": models.ScaleSettings,
 }  # fmt: skip
 MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster, models.TlsSettings, StorageOptions)
 
@@ -78,6 +82,7 @@ def test_whole_job(tmp_path: Path) -> None:
         "network": {
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
             "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
+            "input_names": ("T_850", "ω", "3"), "output_names": "names.txt",
             "storage_options": None,
         },
         "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features",
@@ -86,6 +91,7 @@ def test_whole_job(tmp_path: Path) -> None:
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
             "products": ("jacobian", "mean"), "storage_options": None,
+            "scale": {"input_std": (0, 2.5, 0.001), "output_std": "std.npz"},
         },
         "cluster": {
             "kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5, "grace": 20,
@@ -97,13 +103,13 @@ def test_whole_job(tmp_path: Path) -> None:
 def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
-                    "storage_options": None},
+                    "input_names": None, "output_names": None, "storage_options": None},
         "input": {"path": "x.npy", "array": None, "orientation": "features_by_columns",
                   "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "o.zarr", "layout": "dense", "dtype": "float32", "block_size": "auto",
             "chunk_size": "auto", "compression": "none", "significant_bits": None,
-            "products": ("jacobian",), "storage_options": None,
+            "products": ("jacobian",), "scale": None, "storage_options": None,
         },
         "cluster": {
             "kind": "local", "workers": "auto", "threads_per_worker": 1,
@@ -452,6 +458,20 @@ def test_schema_has_exactly_the_keys_of_the_models() -> None:
         assert name == "Job" or all(field["description"] for field in properties.values())
 
 
+def test_names_and_scales_that_are_none() -> None:
+    for wrong, why in (
+        ([], "allowed"), ({}, "allowed"), ("", "allowed"), (3, "allowed"), ([1.5], "quote"),
+        ([True], "quote"), (["a", "a"], "differ"), (["a", " "], "name 1"), (["a\x1b"], "control"),
+        (["a" * 201], "200"), ("http://x/y", "allowed"),
+    ):  # fmt: skip
+        (line,) = told(job(network__output_names=wrong))
+        assert line.startswith("network.output_names: ")
+        assert why in line
+    for wrong in ([], {}, 3, "", ["a"], [-1], [float("nan")], [float("inf")], [None]):
+        (line,) = told(job(output__scale={"input_std": wrong}))
+        assert line.startswith("output.scale.input_std: ")
+
+
 def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
     (line,) = told(job(output__significant_bits=7))
     assert line.startswith("output: ")
@@ -477,6 +497,10 @@ def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
         (False, [job(output__block_size=s) for s in WRONG_SIZES if s not in ("0", "1e19")]),
         (False, [job(cluster__workers=n) for n in WRONG_COUNTS]),
         (True, [job(output__products="norm"), job(output__products=["mean", "norm"])]),
+        (True, [job(network__input_names=given) for given in ("n.txt", ["a", "b"])]),
+        (False, [job(network__input_names=given) for given in ([], [3], " ", [" "])]),
+        (True, [job(output__scale={"input_std": given}) for given in ("s.npy", [0, 1.5], None)]),
+        (False, [job(output__scale={"output_std": given}) for given in ([], [-1], " ", 3)]),
         (False, [job(output__products=given) for given in ([], ["norms"], 3)]),
         (False, [job(network__activation="tahn"), job(network__weights=" "), job(x=1), {}]),
         (False, [job(ADDRESS, cluster__address="h:1"), job(ADDRESS, cluster__adress="tcp://h:1")]),

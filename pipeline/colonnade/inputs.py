@@ -8,6 +8,8 @@ from colonnade.columns import Columns, open_columns
 from colonnade.errors import InputError, StoreError, TooLargeError
 from colonnade.jacobian import kernel_bytes, strip_columns, working_dtype
 from colonnade.job import Job
+from colonnade.labelling import find_labels
+from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
 from colonnade.plan import Capacity, Plan
@@ -26,6 +28,8 @@ class Checked:
     network: Network
     columns: Columns
     x: InputRecord
+    labels: Labels
+    coordinates: dict[Dimension, Coordinate]
 
     def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
         """Plan the job for a cluster, in the grid of a store if one is there.
@@ -76,8 +80,9 @@ def check_job(job: Job) -> Checked:
     columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
+    labels, coordinates = find_labels(job, columns, {"input": network.n, "output": network.q})
     try:
-        return Checked(job, network, columns, input_record(columns))
+        return Checked(job, network, columns, input_record(columns), labels, coordinates)
     except (OSError, ValueError, MemoryError) as error:
         raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
 

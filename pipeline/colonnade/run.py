@@ -80,7 +80,8 @@ def run(
         old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         if old is not None and not overwrite:
             _refuse_another_job(old, checked)
-        if old is not None and (overwrite or repair or not _is_finished(old)):
+        settled = old is not None and _is_finished(old) and old.record.labels == checked.labels
+        if old is not None and (overwrite or repair or not settled):
             this.hold(old)
             # Nobody else's from here on, and as whoever held it has left it
             old = Store.open(old.path, checked.job.output.storage_options)
@@ -92,6 +93,8 @@ def run(
         sound = found is None or not found.failures
         if store is not None and _is_finished(store) and sound:
             tally(_started(path, store, []))
+            if not settled:
+                this.label(store)
         else:
             store = this.work(store, old, found)
     finished = tally.finished(path, store, time.perf_counter() - clock)
@@ -121,6 +124,11 @@ class _Run:
             self._lease = self._held.enter_context(hold(store.place, self._name))
         return self._lease
 
+    def label(self, store: Store) -> None:
+        """Give a store the names and scales that the job has now."""
+        self.hold(store).confirm()
+        store.label(self._checked.job, self._checked.labels, self._checked.coordinates)
+
     def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
         """Compute what is missing of a store, or make one in place of `old`, and finish it.
 
@@ -134,11 +142,14 @@ class _Run:
             planned = checked.plan(cluster.capacity, grid)
             if store is None:
                 store = Store.create(
-                    planned, checked.network, checked.job, checked.x, old, self._name
-                )
+                    planned, checked.network, checked.job, checked.x, old, self._name,
+                    checked.labels, checked.coordinates,
+                )  # fmt: skip
             lease = self.hold(store)
             lease.confirm()
             store.adopt(checked.job)
+            if found is not None or store.record.labels != checked.labels:
+                self.label(store)
             if found is not None:
                 _discard(store, checked.network, found)
             missing = store.missing()

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.errors import reason
+from colonnade.labels import Coordinate
 from colonnade.sampling import Piece, Sample, samples
 
 __all__ = ["Columns", "Orientation"]
@@ -56,6 +57,21 @@ class Columns(ABC):
     def chunk_columns(self) -> int:
         """Columns that are read from the disk at the least."""
         return 1
+
+    def coordinate(
+        self, dimension: Literal["input", "column"]
+    ) -> Coordinate | tuple[str, ...] | str | None:
+        """Find what its own store says along a dimension: numbers, or names of inputs.
+
+        None where it says nothing, and a word on why where it cannot be used.
+        """
+        _ = dimension
+        return None
+
+    def beside(self, name: str) -> NDArray[Any] | None:
+        """Read another array of its own store; None where there is none."""
+        _ = name
+        return None
 
     @property
     @abstractmethod

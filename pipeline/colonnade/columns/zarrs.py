@@ -6,7 +6,7 @@ import json
 import math
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
@@ -15,7 +15,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 
 from colonnade.columns.base import Columns, Orientation
+from colonnade.columns.beside import array_beside, coordinate_beside
 from colonnade.errors import InputError, reason, shown
+from colonnade.labels import Coordinate
 from colonnade.matrix import check_matrix
 from colonnade.npyfile import PAGE
 from colonnade.regularfiles import RegularFiles
@@ -57,6 +59,36 @@ class ZarrColumns(Columns):
     def chunk_columns(self) -> int:
         """Columns of a chunk."""
         return int(self.stored.chunks[1 if self.orientation == "features_by_columns" else 0])
+
+    def coordinate(
+        self, dimension: Literal["input", "column"]
+    ) -> Coordinate | tuple[str, ...] | str | None:
+        """Find the coordinate that xarray would show along a dimension."""
+        axis = int((dimension == "column") == (self.orientation == "features_by_columns"))
+        try:
+            with self._telling():
+                found = coordinate_beside(self.stored, axis)
+                if found is None:
+                    return None
+                _check_chunks(found.values)
+                if found.dtype.kind not in "OSUT":
+                    return found
+                if dimension == "column":
+                    raise ValueError("it is text, which is kept of inputs alone")
+                return found.texts()
+        except (OSError, ValueError) as error:
+            return str(error)
+
+    def beside(self, name: str) -> NDArray[Any] | None:
+        """Read another array of its group; None where there is none."""
+        with self._telling():
+            found = array_beside(self.stored, name)
+            if found is None:
+                return None
+            _check_chunks(found)
+            if found.ndim != 1 or found.size > max(self.stored_shape):
+                raise ValueError(f"{name} has the shape {found.shape}")
+            return np.asarray(found[...])
 
     @property
     def storage(self) -> dict[str, Any]:

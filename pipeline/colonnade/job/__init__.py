@@ -7,7 +7,7 @@ from typing import Any
 from colonnade.job.cluster import AddressCluster, ClusterSettings, LocalCluster, TlsSettings
 from colonnade.job.input import InputSettings
 from colonnade.job.network import ArrayNames, NetworkSettings
-from colonnade.job.output import OutputSettings, Product
+from colonnade.job.output import OutputSettings, Product, ScaleSettings
 from colonnade.locations import Settings, absolute
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "NetworkSettings",
     "OutputSettings",
     "Product",
+    "ScaleSettings",
     "json_schema",
 ]
 

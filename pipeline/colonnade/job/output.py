@@ -12,10 +12,10 @@ from pydantic import (
     model_validator,
 )
 
-from colonnade.job.values import Size, number
+from colonnade.job.values import Deviations, Size, number
 from colonnade.locations import FilePath, Settings, StorageOptions
 
-__all__ = ["OutputSettings", "Product"]
+__all__ = ["OutputSettings", "Product", "ScaleSettings"]
 
 Product = Literal["jacobian", "value", "norm", "mean"]
 """What a store may hold; this order is the order in which stores list it."""
@@ -68,6 +68,15 @@ Products = Annotated[
 ]
 
 
+class ScaleSettings(Settings):
+    """Standard deviations by which readers may scale; numbers, a file, or an array in X's store."""
+
+    input_std: Deviations | None = None
+    """Of the n inputs, by which derivatives are multiplied."""
+    output_std: Deviations | None = None
+    """Of the q outputs, by which derivatives are divided."""
+
+
 class OutputSettings(Settings):
     """The Zarr store."""
 
@@ -87,6 +96,8 @@ class OutputSettings(Settings):
     """Bits of the tensor's mantissas that are kept: an error of 2^-(bits + 1) of each number."""
     products: Products = ("jacobian",)
     """What to keep: the tensor, Y, ‖J_k‖_F of each column, the mean block."""
+    scale: ScaleSettings | None = None
+    """For a scaled view of the tensor and its means; no part of what is stored."""
     storage_options: StorageOptions | None = None
     """How the object store is reached, where it is in one."""
 

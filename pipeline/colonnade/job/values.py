@@ -7,11 +7,13 @@ import re
 from typing import Annotated, Any, Literal
 
 from dask.utils import parse_bytes
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import BeforeValidator, PlainValidator, WithJsonSchema
 
 from colonnade.errors import has_credentials
+from colonnade.labels import names_problem, scale_problem
+from colonnade.locations import file_path
 
-__all__ = ["Address", "Count", "Seconds", "Size", "Whole", "number"]
+__all__ = ["Address", "Count", "Deviations", "Names", "Seconds", "Size", "Whole", "number"]
 
 
 def number(given: Any) -> float:
@@ -67,6 +69,31 @@ def _address(given: Any) -> str:
     return given
 
 
+def _names(given: Any) -> tuple[str, ...] | str:
+    if isinstance(given, str):
+        return file_path(given)
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError("allowed: a list of names, or a file's path")
+    if not all(isinstance(name, str) for name in given):
+        raise ValueError("allowed: names that are texts; quote what YAML takes for something else")
+    problem = names_problem(given)
+    if problem:
+        raise ValueError(problem)
+    return tuple(given)
+
+
+def _deviations(given: Any) -> tuple[float, ...] | str:
+    if isinstance(given, str):
+        return file_path(given)
+    if not isinstance(given, list | tuple) or not given:
+        raise ValueError("allowed: a list of numbers, a file's path, or an array in X's store")
+    numbers = tuple(number(value) for value in given)
+    problem = scale_problem(numbers, divisor=False)
+    if problem:
+        raise ValueError(problem)
+    return numbers
+
+
 # The store keeps the job, and whoever reads the store reads it
 _NO_CREDENTIALS = "allowed: no user or password in an address; they belong into the environment"
 # The same sizes as text for the job and for its JSON Schema
@@ -101,3 +128,27 @@ Seconds = Annotated[
 ]
 _AddressSchema = WithJsonSchema({"type": "string", "pattern": _ADDRESS})
 Address = Annotated[str, PlainValidator(_address), _AddressSchema]
+Names = Annotated[
+    tuple[str, ...] | str,
+    BeforeValidator(_names),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"\S"},
+                {"type": "array", "items": {"type": "string", "pattern": r"\S"}, "minItems": 1},
+            ]
+        }
+    ),
+]
+Deviations = Annotated[
+    tuple[float, ...] | str,
+    BeforeValidator(_deviations),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": r"\S"},
+                {"type": "array", "items": {"type": "number", "minimum": 0}, "minItems": 1},
+            ]
+        }
+    ),
+]

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from pydantic import ValidationError
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError, reason, shown
 from colonnade.job import Job
+from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import Grid, Shapes, make_arrays, nonfinite_plan
 from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
@@ -44,6 +46,7 @@ from colonnade.store.record import (
 )
 
 __all__ = [
+    "KEY",
     "Failure",
     "Holder",
     "InputRecord",
@@ -60,6 +63,7 @@ __all__ = [
 ]
 
 KEY = "colonnade"
+_NO_LABELS = Labels()
 # Ours take some kilobytes
 _MOST_METADATA = 16 * 2**20
 _REMEDY = "Restore it from a copy, or delete it and run its job again."
@@ -159,6 +163,9 @@ class Store:
         damaged = f"{self.path}: the store's attribute {KEY!r} is damaged"
         if record.input.columns != record.grid.columns:
             raise StoreError(f"{damaged}: input.columns are not grid.columns. {_REMEDY}")
+        problem = record.labels.problem({"input": network.inputs, "output": network.outputs})
+        if problem:
+            raise StoreError(f"{damaged}: labels have {problem}. {_REMEDY}")
         if record.arrays != tuple(plan.name for plan in plans if plan.per_block):
             raise StoreError(f"{damaged}: arrays are not those of its products. {_REMEDY}")
         dtype = "float64" if self._array("W1").dtype == np.float64 else "float32"
@@ -183,6 +190,8 @@ class Store:
         x: InputRecord,
         old: Store | None = None,
         run: str | None = None,
+        labels: Labels = _NO_LABELS,
+        coordinates: Mapping[Dimension, Coordinate] = MappingProxyType({}),
     ) -> Store:
         """Make the arrays at the job's output path and write the weights.
 
@@ -192,6 +201,8 @@ class Store:
             The store to replace.
         run
             The run that holds the new store from its first moment on.
+        labels, coordinates
+            As `find_labels` has found them.
 
         Raises
         ------
@@ -208,6 +219,7 @@ class Store:
             input=x,
             grid=plan.grid,
             arrays=tuple(array.name for array in plan.arrays if array.per_block),
+            labels=labels,
             versions=versions(),
         )
 
@@ -217,6 +229,9 @@ class Store:
                 arrays.create(group, array, job.output)
             for name in ARRAYS:
                 arrays.create_weights(group, name, getattr(network, name))
+            arrays.create_labels(group, labels)
+            for dimension, coordinate in coordinates.items():
+                arrays.create_coordinate(group, dimension, coordinate)
 
         try:
             make(place, record.id, fill, None if old is None else old.is_current, run)
@@ -359,6 +374,17 @@ class Store:
         """Take over a resumed run's job: its files may have moved, its cluster may be another."""
         if job != self.record.job or self.record.state != "writing":
             self._update(job=job, state="writing", finished=None, nonfinite=None)
+
+    def label(self, job: Job, labels: Labels, coordinates: Mapping[Dimension, Coordinate]) -> None:
+        """Write names, scales and coordinates anew; the numbers and the state stay."""
+        for dimension in ("input", "output", "column"):
+            if dimension in self._group:
+                del self._group[dimension]
+        arrays.create_labels(self._group, labels)
+        for dimension, coordinate in coordinates.items():
+            arrays.create_coordinate(self._group, dimension, coordinate)
+        self._arrays.clear()
+        self._update(job=job, labels=labels)
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""

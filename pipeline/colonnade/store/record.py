@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 from colonnade.columns import Columns
 from colonnade.errors import shown
 from colonnade.job import Job
+from colonnade.labels import Labels
 from colonnade.layout import Grid
 from colonnade.network import Network
 from colonnade.store.lease import Holder
@@ -101,6 +102,8 @@ class Record(BaseModel):
         Those that a task writes a shard of, in this order. A block is done when all are there.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
+    labels
+        Names and scales, which another run of the job may change.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -116,6 +119,7 @@ class Record(BaseModel):
     grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
     nonfinite: Annotated[int, Field(ge=0)] | None = None
+    labels: Labels = Labels()
     versions: dict[str, str]
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -133,7 +137,7 @@ class Record(BaseModel):
         return {name: known[name] for name in {*self.job.output.products, *self.arrays}}
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
-        """Say in what another job differs from the store's; the cluster does not count."""
+        """Say in what another job differs; its cluster, names and scales do not count."""
         found = []
         if self.network != network:
             found.append("the network (its weights or its activation)")
@@ -141,7 +145,8 @@ class Record(BaseModel):
         if different:
             found.append(f"X ({'; '.join(different)})")
         mine, other = (
-            j.output.model_dump(exclude={"path", "storage_options"}) for j in (self.job, job)
+            j.output.model_dump(exclude={"path", "storage_options", "scale"})
+            for j in (self.job, job)
         )
         found += [
             f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
@@ -212,6 +217,12 @@ class Status:
             f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
             + (f", finished {record.finished}" if record.finished else ""),
         ]
+        labels = record.labels
+        named = [*labels.names, *labels.copied]
+        if named or labels.left_out:
+            told = [f"coordinates of {', '.join(named)}"] if named else []
+            told += [f"left out {shown(word, 200)}" for word in labels.left_out]
+            lines.insert(-1, f"labels    {'; '.join(told)}")
         if self.missing:
             lines.insert(2, f"missing   blocks {ranges(self.missing)}")
         if self.holder:
