@@ -229,7 +229,7 @@ def test_scales_from_everywhere(small, tmp_path, labelled_x, kind: str) -> None:
     elif kind == "npz":
         np.savez(path, input_std=inputs, other=np.zeros(2))
     elif kind == "txt":
-        np.savetxt(path, inputs, fmt="%r")
+        np.savetxt(path, inputs, fmt="%.17g")
     x = {"path": labelled_x(3), "array": "X"} if kind == "beside" else {}
     found = check_job(load_job(small(input=x, output={"scale": {"input_std": given}})))
     assert found.labels.input_std == tuple(np.arange(5.0) if kind == "beside" else inputs)
