@@ -12,11 +12,14 @@ import pytest
 import colonnade
 
 FLOORS = {
-    8: ["cli"],
-    7: ["run", "planning"],
-    6: ["rounds", "verify", "operators"],
-    5: ["task", "dispatch", "reader", "reference", "inputs"],
-    4: ["labelling", "store", "clusters", "planner", "progress", "jacobian"],
+    11: ["cli"],
+    10: ["run", "planning"],
+    9: ["rounds", "verify", "operators"],
+    8: ["task", "inputs"],
+    7: ["slopes", "reader", "dispatch", "reference"],
+    6: ["store", "planner", "tiles"],
+    5: ["products", "clusters", "progress"],
+    4: ["jacobian", "labelling"],
     3: ["plan", "network", "columns", "jobfile", "shards"],
     2: ["job", "layout", "npyranges", "weights"],
     1: ["activations", "stopping", "npyfile", "matrix", "places", "locations", "labels"],

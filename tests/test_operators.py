@@ -21,7 +21,7 @@ from colonnade.jacobian import slopes
 from colonnade.reader import Backend
 from support import M, N, P, Q, make_columns, make_network, save_network
 
-LAYOUTS = ["dense"]
+LAYOUTS = ["dense", "factored"]
 
 
 @pytest.fixture(scope="module", params=LAYOUTS)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import InputError, StoreError, TooLargeError
-from colonnade.jacobian import kernel_bytes, strip_columns, working_dtype
+from colonnade.jacobian import kernel_bytes, working_dtype
 from colonnade.job import Job
 from colonnade.labelling import find_labels
 from colonnade.labels import Coordinate, Dimension, Labels
@@ -15,6 +17,7 @@ from colonnade.network import Network
 from colonnade.plan import Capacity, Plan
 from colonnade.planner import make_plan
 from colonnade.store import InputRecord, input_record
+from colonnade.tiles import STRIP, tile_columns
 from colonnade.urls import is_url, overlap
 
 __all__ = ["Checked", "check_job"]
@@ -40,22 +43,25 @@ class Checked:
             It does not fit a worker's memory, or a store.
         """
         network, output = self.network, self.job.output
-        strip = strip_columns(network, output.dtype)
+        tile = tile_columns(network, output.dtype)
+        x_dtype = np.dtype(self.x.dtype)
         plan = make_plan(
             Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
             products=output.products,
             dtype=output.dtype,
             x_itemsize=self.columns.copies * self.columns.dtype.itemsize,
             x_chunk_columns=self.columns.chunk_columns,
-            working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
-            strip_columns=strip,
+            working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
+            kernel_bytes=kernel_bytes(network, output.dtype, tile, norm="norm" in output.products),
+            strip_columns=STRIP,
             compression=output.compression,
             objects=is_url(output.path) or is_url(self.columns.path),
             capacity=capacity,
             block_size=output.block_size,
             chunk_size=output.chunk_size,
             grid=grid,
+            layout=output.layout,
+            tile_columns=tile,
         )
         if plan.grid.problem:
             raise TooLargeError(

@@ -22,6 +22,7 @@ from colonnade.job import OutputSettings
 from colonnade.labels import Coordinate, Labels
 from colonnade.layout import ArrayPlan, Shapes
 from colonnade.shards import ShardBuffer, ShardLayout
+from colonnade.store.attributes import ATTRIBUTES
 
 __all__ = [
     "check_index",
@@ -41,37 +42,6 @@ __all__ = [
     "write",
 ]
 
-_Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
-_ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "jacobian": {
-        "long_name": "Jacobian of the network's outputs with respect to its inputs, at each column",
-        "formula": f"jacobian[k,i,j] = ∂y_i/∂x_j = Σ_h W2[i,h] σ′(z[h,k]) W1[h,j], z[h,k] = {_Z}",
-    },
-    "value": {
-        "long_name": "output of the network at each column",
-        "formula": f"value[k,i] = y_i = Σ_h W2[i,h] σ(z[h,k]) + b2[i], z[h,k] = {_Z}",
-    },
-    "norm": {
-        "long_name": "Frobenius norm of the Jacobian at each column",
-        "formula": "norm[k] = sqrt(Σ_ij jacobian[k,i,j]²)",
-    },
-    "mean": {
-        "long_name": "mean of the Jacobian over all columns",
-        "formula": "mean[i,j] = Σ_k jacobian[k,i,j] / p = Σ_h W2[i,h] (Σ_k σ′(z[h,k]) / p) W1[h,j]",
-    },
-    "slope_sum": {
-        "long_name": "sum of the slopes over the columns of each block",
-        "formula": f"slope_sum[b,h] = Σ_(k in block b) σ′(z[h,k]), z[h,k] = {_Z}",
-    },
-    "nonfinite": {
-        "long_name": "number of columns of X that are not finite in each block that is done",
-        "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
-    },
-    "W1": {"long_name": "weights of the first layer, W"},
-    "b1": {"long_name": "bias of the first layer, b"},
-    "W2": {"long_name": "weights of the second layer, U"},
-    "b2": {"long_name": "bias of the second layer, c"},
-}
 _WEIGHT_DIMENSIONS = {
     "W1": ("hidden", "input"),
     "b1": ("hidden",),
@@ -89,7 +59,7 @@ _PARTIAL = ".partial"
 def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
     """Create an array as it is planned, with a checksum behind every chunk."""
     compressors: list[Any] = [Crc32cCodec()]
-    attributes = dict(_ATTRIBUTES[plan.name])
+    attributes = dict(ATTRIBUTES[plan.name])
     if plan.name == "jacobian" and output.significant_bits is not None:
         attributes["significant_bits"] = output.significant_bits
     if output.compression != "none" and plan.per_block:
@@ -122,7 +92,7 @@ def create_weights(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
         filters=None,
         fill_value=np.nan,
         dimension_names=_WEIGHT_DIMENSIONS[name],
-        attributes=_ATTRIBUTES[name],
+        attributes=dict(ATTRIBUTES[name]),
     )
     array[...] = values
 
@@ -182,7 +152,7 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
         "shape": (array.shape, plan.shape),
         "shards": (array.shards or array.chunks, plan.shards),
         "chunks": (array.chunks, plan.chunks),
-        "dimensions": (metadata.dimension_names, plan.dimensions),
+        "dimensions": (metadata.dimension_names or (), plan.dimensions),
         "type": (str(array.dtype), plan.dtype),
         "fill value": (str(array.fill_value), str(plan.fill_value)),
     }
@@ -218,8 +188,13 @@ def write(array: zarr.Array[Any], block: int, buffer: ShardBuffer) -> int:
 
 
 def present(array: zarr.Array[Any]) -> set[int]:
-    """Find the blocks whose shard of an array is there: one listing of its keys."""
+    """Find the blocks whose shard of an array is there: one listing of its keys.
+
+    The only number of an array without dimensions counts as block 0.
+    """
     keys = _names(array)
+    if not array.shape:
+        return {0} if "c" in keys else set()
     shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
     name = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
     found = (int(match[1]) for match in map(name.fullmatch, keys) if match)

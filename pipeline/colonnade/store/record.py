@@ -30,7 +30,7 @@ __all__ = [
     "versions",
 ]
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 _TOLD = {"created", "finished", "nonfinite", "versions", "job"}
 
 
@@ -107,7 +107,7 @@ class Record(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     state: Literal["writing", "complete"]
     # A part of file names
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -121,20 +121,6 @@ class Record(BaseModel):
     nonfinite: Annotated[int, Field(ge=0)] | None = None
     labels: Labels = Labels()
     versions: dict[str, str]
-
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes that the arrays must have, by name."""
-        p, n, m, q = (
-            self.grid.columns, self.network.inputs, self.network.hidden, self.network.outputs
-        )  # fmt: skip
-        known = {
-            "jacobian": (p, q, n),
-            "value": (p, q),
-            "norm": (p,),
-            "mean": (q, n),
-            "slope_sum": (self.grid.blocks, m),
-        }
-        return {name: known[name] for name in {*self.job.output.products, *self.arrays}}
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs; its cluster, names and scales do not count."""
