@@ -75,7 +75,7 @@ def test_xarray(store: Path) -> None:
 class Ranges(SimpleHTTPRequestHandler):
     """Python's server, and range requests, which it lacks."""
 
-    def do_GET(self) -> None:  # noqa: N802 (http.server's name)
+    def do_GET(self) -> None:
         asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         path = Path(self.translate_path(self.path))
         if asked is None or not path.is_file():

@@ -19,4 +19,4 @@ print(f"column 17: output {int(i)} answers most to input {int(j)}: {float(block[
 
 # Over all columns, chunk by chunk, on all cores: how strongly each output answers to each input
 strength = abs(ds.jacobian).mean("column").compute()
-print(f"on average, output {int(strength.sum('input').argmax())} answers most")
+print(f"on average, output {int(strength.sum('input').argmax('output'))} answers most")

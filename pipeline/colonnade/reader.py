@@ -120,6 +120,12 @@ class Backend(BackendEntrypoint):
                     if dimension in dataset.dims
                 }
             )
+            # The gram matrix has the inputs along both of its dimensions
+            if "other_input" in dataset.dims and "input" in dataset.coords:
+                inputs = dataset["input"].variable
+                dataset = dataset.assign_coords(
+                    other_input=("other_input", inputs.data, inputs.attrs)
+                )
             dataset = with_deviations(dataset, labels.scale)
             for variable in dataset.variables.values():
                 _prefer_fewer_chunks(variable)
