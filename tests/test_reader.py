@@ -281,6 +281,36 @@ def test_scaled_view(job) -> None:
         cn.open(path, scaled=True)
 
 
+def test_both_layouts_read_alike(job, labelled_x, tmp_path) -> None:
+    """Names, times and scales; and a store of the tensor that is made of one of slopes."""
+    labelled = {"path": labelled_x(3), "array": "X"}
+    output = {
+        "layout": "factored", "scale": STD, "products": ["jacobian", "norm", "mean_abs", "gram"],
+    }  # fmt: skip
+    document = job(
+        network={"output_names": OUTPUTS}, input=labelled, output=output, cluster={"workers": 1}
+    )
+    path = cn.run(document).store
+    dense = cn.materialize(path, tmp_path / "dense.zarr").store
+    slopes, tensor = cn.open(path), cn.open(dense)
+    assert "jacobian" not in zarr.open_group(path, mode="r")
+    for ds in (slopes, tensor, xr.open_dataset(path, engine=Backend)):
+        assert ds.output.values.tolist() == OUTPUTS
+        assert ds.gram.other_input.values.tolist() == INPUTS
+        np.testing.assert_array_equal(ds.column, TIMES)
+        part = {"output": "snow", "input": ["q", "v"], "column": TIMES[50:60]}
+        np.testing.assert_array_equal(ds.jacobian.sel(part), tensor.jacobian[50:60, 1, [2, 4]])
+        np.testing.assert_allclose(ds.mean_abs, abs(tensor.jacobian).mean("column"), rtol=1e-5)
+    factor = np.array(STD["input_std"]) / np.array(STD["output_std"])[:, None]
+    for path_ in (path, dense):
+        scaled = cn.open(path_, scaled=True)
+        np.testing.assert_allclose(scaled.jacobian, tensor.jacobian * factor, rtol=1e-6)
+        np.testing.assert_allclose(scaled.mean_abs, tensor.mean_abs * factor, rtol=1e-6)
+        assert not {"norm", "gram"} & set(scaled)
+        A = cn.operator(scaled.isel(column=slice(90, 101))).tosparse().toarray()
+        np.testing.assert_allclose(A[-Q:, -N:], scaled.jacobian[-1], rtol=1e-5, atol=1e-6)
+
+
 def test_attributes_tell_where_the_numbers_are_from(small, tmp_path) -> None:
     store = make(small(network={"output_names": OUTPUTS}, output={"scale": STD}))
     ds = cn.open(store.path)

@@ -25,7 +25,7 @@ from colonnade.rounding import round_mantissa
 from colonnade.store import Store, hold, input_record
 from colonnade.store import arrays as store_arrays
 from colonnade.task import Address, Failed, Released, compute_block, compute_blocks
-from support import M, N, P, Q, make_columns, make_network, save_network
+from support import N, P, Q, make_columns, make_network, save_network
 
 B = 13  # columns a block: 8 blocks, the last with 10
 
@@ -45,6 +45,7 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
         capacity=Capacity(1, 1, None),
         block_size=output.block_size,
         chunk_size=output.chunk_size,
+        layout=output.layout,
     )
     x = input_record(open_columns(checked.input.path))
     return Store.create(planned, network, checked, x)

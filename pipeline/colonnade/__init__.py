@@ -33,6 +33,7 @@ from colonnade.errors import (
     UsageError,
 )
 from colonnade.jacobian import forward, jacobian, slopes
+from colonnade.materializing import materialize
 from colonnade.network import Network
 from colonnade.planning import plan
 from colonnade.run import run
@@ -62,6 +63,7 @@ __all__ = [
     "column_derivative",
     "forward",
     "jacobian",
+    "materialize",
     "open",
     "operator",
     "plan",

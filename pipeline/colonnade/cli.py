@@ -14,6 +14,7 @@ from colonnade import __version__
 from colonnade.errors import ColonnadeError
 from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
+from colonnade.materializing import materialize as materialize_store
 from colonnade.planning import plan as plan_job
 from colonnade.progress import listening, told
 from colonnade.run import run as run_job
@@ -77,6 +78,27 @@ def plan(job: str, overrides: tuple[str, ...], calibrate: bool, as_json: bool) -
     """
     planned = plan_job(job, overrides, calibrate=calibrate)
     click.echo(json.dumps(planned.as_dict(), indent=2) if as_json else str(planned))
+
+
+@_cli.command()
+@click.argument("factored", metavar="FACTORED")
+@click.argument("dense", metavar="DENSE")
+@_set
+@click.option("--overwrite", is_flag=True, help="Replace the store at DENSE.")
+@click.option("--repair", is_flag=True, help="Verify DENSE; compute damaged blocks again.")
+@_debug
+def materialize(
+    factored: str, dense: str, overrides: tuple[str, ...], overwrite: bool, repair: bool
+) -> None:
+    """Make a store of the tensor at DENSE of the slopes in the store FACTORED.
+
+    On the cluster of FACTORED's job; X is not read. The same command resumes.
+    """
+    with listening(Console(stderr=True)) as listener:
+        finished = materialize_store(
+            factored, dense, overrides, overwrite=overwrite, repair=repair, listener=listener
+        )
+    click.echo(told(finished))
 
 
 @_cli.command()

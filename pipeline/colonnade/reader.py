@@ -17,6 +17,7 @@ from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 
 from colonnade.errors import IncompleteError, StoreError, UsageError, reason
 from colonnade.locations import Options
+from colonnade.recovered import recovered
 from colonnade.scaling import scaled as scaled_view
 from colonnade.scaling import with_deviations
 from colonnade.store import KEY, Status, Store
@@ -113,6 +114,8 @@ class Backend(BackendEntrypoint):
                 cache=False,
                 drop_variables=list(labels.names),
             )
+            if "slope" in dataset:
+                dataset = dataset.assign(jacobian=recovered(store))
             dataset = dataset.assign_coords(
                 {
                     dimension: (dimension, np.array(names), {"long_name": f"{dimension}s' names"})

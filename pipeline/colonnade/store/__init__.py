@@ -238,9 +238,11 @@ class Store:
 
     def is_whole(self) -> bool:
         """Whether the store says that it is complete, and what `finish` wrote is there."""
-        finals = [plan.name for plan in self.plans if not plan.per_block]
-        there = all(arrays.present(self._array(name)) for name in finals)
-        return self.record.state == "complete" and there
+        return self.record.state == "complete" and not any(map(self.is_absent, self.plans))
+
+    def is_absent(self, plan: ArrayPlan) -> bool:
+        """Whether an array that is written at the end is not there."""
+        return not plan.per_block and not arrays.present(self._array(plan.name))
 
     def is_current(self) -> bool:
         """Whether the store at the path is still this one; another run may have replaced it."""
