@@ -14,7 +14,7 @@ import colonnade
 FLOORS = {
     12: ["cli"],
     11: ["materializing"],
-    10: ["run", "planning", "operators"],
+    10: ["run", "planning", "operators", "reporting"],
     9: ["rounds", "verify", "reader"],
     8: ["task", "inputs", "recovered", "blockwise"],
     7: ["slopes", "dispatch", "reference"],
@@ -45,7 +45,7 @@ PACKAGE = Path(colonnade.__file__).parent
 # The package's face: they import from anywhere, and nothing imports from them but the version
 FACES = {"__init__", "__main__"}
 HEAVY = {
-    "xarray": {"reader", "scaling", "operators", "recovered"},
+    "xarray": {"reader", "scaling", "operators", "recovered", "reporting"},
     "distributed": {"clusters", "dispatch", "run"},
     "click": {"cli"},
 }

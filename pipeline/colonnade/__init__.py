@@ -42,6 +42,7 @@ from colonnade.verify import Verification, verify
 if TYPE_CHECKING:
     from colonnade.operators import column_derivative, operator
     from colonnade.reader import open  # noqa: A004
+    from colonnade.reporting import report
 
 __version__ = version("colonnade")
 
@@ -67,6 +68,7 @@ __all__ = [
     "open",
     "operator",
     "plan",
+    "report",
     "run",
     "slopes",
     "verify",
@@ -77,6 +79,7 @@ _LAZY = {
     "column_derivative": "colonnade.operators",
     "open": "colonnade.reader",
     "operator": "colonnade.operators",
+    "report": "colonnade.reporting",
 }
 
 

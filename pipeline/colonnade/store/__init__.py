@@ -33,6 +33,7 @@ from colonnade.products import make_arrays
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
+from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make
 from colonnade.store.opening import KEY, REMEDY, check_document, find_group, reasoned
@@ -54,6 +55,8 @@ __all__ = [
     "Lease",
     "NetworkRecord",
     "Record",
+    "RunLog",
+    "RunRecord",
     "Status",
     "Store",
     "Verification",
@@ -363,6 +366,11 @@ class Store:
         if job != self.record.job or self.record.state != "writing":
             self._update(job=job, state="writing", finished=None, nonfinite=None)
 
+    def coordinates(self) -> dict[Dimension, Coordinate]:
+        """Return the coordinates that were copied from X's own store."""
+        copied = {dimension: self._array(dimension) for dimension in self.record.labels.copied}
+        return {name: Coordinate(a, a.attrs.asdict()) for name, a in copied.items()}
+
     def label(self, job: Job, labels: Labels, coordinates: Mapping[Dimension, Coordinate]) -> None:
         """Write names, scales and coordinates anew; the numbers and the state stay."""
         for dimension in ("input", "output", "column"):
@@ -373,6 +381,10 @@ class Store:
             arrays.create_coordinate(self._group, dimension, coordinate)
         self._arrays.clear()
         self._update(job=job, labels=labels)
+
+    def log(self, run: RunRecord) -> None:
+        """Keep what a run has done, before anything is said of the store's state."""
+        self._update(runs=(*self.record.runs, run)[-MOST_RUNS:])
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""

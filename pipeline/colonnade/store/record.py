@@ -16,6 +16,7 @@ from colonnade.job import Job
 from colonnade.labels import Labels
 from colonnade.layout import Grid
 from colonnade.network import Network
+from colonnade.store.history import MOST_RUNS, RunRecord
 from colonnade.store.lease import Holder
 
 __all__ = [
@@ -104,6 +105,8 @@ class Record(BaseModel):
         How many columns of X hold NaN or an infinity; None while the store is being written.
     labels
         Names and scales, which another run of the job may change.
+    runs
+        The last of those that computed blocks of it and were not killed, oldest first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -121,6 +124,7 @@ class Record(BaseModel):
     nonfinite: Annotated[int, Field(ge=0)] | None = None
     labels: Labels = Labels()
     versions: dict[str, str]
+    runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs; its cluster, names and scales do not count."""
