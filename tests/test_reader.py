@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,10 @@ def labelled_x(tmp_path, X) -> Callable[..., str]:
             {"X": (("variable", "time"), X), "spread": ("variable", np.arange(5.0))}, coords
         )
         ds.time.attrs["standard_name"] = "time"
-        ds.transpose(*dims).to_zarr(path, zarr_format=zarr_format, consolidated=False)
+        with warnings.catch_warnings():
+            # zarr 3.1, of texts of a fixed length, as people have them in their stores
+            warnings.simplefilter("ignore")
+            ds.transpose(*dims).to_zarr(path, zarr_format=zarr_format, consolidated=False)
         return path
 
     return save
@@ -351,8 +354,7 @@ def test_backend(small, tmp_path) -> None:
     parts = xr.open_dataset(store.path, engine=Backend, chunks={"column": 52})
     assert parts.jacobian.chunks[0] == (52, 49)
     xr.testing.assert_identical(parts.load(), whole.load())
-    shutil.rmtree(Path(store.path) / "norm" / "c.3", ignore_errors=True)
-    (Path(store.path) / "norm" / "c.3").unlink(missing_ok=True)
+    (Path(store.path) / "norm" / "c.3").unlink()
     with pytest.raises(cn.IncompleteError):
         xr.open_dataset(store.path, engine=Backend)
     assert "incomplete" in xr.open_dataset(store.path, engine=Backend, incomplete=True).attrs
