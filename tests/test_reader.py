@@ -23,7 +23,7 @@ from colonnade.plan import Capacity
 from colonnade.reader import Backend
 from colonnade.store import Store, hold
 from colonnade.task import Address, compute_block
-from support import M, N, P, Q, refusal, snapshot
+from support import M, N, P, Q, make_columns, refusal, snapshot
 
 INPUTS, OUTPUTS = ["T_850", "ω µ", "q", "u$", "v"], ["rain", "snow", "wind"]
 TIMES = pd.date_range("2001-02-03", periods=P, freq="7h")
@@ -169,8 +169,7 @@ def test_coordinates_that_cannot_be_used(small, labelled_x, tmp_path) -> None:
     store = make(small(input={"path": path, "array": "X"}))
     ds = cn.open(store.path)
     assert not set(ds.coords)
-    assert "'a' is there twice" in ds.attrs["coordinates_left_out"]
-    assert "text, which is kept of inputs alone" in ds.attrs["coordinates_left_out"]
+    assert "only numbers and times are kept of columns" in ds.attrs["coordinates_left_out"]
     assert "left out column" in str(store.status())
     # Damaged, of another length, or of a name that leads elsewhere
     for spoil in ("data", "shape", "name"):
@@ -184,10 +183,31 @@ def test_coordinates_that_cannot_be_used(small, labelled_x, tmp_path) -> None:
         else:
             document = tmp_path / "labelled3.zarr/X/zarr.json"
             said = json.loads(document.read_text())
-            said["dimension_names"] = ["../network.npz", "X"]
+            said["dimension_names"] = ["sub/time", "X"]
         document.write_text(json.dumps(said))
         found = check_job(load_job(small(input={"path": path, "array": "X"})))
         assert "column" not in found.coordinates
+
+
+def test_coordinates_grow_with_x(small, tmp_path) -> None:
+    X = make_columns(p=P + 17)
+
+    def save(p: int) -> str:
+        path = str(tmp_path / "growing.zarr")
+        ds = xr.Dataset({"X": (("variable", "time"), X[:, :p])}, {"time": np.arange(p) * 3})
+        chunks = {"X": {"chunks": (N, 20)}}
+        ds.to_zarr(path, mode="w", zarr_format=3, consolidated=False, encoding=chunks)
+        return path
+
+    document = small(input={"path": save(P), "array": "X"}, network={"output_names": OUTPUTS})
+    path = make(document).path
+    save(P + 17)
+    finished = cn.run({**document, "cluster": {"kind": "local", "workers": 1}})
+    assert finished.columns == P + 17
+    for ds in (cn.open(path), xr.open_zarr(path, consolidated=False)):
+        np.testing.assert_array_equal(ds.column, np.arange(P + 17) * 3)
+        assert ds.output.values.tolist() == OUTPUTS
+    assert cn.verify(path).sound
 
 
 def test_a_coordinate_that_is_damaged(small, labelled_x, tmp_path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
+from colonnade.columns.beside import array_beside, coordinate_beside
 from colonnade.errors import ColonnadeError, JobError, reason, shown
 from colonnade.job import Job
 from colonnade.labels import Coordinate, Dimension, Labels, names_problem, scale_problem
@@ -60,14 +61,23 @@ def find_labels(
     for dimension in dimensions:
         if dimension == "input" and found["input_names"] is not None:
             continue
-        here = columns.coordinate(dimension)
-        if isinstance(here, Coordinate):
-            coordinates[dimension] = here
-        elif isinstance(here, tuple):
-            found["input_names"] = here
-        elif here is not None:
-            left_out.append(f"{dimension}, since {here}")
+        try:
+            here = coordinate_beside(columns, dimension)
+            if here is not None:
+                coordinates[dimension] = here
+            elif dimension == "input":
+                found["input_names"] = _own_names(columns)
+        except ValueError as error:
+            left_out.append(f"{dimension}, since {error}")
     return Labels(**found, copied=tuple(coordinates), left_out=tuple(left_out)), coordinates
+
+
+def _own_names(columns: Columns) -> tuple[str, ...] | None:
+    names = columns.feature_names
+    problem = names_problem(names or ())
+    if problem:
+        raise ValueError(problem)
+    return names
 
 
 def _names(
@@ -113,7 +123,7 @@ def _deviations(
     numbers: Iterable[Any] = given
     with _telling(told):
         if isinstance(given, str):
-            beside = columns.beside(given)
+            beside = array_beside(columns, given)
             if beside is None:
                 data = _content(given, job.output.storage_options)
                 beside = _numbers_of(given, data, f"{dimension}_std")

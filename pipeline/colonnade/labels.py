@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -133,35 +133,25 @@ class Coordinate:
         A NumPy array, or one of Zarr's, which is read in part.
     attributes
         Units and the like, as CF has them.
+    first, size
+        Which of the values.
     """
 
     values: Any
-    attributes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def size(self) -> int:
-        """How many there are."""
-        return int(self.values.shape[0])
+    attributes: dict[str, Any]
+    first: int
+    size: int
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read a range, as `dtype`; InputError where that cannot be done."""
         try:
-            part = np.asarray(self.values[start:stop])
+            part = np.asarray(self.values[self.first + start : self.first + stop])
         # Damaged chunks make zarr and its codecs raise whatever they please
         except Exception as error:
             name = self.attributes.get("long_name")
             told = f"{name}, a coordinate of X's own store, cannot be read: {reason(error)}"
             raise InputError(told) from error
         return part.astype("M8[ns]").astype(np.int64) if part.dtype.kind == "M" else part
-
-    def texts(self) -> tuple[str, ...]:
-        """Read all of it as names; ValueError where they cannot be that."""
-        values = np.asarray(self.values[...]).tolist()
-        names = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
-        problem = names_problem(names)
-        if problem:
-            raise ValueError(problem)
-        return names
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -60,7 +60,7 @@ def open(  # noqa: A001
     Raises
     ------
     IncompleteError
-        Blocks are missing, and `incomplete` is not set.
+        Blocks are missing, and `incomplete` is not set; or the store is just growing.
     StoreError
         There is no store of colonnade at the path.
     UsageError
@@ -98,6 +98,7 @@ class Backend(BackendEntrypoint):
         store = Store.open(path, storage_options)
         status, labels = store.status(), store.record.labels
         _refuse_incomplete(path, status, incomplete=incomplete)
+        store.record.require_shapes()
         if scaled and not labels.scale:
             raise UsageError(
                 f"{path}: no standard deviations are known, by which to scale; name them in "

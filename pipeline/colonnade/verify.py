@@ -70,6 +70,8 @@ def verify(
     ------
     StoreError
         There is no store of colonnade at the path, or its metadata is damaged.
+    IncompleteError
+        A run that made it longer has been stopped before all of its arrays were.
     UsageError
         columns or seed is negative.
     """
@@ -96,7 +98,7 @@ def check(
     """
     if columns < 0 or seed < 0:
         raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
-    store.check_metadata()
+    store.record.require_shapes()
     checks = _Checks(store, _chosen(store, columns, seed))
     checks.open(X, network)
     checks.labels()
@@ -165,7 +167,7 @@ class _Checks:
         network = self._network() or network
         try:
             X = self.store.columns() if X is None else X
-            found = input_record(X)
+            found = input_record(X, self.store.grid.columns)
         except (InputError, OSError, ValueError) as error:
             self.refused = f"X cannot be read, so that no column was computed again: {error}"
             return

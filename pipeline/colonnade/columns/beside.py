@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import zarr
+from numpy.typing import NDArray
 
+from colonnade.columns.arrays import Stacked, Variable
+from colonnade.columns.base import Columns
+from colonnade.columns.zarrs import ZarrStored, check_chunks
+from colonnade.errors import reason
 from colonnade.labels import Coordinate
 
 __all__ = ["array_beside", "coordinate_beside"]
@@ -19,42 +24,63 @@ _MOST_VALUES = 2**24
 _LONGEST_ATTRIBUTE = 1000
 
 
-def array_beside(array: zarr.Array[Any], name: str) -> zarr.Array[Any] | None:
-    """Find an array in the group of another one; None where there is none."""
-    parent, _, own = array.path.rpartition("/")
-    if not own or not name or "/" in name:
+def array_beside(columns: Columns, name: str) -> NDArray[Any] | None:
+    """Read another array of X's own group; None where there is none, ValueError where no list."""
+    found = _variable(columns)
+    if found is None:
         return None
-    group = zarr.open_group(array.store, path=parent, mode="r", use_consolidated=False)
-    found = group.get(name)
-    return found if isinstance(found, zarr.Array) else None
+    try:
+        array = _member(found[1], name)
+        if array is not None:
+            check_chunks(array)
+            if array.ndim == 1 and array.size <= max(columns.source.shape):
+                return np.asarray(array[...])
+    # zarr raises whatever damaged metadata and chunks happen to break
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read: {reason(error)}") from error
+    if array is not None:
+        raise ValueError(f"{name} has the shape {array.shape}")
+    return None
 
 
-def dimensions(array: zarr.Array[Any]) -> tuple[str | None, ...]:
-    """Names of an array's dimensions, as Zarr v3 has them, or as xarray writes them into v2."""
-    named = getattr(array.metadata, "dimension_names", None)
-    if named is None:
-        named = array.attrs.get("_ARRAY_DIMENSIONS")
-    if not isinstance(named, list | tuple) or len(named) != array.ndim:
-        return (None,) * array.ndim
-    return tuple(name if isinstance(name, str) else None for name in named)
+def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -> Coordinate | None:
+    """Find the coordinate that xarray would show along a dimension of X, if it is of numbers.
 
-
-def coordinate_beside(array: zarr.Array[Any], axis: int) -> Coordinate | None:
-    """Find the coordinate of a dimension: an array that has its name, and it alone.
-
-    Raises whatever zarr does, and ValueError where there is one that cannot be used.
+    Raises
+    ------
+    ValueError
+        There is one, and it cannot be used.
     """
-    name = dimensions(array)[axis]
-    if name is None:
+    found = _variable(columns)
+    if found is None:
         return None
-    found = array_beside(array, name)
-    if found is None or found.ndim != 1:
+    variable, array = found
+    axis, first, size = variable.features, 0, columns.n
+    if dimension == "column":
+        axis = variable.columns[0] if len(variable.columns) == 1 else None
+        first, size = columns.first, columns.p
+    elif columns.features is not None:
         return None
-    if found.shape != array.shape[axis : axis + 1]:
-        raise ValueError(f"{name} has the shape {found.shape}")
-    if found.size > _MOST_VALUES:
-        raise ValueError(f"{name} has {found.size:,} values, more than {_MOST_VALUES:,}")
-    attributes, dtype = found.attrs.asdict(), np.dtype(found.dtype)
+    name = None if axis is None else variable.stored.dims[axis]
+    if axis is None or name is None:
+        return None
+    try:
+        values = _member(array, name)
+        if values is None or values.ndim != 1:
+            return None
+        check_chunks(values)
+        attributes, dtype = values.attrs.asdict(), np.dtype(values.dtype)
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read: {reason(error)}") from error
+    if values.shape != array.shape[axis : axis + 1]:
+        raise ValueError(f"{name} has the shape {values.shape}")
+    if dtype.kind not in "iufM":
+        # Names of inputs are the columns' own
+        if dimension == "input":
+            return None
+        raise ValueError(f"{name} holds {dtype}, and only numbers and times are kept of columns")
+    if size > _MOST_VALUES:
+        raise ValueError(f"{name} has {size:,} values, more than {_MOST_VALUES:,}")
     kept = {
         key: attributes[key]
         for key in _KEPT
@@ -63,6 +89,24 @@ def coordinate_beside(array: zarr.Array[Any], axis: int) -> Coordinate | None:
     }
     if dtype.kind == "M":
         kept |= _EPOCH
-    if dtype.kind not in "iufMOSUT":
-        raise ValueError(f"{name} is of type {dtype}")
-    return Coordinate(found, {"long_name": name} | kept)
+    return Coordinate(values, {"long_name": name} | kept, first, size)
+
+
+def _variable(columns: Columns) -> tuple[Variable, zarr.Array[Any]] | None:
+    """X's only array, where it is one of Zarr's."""
+    source = columns.source
+    if not isinstance(source, Stacked) or len(source.variables) != 1:
+        return None
+    variable = source.variables[0]
+    stored = variable.stored
+    return (variable, stored.array) if isinstance(stored, ZarrStored) else None
+
+
+def _member(array: zarr.Array[Any], name: str) -> zarr.Array[Any] | None:
+    """Find an array in the group of another one; None where there is none."""
+    parent, _, own = array.path.rpartition("/")
+    if not own or not name or "/" in name:
+        return None
+    group = zarr.open_group(array.store, path=parent, mode="r", use_consolidated=False)
+    found = group.get(name)
+    return found if isinstance(found, zarr.Array) else None

@@ -11,9 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from colonnade.errors import UsageError
-from colonnade.layout import Shapes
 from colonnade.locations import Options
-from colonnade.products import make_arrays
 from colonnade.reporting import draw
 from colonnade.reporting.summary import Part, Summary, summarise
 from colonnade.words import counted, format_bytes, format_seconds
@@ -98,14 +96,12 @@ def _page(found: Summary) -> str:
 def _facts(found: Summary) -> list[tuple[str, str]]:
     record = found.status.record
     network, output = record.network, record.job.output
-    shapes = Shapes(record.grid.columns, network.inputs, network.hidden, network.outputs)
-    plans = make_arrays(shapes, output.products, output.dtype, record.grid, output.layout)
     return [
         ("Columns", f"{record.grid.columns:,}"),
         ("Inputs × hidden × outputs", f"{network.inputs} × {network.hidden} × {network.outputs}"),
         ("σ", str(record.job.network.activation["name"])),
         ("Layout", f"{output.layout}, {output.dtype}"),
-        ("Numbers", format_bytes(sum(plan.bytes for plan in plans))),
+        ("Numbers", format_bytes(found.bytes)),
         ("Blocks", f"{record.grid.blocks - len(found.status.missing):,} of {record.grid.blocks:,}"),
     ]
 
