@@ -28,6 +28,8 @@ network:
   weights: w.npz
   activation: {name: leaky_relu, negative_slope: 1e-3}   # which YAML takes for a string
   names: {W1: fc1.weight, W2: fc2.weight, b2: fc2.bias}
+  input_names: [T_850, ω, "3"]
+  output_names: names.txt
 input:
   path: bucket/x.nc
   array: [t, ps]
@@ -44,6 +46,7 @@ output:
   compression: zstd
   significant_bits: 12
   products: [mean, jacobian, mean]
+  scale: {input_std: [0, 2.5, 1e-3], output_std: std.npz}
 cluster: {kind: address, address: "tls://h:8786", workers: 3, timeout: 2.5}
 """
 LOCAL = {"network": {"weights": "w.npz", "activation": "tanh"}, "input": {"path": "x.npy"},
@@ -52,6 +55,7 @@ ADDRESS = LOCAL | {"cluster": {"kind": "address", "address": "tcp://h:1"}}
 SECTIONS = {
     "network": models.NetworkSettings, "network.names": ArrayNames,
     "input": models.InputSettings, "output": models.OutputSettings,
+    "output.scale": models.ScaleSettings,
 }  # fmt: skip
 CLUSTERS = (
     LocalCluster, AddressCluster, cluster.SlurmCluster, cluster.PbsCluster, cluster.SgeCluster,
@@ -116,6 +120,7 @@ def test_whole_job(tmp_path: Path) -> None:
         "network": {
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
             "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
+            "input_names": ("T_850", "ω", "3"), "output_names": "names.txt",
             "storage_options": None,
         },
         "input": {"path": "bucket/x.nc", "array": ("t", "ps"), "orientation": None,
@@ -125,6 +130,7 @@ def test_whole_job(tmp_path: Path) -> None:
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
             "products": ("jacobian", "mean"), "storage_options": None,
+            "scale": {"input_std": (0, 2.5, 0.001), "output_std": "std.npz"},
         },
         "cluster": {
             "kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5, "grace": 20,
@@ -136,14 +142,14 @@ def test_whole_job(tmp_path: Path) -> None:
 def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
-                    "storage_options": None},
+                    "input_names": None, "output_names": None, "storage_options": None},
         "input": {"path": "x.npy", "array": None, "orientation": None, "features_dim": None,
                   "column_dims": None, "columns": None, "features": None,
                   "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "o.zarr", "layout": "dense", "dtype": "float32", "block_size": "auto",
             "chunk_size": "auto", "compression": "none", "significant_bits": None,
-            "products": ("jacobian",), "storage_options": None,
+            "products": ("jacobian",), "scale": None, "storage_options": None,
         },
         "cluster": {
             "kind": "local", "workers": "auto", "threads_per_worker": 1,
@@ -172,8 +178,8 @@ def test_every_problem_in_one_report() -> None:
         "'columns_by_features'; did you mean columns_by_features?",
         "output.path": "given 3; allowed: a path",
         "output.block_size": "given 'lots'; allowed: auto, or bytes such as 67108864 or '64 MiB'",
-        "output.products.1": "given 'jacobain'; allowed: 'jacobian', 'value', 'norm' or 'mean'; "
-        "did you mean jacobian?",
+        "output.products.1": "given 'jacobain'; allowed: 'jacobian', 'value', 'norm', "
+        "'spectral_norm', 'mean', 'mean_abs', 'max_abs' or 'gram'; did you mean jacobian?",
         "cluster.workers": "given -2; allowed: auto, or a whole number from 1",
         "ouput": "unknown key; did you mean output? known here: network, input, output, cluster",
     }
@@ -352,7 +358,7 @@ def test_products() -> None:
     for wrong in ([], None, 3, {"norm": 1}):
         (line,) = told(job(output__products=wrong))
         assert line.startswith(f"output.products: given {wrong!r}; allowed: a list with at least")
-    lines = told(job(output__products=["gram", 3, "norms"]))
+    lines = told(job(output__products=["grams", 3, "norms"]))
     assert [line.split(": ")[0] for line in lines] == [f"output.products.{i}" for i in range(3)]
     assert lines[2].endswith("did you mean norm?")
 
@@ -579,6 +585,20 @@ def test_schema_has_exactly_the_keys_of_the_models() -> None:
         assert name == "Job" or all(field["description"] for field in properties.values())
 
 
+def test_names_and_scales_that_are_none() -> None:
+    for wrong, why in (
+        ([], "allowed"), ({}, "allowed"), ("", "allowed"), (3, "allowed"), ([1.5], "quote"),
+        ([True], "quote"), (["a", "a"], "differ"), (["a", " "], "name 1"), (["a\x1b"], "control"),
+        (["a" * 201], "200"), ("http://x/y", "allowed"),
+    ):  # fmt: skip
+        (line,) = told(job(network__output_names=wrong))
+        assert line.startswith("network.output_names: ")
+        assert why in line
+    for wrong in ([], {}, 3, "", ["a"], [-1], [float("nan")], [float("inf")], [None]):
+        (line,) = told(job(output__scale={"input_std": wrong}))
+        assert line.startswith("output.scale.input_std: ")
+
+
 def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
     (line,) = told(job(output__significant_bits=7))
     assert line.startswith("output: ")
@@ -604,6 +624,10 @@ def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
         (False, [job(output__block_size=s) for s in WRONG_SIZES if s not in ("0", "1e19")]),
         (False, [job(cluster__workers=n) for n in WRONG_COUNTS]),
         (True, [job(output__products="norm"), job(output__products=["mean", "norm"])]),
+        (True, [job(network__input_names=given) for given in ("n.txt", ["a", "b"])]),
+        (False, [job(network__input_names=given) for given in ([], [3], " ", [" "])]),
+        (True, [job(output__scale={"input_std": given}) for given in ("s.npy", [0, 1.5], None)]),
+        (False, [job(output__scale={"output_std": given}) for given in ([], [-1], " ", 3)]),
         (False, [job(output__products=given) for given in ([], ["norms"], 3)]),
         (True, [job(output__path=given) for given in (
             "o/{date}.zarr", "{{x}}/{date:%Y/%m}{time}", "s3://b/{date:%Y}/{day}", "$$")]),

@@ -14,16 +14,16 @@ import colonnade
 FLOORS = {
     12: ["cli"],
     11: ["materializing"],
-    10: ["run", "planning", "reporting", "submit"],
+    10: ["run", "planning", "operators", "reporting", "submit"],
     9: ["rounds", "verify", "reader"],
     8: ["task", "inputs", "recovered", "blockwise"],
     7: ["sources", "dispatch", "reference"],
     6: ["store", "planner", "tiles"],
     5: ["products", "clusters", "progress"],
-    4: ["jacobian"],
+    4: ["jacobian", "labelling"],
     3: ["plan", "network", "columns", "jobfile", "shards"],
     2: ["job", "layout", "npyranges", "weights"],
-    1: ["activations", "stopping", "npyfile", "matrix", "places", "locations"],
+    1: ["activations", "stopping", "npyfile", "matrix", "places", "locations", "labels"],
     0: [
         "environment",
         "errors",
@@ -34,6 +34,7 @@ FLOORS = {
         "pathfields",
         "regularfiles",
         "rounding",
+        "scaling",
         "sampling",
         "urls",
         "blas",
@@ -46,7 +47,7 @@ PACKAGE = Path(colonnade.__file__).parent
 # The package's face: they import from anywhere, and nothing imports from them but the version
 FACES = {"__init__", "__main__"}
 HEAVY = {
-    "xarray": {"reader", "recovered", "reporting"},
+    "xarray": {"reader", "scaling", "operators", "recovered", "reporting"},
     "distributed": {"clusters", "dispatch", "run"},
     "click": {"cli"},
 }

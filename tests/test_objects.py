@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import yaml
 import zarr
 from distributed import LocalCluster
@@ -27,6 +28,7 @@ import colonnade as cn
 import s3
 from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError, UsageError
+from colonnade.reader import Backend
 from colonnade.store import Store
 from colonnade.store.lease import FILE, Holder, hold, holder
 from colonnade.verify import check
@@ -80,6 +82,42 @@ def local_shards(path: str) -> dict[str, bytes]:
     root = Path(path)
     files = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
     return s3.shards(files)
+
+
+def test_names_and_coordinates(remote, server, prefix, X) -> None:
+    """As from a directory: those of X's own store, those of the job, and scales."""
+    times = np.arange(101) * 3
+    ds = xr.Dataset({"X": (("variable", "time"), X)}, {"variable": [*"abcde"], "time": times})
+    place = server.place(f"{prefix}/labelled.zarr")
+    ds.to_zarr(place.zarr(), zarr_format=3, consolidated=False)
+    remote()
+    (names, std) = (server.place(f"{prefix}/{name}") for name in ("names.txt", "std.npy"))
+    names.write("", b"rain\nsnow\nwind\n")
+    put_npy(std, np.array([2.0, 4, 8]))
+    document = remote(
+        network={"output_names": names.url},
+        input={"path": place.url, "array": "X", "storage_options": server.options},
+        output={"scale": {"output_std": std.url}},
+    )
+    url = cn.run(document).store
+    for found in (
+        cn.open(url, storage_options=server.options),
+        xr.open_dataset(url, engine=Backend, storage_options=server.options),
+        xr.open_zarr(server.place(url).zarr(), consolidated=False),
+    ):
+        assert found.input.values.tolist() == [*"abcde"]
+        assert found.output.values.tolist() == ["rain", "snow", "wind"]
+        np.testing.assert_array_equal(found.column, times)
+    scaled = cn.open(url, scaled=True, storage_options=server.options)
+    np.testing.assert_array_equal(
+        scaled.jacobian.sel(output="snow", column=6), found.jacobian[2, 1] / 4
+    )
+    A = cn.operator(url, storage_options=server.options)
+    np.testing.assert_array_equal(A.tosparse().toarray()[:3, :5], found.jacobian[0])
+    document["network"]["output_names"] = ["x", "y", "z"]
+    assert cn.run(document).blocks_computed == 0
+    again = cn.open(url, storage_options=server.options)
+    assert again.output.values.tolist() == ["x", "y", "z"]
 
 
 def test_the_whole_circle(server, remote, job, network, X) -> None:

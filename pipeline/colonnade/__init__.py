@@ -5,6 +5,7 @@ network = cn.Network.load("weights.npz", activation="gelu")
 T = cn.jacobian(network, X)      # X (n, p), NumPy or Dask, gives (p, q, n) of the same kind
 cn.run("job.yaml")
 ds = cn.open("out.zarr")         # xarray.Dataset, lazy
+A = cn.operator("out.zarr")      # SciPy LinearOperator, blockdiag(J_1 … J_p), never formed
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from colonnade.run import run
 from colonnade.verify import Verification, verify
 
 if TYPE_CHECKING:
+    from colonnade.operators import column_derivative, operator
     from colonnade.reader import open  # noqa: A004
     from colonnade.reporting import report
 
@@ -59,10 +61,12 @@ __all__ = [
     "UsageError",
     "Verification",
     "activation",
+    "column_derivative",
     "forward",
     "jacobian",
     "materialize",
     "open",
+    "operator",
     "plan",
     "report",
     "run",
@@ -71,7 +75,12 @@ __all__ = [
 ]
 
 # xarray and pandas behind it cost as long to import as all the rest; workers never need them
-_LAZY = {"open": "colonnade.reader", "report": "colonnade.reporting"}
+_LAZY = {
+    "column_derivative": "colonnade.operators",
+    "open": "colonnade.reader",
+    "operator": "colonnade.operators",
+    "report": "colonnade.reporting",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,8 @@ from colonnade.columns import Columns, open_columns
 from colonnade.errors import InputError, StoreError, TooLargeError
 from colonnade.jacobian import kernel_bytes, working_dtype
 from colonnade.job import Job
+from colonnade.labelling import find_labels
+from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
 from colonnade.plan import Capacity, Plan
@@ -38,6 +40,8 @@ class Checked:
     network: Network
     columns: Columns | Slopes
     x: InputRecord
+    labels: Labels
+    coordinates: dict[Dimension, Coordinate]
 
     def first(self, columns: int) -> InputRecord:
         """Describe X as it was when it had so many columns, if it has grown since.
@@ -113,7 +117,8 @@ def check_job(job: Job) -> Checked:
     columns = open_columns(**x.asked)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
-    return Checked(job, network, columns, _described(columns))
+    labels, coordinates = find_labels(job, columns, {"input": network.n, "output": network.q})
+    return Checked(job, network, columns, _described(columns), labels, coordinates)
 
 
 def _described(columns: Columns, most: int | None = None) -> InputRecord:

@@ -29,6 +29,7 @@ __all__ = [
     "Settings",
     "StorageOptions",
     "absolute",
+    "file_path",
     "storage_texts",
 ]
 
@@ -54,7 +55,8 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-def _path(given: Any) -> str:
+def file_path(given: Any) -> str:
+    """Take a path or a URL of an object store; ValueError where it is neither."""
     path = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(path, str) or not path.strip() or _NO_PATH.search(path):
         raise ValueError("allowed: a path")
@@ -74,7 +76,7 @@ def _path(given: Any) -> str:
 
 FilePath = Annotated[
     str,
-    PlainValidator(_path),
+    PlainValidator(file_path),
     WithJsonSchema({"type": "string", "anyOf": [{"pattern": URL}, {"pattern": r"^(?!.*://).*\S"}]}),
 ]
 

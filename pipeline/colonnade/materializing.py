@@ -81,7 +81,10 @@ def materialize(
     located = job.located()
     if overlap(source.path, located.output.path):
         raise UsageError(f"{factored} and {dense} overlap: choose another place for the tensor.")
-    checked = Checked(located, source.network(), Slopes(source), source.record.input)
+    record = source.record
+    checked = Checked(
+        located, source.network(), Slopes(source), record.input, record.labels, source.coordinates()
+    )
     return carry_out(
         checked, job.output.path, overwrite=overwrite, repair=repair, listener=listener
     )
@@ -102,6 +105,7 @@ def _job(made: Job, dense: str, overrides: Iterable[str]) -> Job:
         "input": job.input == made.input,
         "output.layout": job.output.layout == "dense",
         "output.dtype": job.output.dtype == made.output.dtype,
+        "output.scale": job.output.scale == made.output.scale,
         "output.products": "value" in made.output.products or "value" not in job.output.products,
     }
     wrong = [name for name, kept in fixed.items() if not kept]

@@ -102,7 +102,10 @@ def carry_out(
         old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         if old is not None and not overwrite:
             _refuse_another_job(old, checked)
-        if old is not None and (overwrite or repair or not _is_finished(old, checked)):
+        settled = (
+            old is not None and _is_finished(old, checked) and old.record.labels == checked.labels
+        )
+        if old is not None and (overwrite or repair or not settled):
             this.hold(old)
             # Nobody else's from here on, and as whoever held it has left it
             old = Store.open(old.path, checked.job.output.storage_options)
@@ -115,6 +118,8 @@ def carry_out(
         sound = found is None or not found.failures
         if store is not None and _is_finished(store, checked) and sound:
             tally(_started(path, store, []))
+            if not settled:
+                this.label(store)
         else:
             store = this.work(store, old, found)
     finished = tally.finished(path, store, time.perf_counter() - clock)
@@ -146,6 +151,11 @@ class _Run:
             )
         return self._lease
 
+    def label(self, store: Store) -> None:
+        """Give a store the names and scales that the job has now."""
+        self.hold(store).confirm()
+        store.label(self._checked.job, self._checked.labels, self._checked.coordinates)
+
     def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
         """Compute what is missing of a store, or make one in place of `old`, and finish it.
 
@@ -160,14 +170,17 @@ class _Run:
             planned = checked.plan(cluster.capacity, grid)
             if store is None:
                 store = Store.create(
-                    planned, checked.network, checked.job, checked.x, old, self._name, self._tally
-                )
+                    planned, checked.network, checked.job, checked.x, old, self._name, self._tally,
+                    checked.labels, checked.coordinates,
+                )  # fmt: skip
             lease = self.hold(store)
             lease.confirm()
             before = store.grid
             store.adopt(checked.job, checked.x)
             if store.grid != before:
                 self._tally(_grown(self._path, before, store.grid))
+            if found is not None or store.record.labels != checked.labels:
+                self.label(store)
             if found is not None:
                 _discard(store, checked.network, found)
             missing = store.missing()

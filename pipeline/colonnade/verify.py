@@ -101,6 +101,7 @@ def check(
     store.record.require_shapes()
     checks = _Checks(store, _chosen(store, columns, seed))
     checks.open(X, network)
+    checks.labels()
     status, grid = store.status(), store.grid
     absent = set(status.missing)
     for block in range(grid.blocks):
@@ -184,6 +185,18 @@ class _Checks:
             output = record.job.output
             bits = output.significant_bits
             self._reference = Reference(network, X.dtype, output.dtype, bits)
+
+    def labels(self) -> None:
+        """Read the coordinates, and compare names with those of the record."""
+        labels = self.store.record.labels
+        for name in (*labels.names, *labels.copied):
+            try:
+                stored = self._whole(name)
+            except (StoreError, ValueError) as error:
+                self._fail(name, None, str(error))
+                continue
+            if name in labels.names and tuple(map(str, stored)) != labels.names[name]:
+                self._fail(name, None, "its names are not those of the store's record")
 
     def block(self, block: int) -> None:
         """Read a block's shards, and compare its columns that were chosen."""

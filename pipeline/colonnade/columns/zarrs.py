@@ -21,7 +21,7 @@ from colonnade.columns.stacking import MOST_CHUNK_BYTES, choose, stack
 from colonnade.errors import InputError, reason, shown
 from colonnade.regularfiles import RegularFiles
 
-__all__ = ["open_zarr"]
+__all__ = ["ZarrStored", "check_chunks", "open_zarr"]
 
 # Of a Zarr array's metadata, what its values depend on; v3 and v2
 _STORAGE = ("chunk_grid", "codecs", "chunks", "compressor", "filters", "order", "fill_value")
@@ -59,7 +59,7 @@ class ZarrStored(Stored):
     def _now(self) -> zarr.Array[Any]:
         # Opened anew, under a millisecond, since the chunks of an array that has gone read as zeros
         node: zarr.Array[Any] = zarr.open_array(self.array.store, path=self.array.path, mode="r")
-        _check_chunks(node)
+        check_chunks(node)
         if (node.shape, node.dtype) != (self.shape, self.dtype):
             raise ValueError(
                 f"it has changed: it was {self.shape} {self.dtype}, and is {node.shape} "
@@ -128,7 +128,7 @@ def _stored(name: str, array: zarr.Array[Any]) -> ZarrStored:
     return ZarrStored(name, array.shape, array.dtype, array.chunks, tuple(dims), attributes, array)
 
 
-def _check_chunks(array: zarr.Array[Any]) -> None:
+def check_chunks(array: zarr.Array[Any]) -> None:
     """Raise ValueError where a single column would take an absurd amount of memory."""
     numbers = math.prod(array.chunks)
     if numbers < 1:

@@ -18,7 +18,7 @@ from colonnade.job.cluster import (
 from colonnade.job.cluster.base import placed
 from colonnade.job.input import InputSettings
 from colonnade.job.network import ArrayNames, NetworkSettings
-from colonnade.job.output import OutputSettings, Product
+from colonnade.job.output import OutputSettings, Product, ScaleSettings
 from colonnade.locations import Settings
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "OutputSettings",
     "Product",
     "QueueCluster",
+    "ScaleSettings",
     "Sized",
     "SshCluster",
     "TlsSettings",

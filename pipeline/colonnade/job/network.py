@@ -10,6 +10,7 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from colonnade.activations import ACTIVATIONS, activation
 from colonnade.errors import UsageError
+from colonnade.job.labels import Names
 from colonnade.job.values import number
 from colonnade.locations import FilePath, Settings, StorageOptions
 
@@ -74,5 +75,9 @@ class NetworkSettings(Settings):
     """σ: a name, or {name: …} with its parameters."""
     names: ArrayNames | None = None
     """Names of the arrays in the file; without them W1, b1, W2, b2, or found by shape."""
+    input_names: Names | None = None
+    """Of the n inputs: a list, or a file, one a line or a JSON list; else those in X's store."""
+    output_names: Names | None = None
+    """Of the q outputs, in the same way."""
     storage_options: StorageOptions | None = None
     """How the object store is reached, where it is in one."""

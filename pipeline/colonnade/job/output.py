@@ -12,12 +12,13 @@ from pydantic import (
     model_validator,
 )
 
+from colonnade.job.labels import Deviations
 from colonnade.job.values import Size, number
 from colonnade.locations import FilePath, Settings, StorageOptions
 from colonnade.pathfields import KNOWN
 from colonnade.urls import SCHEMES
 
-__all__ = ["Layout", "OutputSettings", "Product"]
+__all__ = ["Layout", "OutputSettings", "Product", "ScaleSettings"]
 
 Product = Literal[
     "jacobian", "value", "norm", "spectral_norm", "mean", "mean_abs", "max_abs", "gram"
@@ -88,6 +89,15 @@ Products = Annotated[
 ]
 
 
+class ScaleSettings(Settings):
+    """Standard deviations by which readers may scale; numbers, a file, or an array in X's store."""
+
+    input_std: Deviations | None = None
+    """Of the n inputs, by which derivatives are multiplied."""
+    output_std: Deviations | None = None
+    """Of the q outputs, by which derivatives are divided."""
+
+
 class OutputSettings(Settings):
     """The Zarr store."""
 
@@ -107,6 +117,8 @@ class OutputSettings(Settings):
     """Bits of the tensor's mantissas that are kept: an error of 2^-(bits + 1) of each number."""
     products: Products = ("jacobian",)
     """What to keep: the tensor, Y, norms of each column's block, statistics over all columns."""
+    scale: ScaleSettings | None = None
+    """For a scaled view of the tensor and its means; no part of what is stored."""
     storage_options: StorageOptions | None = None
     """How the object store is reached, where it is in one."""
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from colonnade.environment import versions
 from colonnade.errors import StoreError, shown
 from colonnade.events import BlockFailed, Listener, ignore
 from colonnade.job import Job
+from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import ArrayPlan, Grid
 from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
@@ -52,6 +54,7 @@ from colonnade.store.record import (
 from colonnade.words import now
 
 __all__ = [
+    "KEY",
     "Failure",
     "Holder",
     "InputRecord",
@@ -69,6 +72,7 @@ __all__ = [
     "network_record",
 ]
 
+_NO_LABELS = Labels()
 # Of an array that is read some rows at a time
 _PART_BYTES = 64 * 2**20
 
@@ -137,6 +141,8 @@ class Store:
         old: Store | None = None,
         run: str | None = None,
         listener: Listener = ignore,
+        labels: Labels = _NO_LABELS,
+        coordinates: Mapping[Dimension, Coordinate] = MappingProxyType({}),
     ) -> Store:
         """Make the arrays at the job's output path and write the weights.
 
@@ -148,6 +154,8 @@ class Store:
             The run that holds the new store from its first moment on.
         listener
             As for `hold`.
+        labels, coordinates
+            As `find_labels` has found them.
 
         Raises
         ------
@@ -164,6 +172,7 @@ class Store:
             input=x,
             grid=plan.grid,
             arrays=tuple(array.name for array in plan.arrays if array.per_block),
+            labels=labels,
             versions=versions(),
         )
 
@@ -173,6 +182,9 @@ class Store:
                 arrays.create(group, array, job.output)
             for name in ARRAYS:
                 arrays.create_weights(group, name, getattr(network, name))
+            arrays.create_labels(group, labels)
+            for dimension, coordinate in coordinates.items():
+                arrays.create_coordinate(group, dimension, coordinate)
 
         try:
             make(place, record.id, fill, None if old is None else old.is_current, run, listener)
@@ -338,6 +350,8 @@ class Store:
                 input=x,
                 grid=replace(self.grid, columns=x.columns),
                 growth=Growth(columns=columns, begun=now()),
+                # Those of the columns end where X did
+                labels=self.record.labels.model_copy(update={"copied": ()}),
                 finished=None,
                 nonfinite=None,
                 failed=(),
@@ -355,6 +369,8 @@ class Store:
             self.discard(former.blocks - 1)
         for name in [plan.name for plan in self.record.plans if not plan.per_block]:
             arrays.remove(self._array(name), 0)
+        if "column" in self._group:
+            del self._group["column"]
         for plan in array_plans(self.record, self.grid):
             array = self._array(plan.name)
             if array.shape != plan.shape:
@@ -368,6 +384,22 @@ class Store:
         # If its disk fails, so have the blocks, which is told anyway
         with suppress(OSError):
             self._update(failed=tuple(islice(noted, MOST_FAILED)))
+
+    def coordinates(self) -> dict[Dimension, Coordinate]:
+        """Return the coordinates that were copied from X's own store."""
+        copied = {dimension: self._array(dimension) for dimension in self.record.labels.copied}
+        return {name: Coordinate(a, a.attrs.asdict(), 0, a.shape[0]) for name, a in copied.items()}
+
+    def label(self, job: Job, labels: Labels, coordinates: Mapping[Dimension, Coordinate]) -> None:
+        """Write names, scales and coordinates anew; the numbers and the state stay."""
+        for dimension in ("input", "output", "column"):
+            if dimension in self._group:
+                del self._group[dimension]
+        arrays.create_labels(self._group, labels)
+        for dimension, coordinate in coordinates.items():
+            arrays.create_coordinate(self._group, dimension, coordinate)
+        self._arrays.clear()
+        self._update(job=job, labels=labels)
 
     def log(self, run: RunRecord) -> None:
         """Keep what a run has done, before anything is said of the store's state."""

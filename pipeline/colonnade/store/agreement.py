@@ -33,6 +33,10 @@ def check(path: str, record: Record, array: Callable[[str], zarr.Array[Any]]) ->
     damaged = f"{path}: the store's attribute {KEY!r} is damaged"
     if record.input.columns != record.grid.columns:
         raise StoreError(f"{damaged}: input.columns are not grid.columns. {REMEDY}")
+    sizes = record.shapes
+    problem = record.labels.problem({"input": sizes.n, "output": sizes.q})
+    if problem:
+        raise StoreError(f"{damaged}: labels have {problem}. {REMEDY}")
     if record.arrays != tuple(p.name for p in array_plans(record, record.grid) if p.per_block):
         raise StoreError(f"{damaged}: arrays are not those of its products. {REMEDY}")
     found = _problem(record, array)

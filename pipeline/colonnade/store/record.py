@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from colonnade.columns import Columns
 from colonnade.errors import IncompleteError, shown
 from colonnade.job import Job
+from colonnade.labels import Labels
 from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.network import Network
 from colonnade.products import make_arrays
@@ -137,6 +138,8 @@ class Record(BaseModel):
         Those that a task writes a shard of, in this order. A block is done when all are there.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
+    labels
+        Names and scales, which another run of the job may change.
     growth
         The last one, if there was any.
     failed
@@ -158,6 +161,7 @@ class Record(BaseModel):
     grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
     nonfinite: Annotated[int, Field(ge=0)] | None = None
+    labels: Labels = Labels()
     growth: Growth | None = None
     failed: Annotated[tuple[FailedBlock, ...], Field(max_length=MOST_FAILED)] = ()
     versions: dict[str, str]
@@ -209,7 +213,7 @@ class Record(BaseModel):
             )
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
-        """Say in what another job differs from the store's; the cluster does not count."""
+        """Say in what another job differs; its cluster, names and scales do not count."""
         found = []
         if self.network != network:
             found.append("the network (its weights or its activation)")
@@ -217,7 +221,8 @@ class Record(BaseModel):
         if different:
             found.append(f"X ({'; '.join(different)})")
         mine, other = (
-            j.output.model_dump(exclude={"path", "storage_options"}) for j in (self.job, job)
+            j.output.model_dump(exclude={"path", "storage_options", "scale"})
+            for j in (self.job, job)
         )
         found += [
             f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
@@ -311,6 +316,12 @@ class Status:
             f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
             + (f", finished {record.finished}" if record.finished else ""),
         ]
+        labels = record.labels
+        named = [*labels.names, *labels.copied]
+        if named or labels.left_out:
+            words = [f"coordinates of {', '.join(named)}"] if named else []
+            words += [f"left out {shown(word, 200)}" for word in labels.left_out]
+            lines.insert(-1, f"labels    {'; '.join(words)}")
         if record.growth:
             lines.append(f"grown     {record.growth}")
         if self.missing:

@@ -1,0 +1,23 @@
+// Read a slice of a store over HTTP, in Node or, with a bundler, in a browser.
+//
+//     npm install
+//     python3 -m http.server --directory ../../../out 8000 &
+//     node read.mjs http://127.0.0.1:8000/digits.zarr
+//
+// Python's server sends whole files, which serves small stores. One whose blocks hold several chunks
+// asks for a server that knows range requests, as nginx, Caddy and every object store do.
+
+import * as zarr from "zarrita";
+
+const root = zarr.root(new zarr.FetchStore(process.argv[2]));
+const group = await zarr.open(root, { kind: "group" });
+console.log("state:", group.attrs.colonnade.state);
+
+const jacobian = await zarr.open(root.resolve("jacobian"), { kind: "array" });
+console.log(jacobian.dimensionNames, jacobian.shape);
+
+// The block of column 17: row by row, an output each. Only the chunk that holds it is fetched.
+const { data, shape } = await zarr.get(jacobian, [17, null, null]);
+const largest = data.reduce((best, value, at) => (value > data[best] ? at : best), 0);
+const [i, j] = [Math.floor(largest / shape[1]), largest % shape[1]];
+console.log(`column 17: output ${i} answers most to input ${j}: ${data[largest].toFixed(4)}`);
