@@ -69,3 +69,19 @@ def job_file(tmp_path: Path, job: Callable[..., dict[str, Any]]) -> Callable[...
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def torch_files(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, dict[str, np.ndarray]]]:
+    """A folder of torch's files, and what torch says of each: X, Y and J."""
+    folder = tmp_path_factory.mktemp("torch")
+    told: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(Path(__file__).parent / "data" / "torch-networks.npz") as archive:
+        for key in archive.files:
+            name, _, what = key.rpartition("/")
+            told.setdefault(name, {})[what] = archive[key]
+    for name, arrays in told.items():
+        (folder / name).write_bytes(arrays.pop("file").tobytes())
+    return folder, told

@@ -6,11 +6,12 @@ from typing import Any
 
 from colonnade.job.cluster import AddressCluster, ClusterSettings, LocalCluster, TlsSettings
 from colonnade.job.input import InputSettings
-from colonnade.job.network import ArrayNames, NetworkSettings
+from colonnade.job.network import SCALINGS, ArrayNames, NetworkSettings
 from colonnade.job.output import OutputSettings, Product
 from colonnade.locations import Settings, absolute
 
 __all__ = [
+    "SCALINGS",
     "AddressCluster",
     "ArrayNames",
     "ClusterSettings",
@@ -46,12 +47,18 @@ class Job(Settings):
             cluster = cluster.model_copy(update={"tls": tls})
         return self.model_copy(
             update={
-                "network": place(self.network, "weights"),
+                "network": place(self.network, "weights", *_npy_files(self.network)),
                 "input": place(self.input, "path"),
                 "output": place(self.output, "path"),
                 "cluster": cluster,
             }
         )
+
+
+def _npy_files(network: NetworkSettings) -> list[str]:
+    """Find the settings that name a file of means or standard deviations."""
+    given = {key: getattr(network, key) for key in SCALINGS}
+    return [k for k, v in given.items() if isinstance(v, str) and v.lower().endswith(".npy")]
 
 
 def json_schema() -> dict[str, Any]:

@@ -30,13 +30,19 @@ __all__ = [
 ]
 
 FORMAT: Literal[2] = 2
-_TOLD = {"created", "finished", "nonfinite", "versions", "job"}
+_TOLD = {"created", "finished", "folded", "nonfinite", "versions", "job"}
 
 
 def _usable(grid: Grid) -> Grid:
     if grid.problem:
         raise ValueError(grid.problem)
     return grid
+
+
+def _told_activation(job: Job) -> Job:
+    if job.network.activation is None:
+        raise ValueError("it does not tell the activation")
+    return job
 
 
 class NetworkRecord(BaseModel):
@@ -99,6 +105,8 @@ class Record(BaseModel):
         Of this making of the store, so that a worker never takes one store for another.
     arrays
         Those that a task writes a shard of, in this order. A block is done when all are there.
+    folded
+        Scalings of X and Y that the weights hold, in words.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
     """
@@ -110,13 +118,19 @@ class Record(BaseModel):
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     created: str
     finished: str | None = None
-    job: Job
+    job: Annotated[Job, AfterValidator(_told_activation)]
     network: NetworkRecord
+    folded: tuple[str, ...] = ()
     input: InputRecord
     grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
     nonfinite: Annotated[int, Field(ge=0)] | None = None
     versions: dict[str, str]
+
+    @property
+    def activation(self) -> dict[str, Any]:
+        """σ, by its name and its parameters."""
+        return self.job.network.activation or {}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that the arrays must have, by name."""
@@ -205,13 +219,15 @@ class Status:
             f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
             (
                 f"network   n = {network.inputs}, m = {network.hidden}, q = {network.outputs}, "
-                f"{record.job.network.activation['name']}; {record.job.network.weights}"
+                f"{record.activation['name']}; {record.job.network.weights}"
             ),
             f"input     {record.job.input.path}"
             + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
             f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
             + (f", finished {record.finished}" if record.finished else ""),
         ]
+        if record.folded:
+            lines.insert(4, f"folded    into the layers: {'; '.join(record.folded)}")
         if self.missing:
             lines.insert(2, f"missing   blocks {ranges(self.missing)}")
         if self.holder:
