@@ -161,14 +161,16 @@ def test_skops_of_other_types(tmp_path) -> None:
 def test_skl2onnx(tmp_path, fitted) -> None:
     skl2onnx = pytest.importorskip("skl2onnx")
     kind = importlib.import_module("skl2onnx.common.data_types").FloatTensorType
-    pipeline, X, _ = fitted
+    _, X, Y = fitted
+    estimator = fit(make_pipeline(StandardScaler(), mlp()), X, Y[:, 0])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = skl2onnx.to_onnx(pipeline, initial_types=[("x", kind([None, N]))])
+        model = skl2onnx.to_onnx(estimator, initial_types=[("x", kind([None, N]))])
     path = tmp_path / "w.onnx"
     path.write_bytes(model.SerializeToString())
     network = Network.load(path)
-    check_network(network, X.T.astype(np.float32), pipeline.predict(X).T.astype(np.float32))
+    X = X.T.astype(np.float32)
+    check_network(network, X, estimator.predict(X.T)[None].astype(np.float32))
     assert network.folded == ("Scaler",)
 
 

@@ -283,9 +283,10 @@ def test_onnx_of_several_outputs(tmp_path) -> None:
 def test_onnx_external_data(tmp_path) -> None:
     model = graph([FIRST, node("Tanh", "z", "s"), LAST], weights())
     network, X = Network.load(saved(tmp_path, model)), make_columns()
+    Y = predicted(model, X.T).T
     path = tmp_path / "model" / "w.onnx"
     path.parent.mkdir()
     onnx.save(model, path, save_as_external_data=True, location="w.data", size_threshold=0)
     found = Network.load(path)
     assert found.fingerprint == network.fingerprint
-    check_network(found, X, predicted(model, X.T).T)
+    check_network(found, X, Y)

@@ -23,7 +23,6 @@ from colonnade.weights import (
     Scaling,
     described,
     estimator_weights,
-    fit,
     load_weights,
     told_sigma,
 )
@@ -260,7 +259,15 @@ def _as_array(name: str, given: ArrayLike | None) -> NDArray[Any]:
 
 def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> None:
     W1, W2 = arrays["W1"], arrays["W2"]
-    if fit(arrays):
+    fits = (
+        W1.ndim == 2
+        and W2.ndim == 2
+        and min(*W1.shape, *W2.shape) > 0
+        and W2.shape[1] == W1.shape[0]
+        and ("b1" not in arrays or arrays["b1"].shape == W1.shape[:1])
+        and ("b2" not in arrays or arrays["b2"].shape == W2.shape[:1])
+    )
+    if fits:
         return
     hints = []
     if W1.ndim == 2 and W2.ndim == 2 and W2.shape[1] != W1.shape[0]:

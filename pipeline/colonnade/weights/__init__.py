@@ -15,14 +15,15 @@ from colonnade.locations import Options, storage_texts
 from colonnade.npyheader import read_header
 from colonnade.places import Objects, place_at
 from colonnade.urls import is_url
-from colonnade.weights.choice import ARRAYS, SHAPES, choose, described, fit
+from colonnade.weights.choice import ARRAYS, SHAPES, described
 from colonnade.weights.keras_files import load_h5, load_keras
+from colonnade.weights.layouts import steps_of_arrays
 from colonnade.weights.loaded import Loaded
 from colonnade.weights.npz import load_npz
 from colonnade.weights.onnx_graph import load_onnx
 from colonnade.weights.scaling import Given, Scaling
 from colonnade.weights.sklearn_models import load_skops, steps_of
-from colonnade.weights.steps import Chain, Dense, Sigma, Step, assemble, told_sigma
+from colonnade.weights.steps import Chain, assemble, told_sigma
 from colonnade.weights.tensors import load_safetensors
 from colonnade.weights.torch_files import load_torch
 from colonnade.weights.zarr_groups import load_zarr
@@ -35,7 +36,6 @@ __all__ = [
     "Scaling",
     "described",
     "estimator_weights",
-    "fit",
     "load_weights",
     "told_sigma",
 ]
@@ -83,7 +83,7 @@ def load_weights(
         if steps is None:
             # What holds a mean is no layer
             left = {k: a for k, a in loaded.arrays.items() if k not in scaling.names()}
-            steps = _steps(left, dict(names) if names else None, in_by_out=loaded.in_by_out)
+            steps = steps_of_arrays(left, names, in_by_out=loaded.in_by_out)
         elif names:
             raise NetworkError(
                 "the file tells its layers itself; network.names is for files of arrays alone."
@@ -96,14 +96,6 @@ def load_weights(
 def estimator_weights(estimator: Any) -> Chain:
     """Take the chain of layers of an estimator of scikit-learn; NetworkError if it is none."""
     return assemble(steps_of(estimator))
-
-
-def _steps(
-    arrays: dict[str, NDArray[Any]], names: dict[str, str] | None, *, in_by_out: bool
-) -> list[Step]:
-    found = choose(arrays, names, in_by_out=in_by_out)
-    first, second = (Dense(found[W], found.get(b)) for W, b in (("W1", "b1"), ("W2", "b2")))
-    return [first, Sigma(None), second]
 
 
 def _loaded(path: str | Path, storage_options: Options) -> Loaded:

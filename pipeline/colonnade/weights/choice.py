@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, shown
 
-__all__ = ["ARRAYS", "SHAPES", "choose", "described", "fit", "listed"]
+__all__ = ["ARRAYS", "SHAPES", "NoWayError", "choose", "described", "listed"]
 
 ARRAYS = ("W1", "b1", "W2", "b2")
 """The names of the four arrays, in files, in stores and in the API."""
 
 SHAPES = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,)"
 _REMEDY = "Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}."
+
+
+class NoWayError(NetworkError):
+    """The shapes of a file's arrays fit in no way."""
 
 
 def described(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -30,37 +34,10 @@ def listed(texts: Iterable[str]) -> str:
     return ", ".join(told if len(told) < 13 else [*told[:12], "…"])
 
 
-def fit(arrays: Mapping[str, NDArray[Any]]) -> bool:
-    """Whether W1, W2 and the biases that are there have the shapes of a network."""
-    W1, W2 = arrays["W1"], arrays["W2"]
-    return (
-        W1.ndim == 2
-        and W2.ndim == 2
-        and min(*W1.shape, *W2.shape) > 0
-        and W2.shape[1] == W1.shape[0]
-        and ("b1" not in arrays or arrays["b1"].shape == W1.shape[:1])
-        and ("b2" not in arrays or arrays["b2"].shape == W2.shape[:1])
-    )
-
-
 def choose(
-    arrays: dict[str, NDArray[Any]], names: dict[str, str] | None, *, in_by_out: bool = False
+    arrays: dict[str, NDArray[Any]], names: dict[str, str] | None
 ) -> dict[str, NDArray[Any]]:
-    """Find W1, b1, W2, b2 among the arrays of a file, W1 (m, n) and W2 (q, m).
-
-    Both matrices may be stored as (in, out): where the shapes fit either way, `in_by_out` tells.
-    """
-    turned = {name: array.T for name, array in arrays.items()}
-    ways = [turned, arrays] if in_by_out else [arrays, turned]
-    if names is None and not {"W1", "W2"} <= set(arrays):
-        return _choose_by_shape(arrays, ways)
-    chosen = _by_name(arrays, names)
-    found = [{key: way[name] for key, name in chosen.items()} for way in ways]
-    return next((candidate for candidate in found if fit(candidate)),
-                {key: arrays[name] for key, name in chosen.items()})  # fmt: skip
-
-
-def _by_name(arrays: dict[str, NDArray[Any]], names: dict[str, str] | None) -> dict[str, str]:
+    """Find W1, b1, W2, b2 among the arrays of a file."""
     if names is not None:
         if not {"W1", "W2"} <= set(names) <= set(ARRAYS):
             raise NetworkError(
@@ -72,11 +49,13 @@ def _by_name(arrays: dict[str, NDArray[Any]], names: dict[str, str] | None) -> d
             raise NetworkError(
                 f"network.names asks for {', '.join(absent)}; the file holds {listed(arrays)}."
             )
-        return names
+        return {key: arrays[name] for key, name in names.items()}
+    if not {"W1", "W2"} <= set(arrays):
+        return _choose_by_shape(arrays)
     # A single number, a count of training steps for one, is no part of any network
     more = {name for name, array in arrays.items() if name not in ARRAYS and array.ndim > 0}
     if not more:
-        return {name: name for name in ARRAYS if name in arrays}
+        return {name: arrays[name] for name in ARRAYS if name in arrays}
     raise NetworkError(
         f"besides W1, b1, W2 and b2 there is {listed(sorted(more))}: another layer, a scaling, "
         f"a bias under another name? Without it this would be another network. "
@@ -84,9 +63,7 @@ def _by_name(arrays: dict[str, NDArray[Any]], names: dict[str, str] | None) -> d
     )
 
 
-def _choose_by_shape(
-    arrays: dict[str, NDArray[Any]], layouts: list[dict[str, NDArray[Any]]]
-) -> dict[str, NDArray[Any]]:
+def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     vectors = [name for name, array in arrays.items() if array.ndim == 1]
     found = f"The file holds {described(arrays) or 'no array'}."
@@ -95,19 +72,19 @@ def _choose_by_shape(
             f"a network with one hidden layer has two matrices and up to two vectors. "
             f"{found} {_REMEDY}"
         )
-    ways: list[dict[str, NDArray[Any]]] = []
-    for layout in layouts:
-        seen = []
-        for first, second in permutations(matrices):
-            for b1, b2 in permutations([*vectors, None, None][:2]):
-                named = {"W1": first, "b1": b1, "W2": second, "b2": b2}
-                way = {key: layout[name] for key, name in named.items() if name is not None}
-                if fit(way) and named not in seen:
-                    seen.append(named)
-                    ways.append(way)
-        if ways:
-            break
+    ways = []
+    for first, second in permutations(matrices):
+        W1, W2 = arrays[first], arrays[second]
+        if W2.shape[1] != W1.shape[0]:
+            continue
+        for b1, b2 in permutations([*vectors, None, None][:2]):
+            fits_b1 = b1 is None or arrays[b1].shape == W1.shape[:1]
+            fits_b2 = b2 is None or arrays[b2].shape == W2.shape[:1]
+            way = {"W1": first, "b1": b1, "W2": second, "b2": b2}
+            if fits_b1 and fits_b2 and way not in ways:
+                ways.append(way)
     if len(ways) == 1:
-        return ways[0]
-    told = "more than one way" if ways else "no way"
-    raise NetworkError(f"the shapes fit {SHAPES} in {told}. {found} {_REMEDY}")
+        return {key: arrays[name] for key, name in ways[0].items() if name is not None}
+    if ways:
+        raise NetworkError(f"the shapes fit {SHAPES} in more than one way. {found} {_REMEDY}")
+    raise NoWayError(f"the shapes fit {SHAPES} in no way. {found} {_REMEDY}")

@@ -20,6 +20,10 @@ __all__ = ["load_onnx"]
 _MOST_NODES = 10_000
 
 
+class _GraphError(Exception):
+    """The graph is no chain of layers."""
+
+
 class _Graph:
     """The values and constants of a graph, as far as it has been walked."""
 
@@ -76,38 +80,42 @@ def load_onnx(path: str | Path, file: IO[bytes], folder: Path | None) -> Loaded:
     """
     onnx = needed("onnx", "onnx")
     try:
-        graph = onnx.load_model_from_string(file.read())
-        opsets = {entry.domain: entry.version for entry in graph.opset_import}
-        graph = graph.graph
-        if len(graph.node) > _MOST_NODES:
-            raise ValueError(f"it has {len(graph.node):,} nodes")
-        constants = read_tensors(_tensors(graph), folder)
-        constants |= {name: np.asarray(numbers) for name, numbers in _numbers(graph)}
+        return _read(onnx.load_model_from_string(file.read()), folder)
     except MemoryError:
         raise
+    except _GraphError as error:
+        raise NetworkError(f"{path}: {error}") from error
     # protobuf raises errors of its own
     except Exception as error:
         raise NetworkError(f"{path}: this cannot be read as ONNX: {reason(error)}") from error
-    named = {entry.name: constants[entry.name] for entry in graph.initializer
-             if entry.name in constants}  # fmt: skip
+
+
+def _read(model: Any, folder: Path | None) -> Loaded:
+    graph = model.graph
+    if len(graph.node) > _MOST_NODES:
+        raise ValueError(f"it has {len(graph.node):,} nodes")
+    constants = read_tensors(_tensors(graph), folder)
+    constants |= {name: np.asarray(numbers) for name, numbers in _numbers(graph)}
+    named = {t.name: constants[t.name] for t in graph.initializer if t.name in constants}
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
     walked = _Graph(constants, int(opsets.get("", opsets.get("ai.onnx", 1))))
     inputs = [given for given in graph.input if given.name not in named]
     for what, given in (("inputs", inputs), ("outputs", graph.output)):
         if len(given) != 1:
             told = ", ".join(shown(value.name) for value in given[:12]) or "none"
-            raise NetworkError(f"{path}: its graph has the {what} {told}; a network here has one.")
-    shape = inputs[0].type.tensor_type.shape.dim
-    walked.values[inputs[0].name] = Value(flat=len(shape) <= 2)
+            raise _GraphError(f"its graph has the {what} {told}; a network here has one.")
+    dimensions = inputs[0].type.tensor_type.shape.dim
+    walked.values[inputs[0].name] = Value(flat=len(dimensions) <= 2)
     for node in graph.node:
         walked.walk(node)
     output = graph.output[0].name
-    problem = walked.problems.get(output)
-    if problem is None and output in walked.values:
+    problem = walked.problems.get(output, "its output is not made of its input")
+    if output in walked.values:
         try:
             return Loaded(named, list(walked.values[output].settled()))
         except ValueError as error:
             problem = str(error)
-    raise NetworkError(f"{path}: {problem or 'its output is not made of its input'}.")
+    raise _GraphError(f"{problem}.")
 
 
 def _tensors(graph: Any) -> list[tuple[str, Any]]:
