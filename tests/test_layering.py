@@ -14,7 +14,7 @@ import colonnade
 FLOORS = {
     8: ["cli"],
     7: ["run", "planning"],
-    6: ["rounds", "verify"],
+    6: ["rounds", "verify", "reporting"],
     5: ["task", "dispatch", "reader", "reference", "inputs"],
     4: ["store", "clusters", "planner", "progress", "jacobian"],
     3: ["plan", "network", "columns", "jobfile", "shards"],
@@ -38,7 +38,11 @@ FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent
 # The package's face: they import from anywhere, and nothing imports from them but the version
 FACES = {"__init__", "__main__"}
-HEAVY = {"xarray": {"reader"}, "distributed": {"clusters", "dispatch", "run"}, "click": {"cli"}}
+HEAVY = {
+    "xarray": {"reader", "reporting"},
+    "distributed": {"clusters", "dispatch", "run"},
+    "click": {"cli"},
+}
 
 
 def imports(tree: ast.AST) -> list[tuple[str, bool]]:

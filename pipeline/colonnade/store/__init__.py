@@ -30,6 +30,7 @@ from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
+from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make, unfinished
 from colonnade.store.record import (
@@ -50,6 +51,8 @@ __all__ = [
     "Lease",
     "NetworkRecord",
     "Record",
+    "RunLog",
+    "RunRecord",
     "Status",
     "Store",
     "Verification",
@@ -360,6 +363,10 @@ class Store:
         """Take over a resumed run's job: its files may have moved, its cluster may be another."""
         if job != self.record.job or self.record.state != "writing":
             self._update(job=job, state="writing", finished=None, nonfinite=None)
+
+    def log(self, run: RunRecord) -> None:
+        """Keep what a run has done, before anything is said of the store's state."""
+        self._update(runs=(*self.record.runs, run)[-MOST_RUNS:])
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""

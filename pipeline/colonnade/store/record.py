@@ -15,6 +15,7 @@ from colonnade.errors import shown
 from colonnade.job import Job
 from colonnade.layout import Grid
 from colonnade.network import Network
+from colonnade.store.history import MOST_RUNS, RunRecord
 from colonnade.store.lease import Holder
 
 __all__ = [
@@ -109,6 +110,8 @@ class Record(BaseModel):
         Scalings of X and Y that the weights hold, in words.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
+    runs
+        The last of those that computed blocks of it and were not killed, oldest first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -126,6 +129,7 @@ class Record(BaseModel):
     arrays: tuple[str, ...]
     nonfinite: Annotated[int, Field(ge=0)] | None = None
     versions: dict[str, str]
+    runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
 
     @property
     def activation(self) -> dict[str, Any]:

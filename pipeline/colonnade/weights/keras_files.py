@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, reason
 from colonnade.weights.archives import check_archive
-from colonnade.weights.hdf5 import opened, read_arrays
+from colonnade.weights.extras import needed
+from colonnade.weights.hdf5 import read_hdf5
 from colonnade.weights.keras_layers import chained, steps_of_layer
 from colonnade.weights.loaded import Loaded
 from colonnade.weights.steps import Step
@@ -38,10 +39,8 @@ def load_keras(path: str | Path, file: IO[bytes]) -> Loaded:
             config, metadata, weights = (archive.read(name) for name in _PARTS)
         version = _major(json.loads(metadata)["keras_version"])
         layers = chained(json.loads(config))
-        content = io.BytesIO(weights)
-        with opened(content) as h5:
-            arrays = read_arrays(h5, content)
-            named = {h5[f"{name}/vars"].attrs.get("name"): name for name in _groups(arrays)}
+        arrays, texts = _read(io.BytesIO(weights))
+        named = {texts[f"{name}/vars"].get("name"): name for name in _groups(arrays)}
         own = _paths(layers)
         steps: list[Step] = []
         for layer in layers:
@@ -60,20 +59,17 @@ def load_keras(path: str | Path, file: IO[bytes]) -> Loaded:
 def load_h5(path: str | Path, file: IO[bytes]) -> Loaded:
     """Read a model of Keras in HDF5, or the arrays of one that holds weights alone."""
     try:
-        with opened(file) as h5:
-            config = h5.attrs.get("model_config")
-            if config is None:
-                return Loaded(read_arrays(h5, file), in_by_out=True)
-            version = _major(_text(h5.attrs.get("keras_version", "2")))
-            group = h5["model_weights"]
-            arrays = read_arrays(group, file)
-            names = {
-                name: [_text(path) for path in group[name].attrs["weight_names"]] for name in group
-            }
+        arrays, texts = _read(file)
+        config = texts[""].get("model_config")
+        if config is None:
+            return Loaded(arrays, in_by_out=True)
+        version = _major(texts[""].get("keras_version", "2"))
         steps: list[Step] = []
-        for layer in chained(json.loads(_text(config))):
+        for layer in chained(json.loads(config)):
             name = layer["config"]["name"]
-            weights = [arrays[f"{name}/{weight}"] for weight in names.get(name, [])]
+            group = f"model_weights/{name}"
+            names = texts.get(group, {}).get("weight_names", [])
+            weights = [arrays[f"{group}/{weight}"] for weight in names]
             steps += steps_of_layer(layer, weights, version)
         return Loaded(arrays, steps, in_by_out=True)
     except (MemoryError, NetworkError):
@@ -90,8 +86,9 @@ def _said(error: Exception) -> str:
     return reason(error)
 
 
-def _text(given: Any) -> str:
-    return given.decode() if isinstance(given, bytes) else str(given)
+def _read(file: IO[bytes]) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, Any]]]:
+    needed("h5py", "keras")
+    return read_hdf5(file)
 
 
 def _major(version: str) -> int:
