@@ -461,7 +461,7 @@ def external(**changes: str) -> bytes:
         (lambda: onnx_model(dims=[2, 3]), "claims the shape (2, 3), 24 bytes, and 16 are there"),
         (lambda: onnx_model(dims=[2**31, 2**31]), "and 16 are there"),
         (lambda: onnx_model(dims=[-2, -2]), "has the shape (-2, -2)"),
-        (lambda: external(), "at byte 0, which ends at byte 12"),
+        (external, "at byte 0, which ends at byte 12"),
         (lambda: external(location="../up.data"), "'../up.data', outside the model's folder"),
         (lambda: external(location="a/../w.data"), "outside the model's folder"),
         (lambda: external(location="/etc/passwd"), "'/etc/passwd', outside the model's folder"),
@@ -518,8 +518,8 @@ def linked(file: Any, folder: Path) -> None:
     ("change", "told"),
     [
         (lambda f, _: f.create_dataset("b", (10**6, 10**6), "f8"), "more than is there"),
-        (lambda f, _: f.create_dataset("b", (99, 99), "f8", chunks=(9, 9)), "chunked or compressed"),
-        (lambda f, _: f.create_dataset("b", data=np.zeros(10**6), compression="gzip"), "compressed"),
+        (lambda f, _: f.create_dataset("b", (9, 9), "f8", chunks=(3, 3)), "chunked or compressed"),
+        (lambda f, _: f.create_dataset("b", data=np.zeros(9**6), compression="gzip"), "chunked or"),
         (lies_elsewhere, "'b' lies in another file"),
         (virtual, "'b' lies in another file"),
         (linked, "The file holds W1 (2, 2)"),
@@ -545,8 +545,8 @@ def circle(*names: str) -> dict[str, Any]:
          "inbound_nodes": [[[names[i - 1], 0, 0, {}]]]}
         for i, name in enumerate(names)
     ]  # fmt: skip
-    return {"class_name": "Functional", "config": {
-        "layers": layers, "input_layers": [["x", 0, 0]], "output_layers": [[names[0], 0, 0]]}}  # fmt: skip
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [[names[0], 0, 0]]}
+    return {"class_name": "Functional", "config": {"layers": layers} | ends}
 
 
 @pytest.mark.parametrize(
@@ -592,18 +592,18 @@ def test_torch(tmp_path, monkeypatch, entries: dict[str, bytes], told: str, suff
 
 def test_a_bare_pickle_is_no_torch_file(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    pytest.importorskip("skops.io")  # which takes memory of its own
     for name in ("w.pt", "w.skops", "w.keras"):
         Path(name).write_bytes(PICKLE)
-        assert "it is no zip archive" in frugal_refusal(
-            lambda name=name: Network.load(name, "tanh")
-        )
+        said = frugal_refusal(lambda name=name: Network.load(name, "tanh"))
+        assert "it is no zip archive" in said
     assert not Path("pwned").exists()
 
 
 @pytest.mark.parametrize(
     ("schema", "told"),
     [
-        ({"__class__": "system", "__module__": "os", "__loader__": "FunctionNode"}, "cannot be read"),
+        ({"__class__": "system", "__module__": "os", "__loader__": "FunctionNode"}, "cannot be"),
         ({"__class__": "A", "__module__": "nowhere", "__loader__": "ObjectNode", "content": None},
          "types that are not trusted: nowhere.A"),
         ({}, "cannot be read as a skops file"),
@@ -611,7 +611,7 @@ def test_a_bare_pickle_is_no_torch_file(tmp_path, monkeypatch) -> None:
     ],
 )  # fmt: skip
 def test_skops(tmp_path, schema: Any, told: str) -> None:
-    pytest.importorskip("skops")
+    pytest.importorskip("skops.io")
     text = schema if isinstance(schema, bytes) else json.dumps(schema | {"protocol": 1})
     with zipfile.ZipFile(tmp_path / "w.skops", "w") as archive:
         archive.writestr("schema.json", text)

@@ -100,7 +100,7 @@ def _facts(found: Summary) -> list[tuple[str, str]]:
     return [
         ("Columns", f"{record.grid.columns:,}"),
         ("Inputs × hidden × outputs", f"{network.inputs} × {network.hidden} × {network.outputs}"),
-        ("σ", str(record.job.network.activation["name"])),
+        ("σ", str(record.activation["name"])),
         ("Layout", f"{output.layout}, {output.dtype}"),
         ("Numbers", format_bytes(numbers * (4 if output.dtype == "float32" else 8))),
         ("Blocks", f"{record.grid.blocks - len(found.status.missing):,} of {record.grid.blocks:,}"),

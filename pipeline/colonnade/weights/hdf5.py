@@ -89,7 +89,7 @@ def _claimed(name: str, dataset: Any) -> int:
         raise ValueError(f"{told} lies in another file")
     if dataset.chunks is not None:
         raise ValueError(f"{told} is chunked or compressed, as Keras does not write it")
-    claimed = math.prod(dataset.shape) * int(dataset.dtype.itemsize)
+    claimed: int = math.prod(dataset.shape) * dataset.dtype.itemsize
     if claimed > dataset.id.get_storage_size():
         raise ValueError(f"{told} claims the shape {dataset.shape}, more than is there")
     return claimed
