@@ -1,314 +1,495 @@
-"""Networks from the files of torch and of scikit-learn, and from arrays however they are kept."""
+"""X in the files that people have, made by the libraries that they use: the same as in a .npy."""
 
 from __future__ import annotations
 
-import importlib
+import itertools
 import json
-import os
-import warnings
-import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import skops.io
-import zarr
-from safetensors.numpy import save_file
-from sklearn.base import clone
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.neural_network import MLPClassifier, MLPRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import (
-    MaxAbsScaler,
-    MinMaxScaler,
-    PolynomialFeatures,
-    RobustScaler,
-    StandardScaler,
-)
+import xarray as xr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pyarrow import csv
 
 import colonnade as cn
-from colonnade import Network
-from colonnade.errors import NetworkError, StoreError
-from colonnade.store import Store
-from support import M, N, P, Q, check_network, make_network, refused_network
+from colonnade.columns import Columns, open_columns
+from colonnade.errors import StoreError
+from support import make_columns, make_network, refusal
 
-# torch: its Y and its J are in data/torch-networks.npz
-
-
-@pytest.mark.parametrize("name", ["state_dict.pt", "checkpoint.pth"])
-def test_torch_state_dicts(torch_files, name: str) -> None:
-    pytest.importorskip("torch")
-    folder, told = torch_files
-    assert "does not tell the activation" in refused_network(folder / name)
-    check_network(Network.load(folder / name, "tanh"), *(told[name][key] for key in "XYJ"))
+N, P = 7, 211
+NAMES = ("t", "q", "u", "v", "ps", "a.b", "solar flux")
 
 
-def test_torch_pickles_that_are_more(torch_files, tmp_path) -> None:
-    said = refused_network(torch_files[0] / "module.pt", "tanh")
-    assert "a pickle with torch.nn.modules.container.Sequential, which is more than" in said
-    with zipfile.ZipFile(tmp_path / "script.pt", "w") as archive:
-        archive.writestr("script/constants.pkl", b"")
-    assert "it is TorchScript; save the state_dict()" in refused_network(tmp_path / "script.pt")
+@pytest.fixture
+def X() -> np.ndarray:  # noqa: N802 (the letter of the mathematics)
+    return make_columns(N, P)
 
 
-def test_torch_files_without_tensors(torch_files) -> None:
-    pytest.importorskip("torch")
-    assert "'step', which is no tensor" in refused_network(torch_files[0] / "epoch.pt", "tanh")
+def same(columns: Columns, X: np.ndarray, step: int = 47) -> None:
+    """It is X, whatever is read of it; and in blocks, as a worker reads it."""
+    assert (columns.n, columns.p, columns.dtype) == (*X.shape, X.dtype)
+    p = columns.p
+    for start, stop in ((0, p), (0, 1), (p - 1, p), (p // 3, p // 2), (p // 2, p // 2)):
+        found = columns.read(start, stop)
+        np.testing.assert_array_equal(found, X[:, start:stop], strict=True)
+        assert found.flags.writeable
+    with ThreadPoolExecutor(2) as threads:
+        parts = list(threads.map(lambda k: columns.read(k, min(k + step, p)), range(0, p, step)))
+    np.testing.assert_array_equal(np.hstack(parts), X, strict=True)
+    assert json.loads(json.dumps(columns.storage)) == columns.storage
 
 
-# scikit-learn
+def as_npy(tmp_path: Path, X: np.ndarray) -> Columns:
+    np.save(tmp_path / "same.npy", X)
+    return open_columns(tmp_path / "same.npy")
+
+
+# Tables
+
+
+def table(X: np.ndarray, names: Any = NAMES) -> pd.DataFrame:
+    return pd.DataFrame(dict(zip(names, X, strict=True)))
+
+
+def test_parquet(tmp_path, X) -> None:
+    for groups in (P, 1000, 50, 1):
+        table(X).to_parquet(tmp_path / "x.parquet", row_group_size=groups, index=False)
+        columns = open_columns(tmp_path / "x.parquet")
+        same(columns, X)
+        assert columns.feature_names == NAMES
+        assert columns.chunk_columns == min(groups, P)
+        assert columns.fingerprint() == as_npy(tmp_path, X).fingerprint()
+    # What pandas keeps of its index is no feature
+    frame = table(X)[::-1][::-1]
+    frame.index = frame.index * 2 + 1
+    frame.set_index(frame.index.rename("sample")).to_parquet(tmp_path / "x.PQ")
+    same(open_columns(tmp_path / "x.PQ"), X)
+
+
+def test_parquet_types(tmp_path, X) -> None:
+    """Columns of several types have the type that holds them all."""
+    floats = {"f2": np.float16, "f4": np.float32, "f8": np.float64}
+    whole = np.arange(P, dtype=np.int32)
+    kinds = {"b": whole % 2 == 0, "i1": (whole % 100).astype("i1"), "u2": whole.astype("u2"),
+             "i4": whole, "i8": whole.astype("i8") * 2**20}  # fmt: skip
+    columns = {name: X[0].astype(dtype) for name, dtype in floats.items()} | kinds
+    path = tmp_path / "x.parquet"
+    for chosen in [(name,) for name in columns] + list(itertools.combinations(columns, 2)):
+        pq.write_table(pa.table({name: columns[name] for name in chosen}), path, row_group_size=60)
+        dtype = np.result_type(*(columns[name].dtype for name in chosen))
+        same(open_columns(path), np.stack([columns[name].astype(dtype) for name in chosen]))
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_what_is_missing_in_a_table_is_nan(tmp_path, statistics: bool) -> None:
+    values = {
+        "a": [1.5, None, 3.5, float("inf")],
+        "i": [1, 2, None, 4],
+        "b": [True, None, None, False],
+        "s": [1, 2, 3, None],
+    }
+    types = [pa.float32(), pa.int64(), pa.bool_(), pa.int16()]
+    made = {k: pa.array(v, t) for (k, v), t in zip(values.items(), types, strict=True)}
+    path = tmp_path / "x.parquet"
+    for name, dtype in {"a": "f4", "i": "f8", "b": "f4", "s": "f4"}.items():
+        pq.write_table(pa.table({name: made[name]}), path, write_statistics=statistics)
+        expected = np.array([[np.nan if v is None else v for v in values[name]]], dtype)
+        same(open_columns(path), expected, 3)
+    pq.write_table(pa.table(made), path, row_group_size=3)
+    columns = open_columns(path)
+    assert columns.dtype == np.float64
+    assert np.isnan(columns.read(0, 4)).sum() == 5
+    (tmp_path / "x.csv").write_text("a,b\n1.5,\n,NaN\nNA,-inf\n3,4\n")
+    expected = np.array([[1.5, np.nan, np.nan, 3], [np.nan, np.nan, -np.inf, 4]])
+    same(open_columns(tmp_path / "x.csv"), expected, 3)
+
+
+@pytest.mark.parametrize("step", [1, 40, 2**18])
+@pytest.mark.parametrize("block", [7, 1000])
+def test_csv(tmp_path, monkeypatch, X, step: int, block: int) -> None:
+    """Its rows are found, wherever the blocks in which it is read for them end."""
+    from colonnade.columns import csvs  # noqa: PLC0415 (after the extra is known to be there)
+
+    monkeypatch.setattr(csvs, "_STEP", step)
+    monkeypatch.setattr(csvs, "_BLOCK", block)
+    csvs._index.cache_clear()
+    X = X.astype(np.float64)
+    for name, options in {
+        "x.csv": {},
+        "x.tsv": {"sep": "\t"},
+        "semicolons.csv": {"sep": ";"},
+        "windows.csv": {"lineterminator": "\r\n", "encoding": "utf-8-sig"},
+    }.items():
+        path = tmp_path / name
+        table(X).to_csv(path, index=False, **options)
+        columns = open_columns(path)
+        same(columns, X)
+        assert columns.feature_names == NAMES
+        if name == "x.csv":
+            # The last line ends with the file, or empty lines do
+            for text in (path.read_text().rstrip(), path.read_text() + "\n\r\n"):
+                path.write_text(text)
+                same(open_columns(path), X)
+                same(open_columns(path, features=["ps", 0], columns=(30, 190)), X[[4, 0], 30:190])
+    csv.write_csv(pa.table({"only": X[0]}), tmp_path / "one.csv")
+    same(open_columns(tmp_path / "one.csv"), X[:1])
+
+
+def test_a_table_that_changes_is_noticed(tmp_path, X) -> None:
+    for suffix, write in (("parquet", pd.DataFrame.to_parquet), ("csv", pd.DataFrame.to_csv)):
+        path = tmp_path / f"x.{suffix}"
+        write(table(X), path, index=False)
+        columns = open_columns(path)
+        write(table(X + 1), path, index=False)
+        with pytest.raises(ValueError, match="has changed since it was opened"):
+            columns.read(0, 3)
+        path.unlink()
+        with pytest.raises(FileNotFoundError):
+            columns.read(0, 3)
+
+
+# Dimensions with names
+
+SIZES = {"time": 5, "lev": 3, "lat": 7, "lon": 11}
+LEVELS = [1000.0, 850.0, 92.5]
 
 
 @pytest.fixture(scope="module")
-def fitted() -> tuple[Any, np.ndarray, np.ndarray]:
+def climate() -> xr.Dataset:
     rng = np.random.default_rng(0)
-    X, Y = 3 * rng.standard_normal((P, N)) + 2, rng.standard_normal((P, Q))
-    regressor = MLPRegressor(hidden_layer_sizes=(M,), activation="tanh", max_iter=7, random_state=0)
-    return fit(make_pipeline(StandardScaler(), regressor), X, Y), X, Y
+
+    def field(*dims: str) -> tuple[tuple[str, ...], np.ndarray]:
+        return dims, rng.standard_normal([SIZES[d] for d in dims]).astype(np.float32)
+
+    return xr.Dataset(
+        {"t": field("time", "lev", "lat", "lon"), "q": field("lat", "time", "lon", "lev"),
+         "ps": field("time", "lat", "lon")},
+        coords={"lev": LEVELS, "lat": np.linspace(-60, 60, 7)},
+    )  # fmt: skip
 
 
-def fit(estimator: Any, X: np.ndarray, Y: np.ndarray) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that so few iterations do not converge
-        return clone(estimator).fit(X, Y)
+def save_netcdf(ds: xr.Dataset, path: Path, engine: str, chunks: Any) -> Path:
+    path = path / "x.nc"
+    encoding = {}
+    for name, variable in ds.data_vars.items():
+        if chunks:
+            sizes = tuple(min(chunks[d], SIZES[d]) for d in variable.dims)
+            encoding[name] = {"chunksizes": sizes, "zlib": True}
+        else:
+            encoding[name] = {"contiguous": True}
+    ds.to_netcdf(path, engine=engine, encoding=encoding)
+    return path
 
 
-def mlp(**options: Any) -> MLPRegressor:
-    given = {"hidden_layer_sizes": (M,), "max_iter": 7, "random_state": 0} | options
-    return MLPRegressor(**given)
+def save_xarray_zarr(ds: xr.Dataset, path: Path, version: int, chunks: Any) -> Path:
+    path = path / "x.zarr"
+    encoding: dict[str, Any] = {}
+    if chunks:
+        encoding = {n: {"chunks": [chunks[d] for d in v.dims]} for n, v in ds.data_vars.items()}
+    ds.to_zarr(path, mode="w", zarr_format=version, consolidated=False, encoding=encoding)
+    return path
 
 
-ESTIMATORS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "alone": (mlp(), ()),
-    "sgd": (mlp(solver="sgd", activation="logistic"), ()),
-    "lbfgs": (mlp(solver="lbfgs", activation="identity"), ()),
-    "standard": (make_pipeline(StandardScaler(), mlp(activation="tanh")), ("StandardScaler",)),
-    "two": (make_pipeline(MinMaxScaler((-1, 1)), "passthrough", StandardScaler(with_mean=False),
-                          mlp()),
-            ("MinMaxScaler", "StandardScaler")),
-    "robust": (make_pipeline(RobustScaler(), MaxAbsScaler(), mlp()),
-               ("RobustScaler", "MaxAbsScaler")),
-    "target": (TransformedTargetRegressor(make_pipeline(StandardScaler(), mlp()),
-                                          transformer=StandardScaler()),
-               ("StandardScaler", "StandardScaler, of the target")),
-    "range": (TransformedTargetRegressor(mlp(), transformer=MinMaxScaler()),
-              ("MinMaxScaler, of the target",)),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", ESTIMATORS)
-def test_sklearn(tmp_path, fitted, name: str) -> None:
-    given, folded = ESTIMATORS[name]
-    _, X, Y = fitted
-    estimator = fit(given, X, Y)
-    network = Network.from_sklearn(estimator)
-    assert network.folded == folded
-    check_network(network, X.T, estimator.predict(X).T)
-    skops.io.dump(estimator, tmp_path / "w.skops")
-    loaded = Network.load(tmp_path / "w.skops")
-    assert loaded.fingerprint == network.fingerprint
-    assert loaded.folded == folded
-
-
-@pytest.mark.parametrize("classes", [2, 4])
-def test_sklearn_classifiers_give_logits(fitted, classes: int) -> None:
-    _, X, _ = fitted
-    labels = np.arange(P) % classes
-    classifier = MLPClassifier(hidden_layer_sizes=(M,), max_iter=7, random_state=0)
-    estimator = fit(make_pipeline(StandardScaler(), classifier), X, labels)
-    network = Network.from_sklearn(estimator)
-    Y = cn.forward(network, X.T)
-    if classes == 2:
-        found = 1 / (1 + np.exp(-Y))
-        found = np.concatenate([1 - found, found])
-    else:
-        found = np.exp(Y) / np.exp(Y).sum(axis=0)
-    np.testing.assert_allclose(found, estimator.predict_proba(X).T, rtol=1e-12)
-    assert "logits, before its " in network.folded[1]
-
-
-@pytest.mark.parametrize(
-    ("estimator", "problem"),
-    [
-        (mlp(), "this MLPRegressor is not fitted, or damaged"),
-        (StandardScaler(), "this StandardScaler is not fitted"),
-        (PolynomialFeatures(), "it holds a PolynomialFeatures; read are MLPRegressor"),
-        (make_pipeline(MinMaxScaler(clip=True)), "its MinMaxScaler clips"),
-        (3, "it holds a int; read are"),
-    ],
-)
-def test_estimators_that_are_no_network(estimator: Any, problem: str) -> None:
-    with pytest.raises(NetworkError, match=problem):
-        Network.from_sklearn(estimator)
-
-
-def test_sklearn_networks_that_are_refused(fitted) -> None:
-    _, X, Y = fitted
-    with pytest.raises(NetworkError, match="3 affine layers, 5 → 7 → 2 → 3, with relu, relu"):
-        Network.from_sklearn(fit(mlp(hidden_layer_sizes=(M, 2)), X, Y))
-    with pytest.raises(NetworkError, match="it holds no affine layer"):
-        Network.from_sklearn(fit(StandardScaler(), X, Y))
-
-
-def test_skops_of_other_types(tmp_path) -> None:
-    skops.io.dump({"a": Path("x"), "b": os.stat_result}, tmp_path / "w.skops")
-    assert "types that are not trusted: " in refused_network(tmp_path / "w.skops")
-
-
-def test_skl2onnx(tmp_path, fitted) -> None:
-    skl2onnx = pytest.importorskip("skl2onnx")
-    kind = importlib.import_module("skl2onnx.common.data_types").FloatTensorType
-    _, X, Y = fitted
-    estimator = fit(make_pipeline(StandardScaler(), mlp()), X, Y[:, 0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        model = skl2onnx.to_onnx(estimator, initial_types=[("x", kind([None, N]))])
-    path = tmp_path / "w.onnx"
-    path.write_bytes(model.SerializeToString())
-    network = Network.load(path)
-    X = X.T.astype(np.float32)
-    check_network(network, X, estimator.predict(X.T)[None].astype(np.float32))
-    assert network.folded == ("Scaler",)
-
-
-# Arrays: their layouts, a Zarr group, scalings
-
-
-def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    np.savez(path, **arrays)
-
-
-def write_zarr(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    group = zarr.create_group(path)
-    for name, array in arrays.items():
-        group.create_array(name, data=array, chunks=tuple(min(2, n) for n in array.shape))
-
-
-def write_safetensors(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    save_file({name: np.array(array, order="C") for name, array in arrays.items()}, path)
-
-
-def write_h5(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file[f"layers/{name}"] = array
-
-
-WRITERS: dict[str, Callable[[Path, dict[str, np.ndarray]], None]] = {
-    "w.npz": write_npz,
-    "w.zarr": write_zarr,
-    "w.safetensors": write_safetensors,
-    "w.h5": write_h5,
+WRITERS: dict[str, Callable[..., Path]] = {
+    "h5netcdf": lambda ds, path, chunks=None: save_netcdf(ds, path, "h5netcdf", chunks),
+    "netcdf4": lambda ds, path, chunks=None: save_netcdf(ds, path, "netcdf4", chunks),
+    "zarr 2": lambda ds, path, chunks=None: save_xarray_zarr(ds, path, 2, chunks),
+    "zarr 3": lambda ds, path, chunks=None: save_xarray_zarr(ds, path, 3, chunks),
 }
+CHUNKS = [
+    None,
+    {"time": 1, "lev": 3, "lat": 7, "lon": 11},
+    {"time": 2, "lev": 2, "lat": 3, "lon": 4},
+    {"time": 1, "lev": 1, "lat": 2, "lon": 5},
+    {"time": 5, "lev": 3, "lat": 1, "lon": 1},
+]
 
 
-def four(network: Network, *, in_by_out: bool = False) -> dict[str, np.ndarray]:
-    arrays = {"a": network.W1, "b": network.b1, "u": network.W2, "c": network.b2}
-    return {name: array.T if in_by_out else array for name, array in arrays.items()}
-
-
-@pytest.mark.parametrize("name", WRITERS)
-@pytest.mark.parametrize("in_by_out", [False, True])
-def test_layouts_are_told_by_shape(tmp_path, network, name: str, in_by_out) -> None:
-    WRITERS[name](tmp_path / name, four(network, in_by_out=in_by_out))
-    assert Network.load(tmp_path / name, "tanh").fingerprint == network.fingerprint
-    path = "layers/" if name == "w.h5" else ""
-    names = {key: f"{path}{own}" for key, own in zip(("W1", "b1", "W2", "b2"), "abuc", strict=True)}
-    assert Network.load(tmp_path / name, "tanh", names).fingerprint == network.fingerprint
-
-
-@pytest.mark.parametrize("name", WRITERS)
-def test_where_both_fit_the_convention_holds(tmp_path, name: str) -> None:
-    square = make_network(M, M, M)
-    arrays = four(square, in_by_out=name == "w.h5")
-    prefix = "layers/" if name == "w.h5" else ""
-    WRITERS[name](tmp_path / name, arrays)
-    names = {key: prefix + own for key, own in zip(("W1", "b1", "W2", "b2"), "abuc", strict=True)}
-    assert Network.load(tmp_path / name, "tanh", names).fingerprint == square.fingerprint
-
-
-def test_given_scalings_are_folded(tmp_path, monkeypatch, network, X) -> None:
-    monkeypatch.chdir(tmp_path)
-    rng = np.random.default_rng(3)
-    mean, std = rng.standard_normal(N), rng.uniform(0.5, 2, N)
-    shift, scale = rng.standard_normal(Q), rng.uniform(0.5, 2, Q)
-    wide = Network(*(getattr(network, key).astype(np.float64) for key in ("W1", "b1", "W2", "b2")),
-                   network.activation)  # fmt: skip
-    Y = scale[:, None] * cn.forward(wide, (X - mean[:, None]) / std[:, None]) + shift[:, None]
-    J = scale[:, None] * cn.jacobian(wide, (X - mean[:, None]) / std[:, None]) / std
-    np.savez("w.npz", **four(wide), mean=mean, std=std[None])
-    np.save("shift.npy", shift)
-    found = Network.load("w.npz", "tanh", input_mean="mean", input_std="std",
-                         output_mean="shift.npy", output_std=scale.tolist())  # fmt: skip
-    check_network(found, X.astype(np.float64), Y, J)
-    assert found.folded == ("input_mean and input_std", "output_mean and output_std")
-    np.savez("bare.npz", **four(network))
-    half = Network.load("bare.npz", "tanh", input_std=255)
-    np.testing.assert_array_equal(half.W1, (network.W1.astype(np.float64) / 255).astype("f4"))
-    assert half.dtype == np.float32
-    assert half.fingerprint != network.fingerprint
+def stacked(ds: xr.Dataset, names: list[str], dims: tuple[str, ...]) -> np.ndarray:
+    """X as xarray has it."""
+    parts = [
+        ds[name].stack(column=dims).transpose(..., "column").values.reshape(-1, 5 * 7 * 11)
+        for name in names
+    ]
+    return np.concatenate(parts)
 
 
 @pytest.mark.parametrize(
-    ("options", "problem"),
-    [
-        ({"input_mean": "nope"}, "input_mean: the weights' file holds no array 'nope'"),
-        ({"input_mean": "nope.npy"}, "there is no such file (network.input_mean and the like)"),
-        ({"input_mean": [1.0, 2.0]}, "input_mean has 2 numbers for the 5 inputs of its layer"),
-        ({"output_std": [1.0] * 5}, "output_std has 5 numbers for the 3 outputs of its layer"),
-        ({"input_std": 0}, "input_std must be finite, and above 0"),
-        ({"input_std": [1.0, 1, 1, 1, -1]}, "input_std must be finite, and above 0"),
-        ({"input_mean": [np.nan] * 5}, "input_mean must be finite"),
-        ({"input_mean": np.ones((5, 5))}, "input_mean is float64 of the shape (5, 5)"),
-        ({"input_mean": []}, "input_mean is float64 of the shape (0,)"),
-        ({"input_mean": [[1.0], [2.0, 3.0]]}, "input_mean is no array of numbers"),
-        ({"input_std": 1e-300}, "W1 holds NaN or infinite values"),
-    ],
+    ("writer", "chunks"),
+    # Zarr's small chunks are files, and slow
+    [(w, c) for w in WRITERS for c in (CHUNKS[:3] if "zarr" in w else CHUNKS)],
+    ids=str,
 )
-def test_scalings_that_are_none(tmp_path, network, options, problem) -> None:
-    np.savez(tmp_path / "w.npz", **four(network))
-    assert problem in refused_network(tmp_path / "w.npz", "tanh", **options)
+def test_dimensions_with_names(tmp_path, climate, writer: str, chunks: Any) -> None:
+    path = WRITERS[writer](climate, tmp_path, chunks)
+    dims = ("time", "lat", "lon")
+    for names in (["t"], ["q"], ["t", "q", "ps"]):
+        columns = open_columns(path, names, features_dim="lev", column_dims=dims)
+        X = stacked(climate, names, dims)
+        same(columns, X)
+        labels = ("1000", "850", "92.5")
+        if names == ["t"]:
+            assert columns.feature_names == labels
+        assert columns.fingerprint() == as_npy(tmp_path, X).fingerprint()
+    names = (*(f"{v}[{label}]" for v in "tq" for label in labels), "ps")
+    assert columns.feature_names == names
+    for order in [("lat", "time", "lon"), ("lon", "lat", "time")]:
+        columns = open_columns(path, "q", features_dim="lev", column_dims=order, columns=(5, 301))
+        same(columns, stacked(climate, ["q"], order)[:, 5:301], 53)
+    chosen = ["ps", "q[92.5]", 0]
+    columns = open_columns(
+        path, ["t", "q", "ps"], features_dim="lev", column_dims=("time", "lat", "lon"),
+        features=chosen, columns=(5, 301),
+    )  # fmt: skip
+    same(columns, stacked(climate, ["t", "q", "ps"], ("time", "lat", "lon"))[[6, 5, 0], 5:301])
+    assert columns.feature_names == ("ps", "q[92.5]", "t[1000]")
 
 
-# The job
+def test_what_is_left_out_of_the_dimensions(tmp_path, climate) -> None:
+    path = WRITERS["h5netcdf"](climate, tmp_path)
+    dims = ("time", "lat", "lon")
+    same(open_columns(path, "t", features_dim="lev"), stacked(climate, ["t"], dims))
+    # The one that is left holds the features, and without one a variable is a feature
+    same(open_columns(path, "t", column_dims=dims), stacked(climate, ["t"], dims))
+    same(open_columns(path, "ps", column_dims=dims), stacked(climate, ["ps"], dims))
+    for asked, told in {
+        ("t", None, None): "is (time: 5, lev: 3, lat: 7, lon: 11). Say which dimension",
+        ("t", "level", None): "has no dimension level",
+        ("t", "lev", ("time", "lat", "long")): "has no dimension long",
+        ("t", "lev", ("time", "lat")): "leave out lon",
+        ("ps", None, ("time",)): "leave out lat, lon",
+        ("lev", "lev", None): "none of its dimensions is left",
+        (None, "lev", None): "3 of its arrays could be X; name it with input.array",
+        ("tt", "lev", None): "there is no array 'tt'; the file holds lat (lat: 7), ",
+        (("t", "tt"), "lev", None): "there is no array 'tt'",
+    }.items():
+        array, features, columns = asked
+        said = refusal(
+            lambda a=array, f=features, c=columns: open_columns(
+                path, a, features_dim=f, column_dims=c
+            ),
+            asked,
+        )
+        assert told in said, said
+    said = refusal(lambda: open_columns(path, ["t", "lat"], features_dim="lev"))
+    assert "have different columns: t (time: 5, lev: 3, lat: 7, lon: 11), lat (lat: 7)" in said
 
 
-def test_a_job_takes_the_activation_and_scalers_from_the_file(tmp_path, fitted, job) -> None:
-    pipeline, X, _ = fitted
-    skops.io.dump(pipeline, tmp_path / "w.skops")
-    np.save(tmp_path / "X.npy", X.T)
-    np.save(tmp_path / "shift.npy", np.ones(Q))
-    document = job(output={"dtype": "float64"})
-    document["network"] = {
-        "weights": str(tmp_path / "w.skops"),
-        "output_mean": str(tmp_path / "shift.npy"),
-    }
-    document["cluster"] = {"kind": "local", "workers": 1}
-    assert cn.run(document).state == "complete"
-    ds = cn.open(document["output"]["path"])
-    np.testing.assert_allclose(ds.value.to_numpy(), pipeline.predict(X) + 1, rtol=1e-12)
-    status = Store.open(document["output"]["path"]).status()
-    assert status.record.folded == ("StandardScaler", "output_mean")
-    assert "folded    into the layers: StandardScaler; output_mean" in str(status)
-    assert status.record.activation == {"name": "tanh"}
-    # the same network, told otherwise, is the store's
-    assert cn.run(document, ["network.activation=tanh"]).blocks_computed == 0
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
+@given(data=st.data())
+def test_any_range_of_any_chunks(tmp_path, climate, data) -> None:
+    chunks = {d: data.draw(st.integers(1, size)) for d, size in SIZES.items()}
+    dims = data.draw(st.permutations(["time", "lat", "lon"]))
+    writer = data.draw(st.sampled_from(["h5netcdf", "zarr 3"]))
+    path = WRITERS[writer](climate[["q"]], tmp_path, chunks)
+    columns = open_columns(path, features_dim="lev", column_dims=dims)
+    X = stacked(climate, ["q"], dims)
+    for _ in range(3):
+        start, stop = sorted(data.draw(st.tuples(*[st.integers(0, 385)] * 2)))
+        np.testing.assert_array_equal(columns.read(start, stop), X[:, start:stop], strict=True)
+
+
+# Packed numbers
+
+
+@pytest.mark.parametrize(
+    ("dtype", "attributes"),
+    [
+        ("i2", {"scale_factor": np.float32(0.01), "add_offset": np.float32(273.15)}),
+        ("i2", {"scale_factor": 0.01, "add_offset": 273.15, "_FillValue": np.int16(7)}),
+        ("i4", {"scale_factor": np.float32(0.1), "add_offset": np.float32(3)}),
+        ("i2", {"scale_factor": np.float32(0.1), "_FillValue": np.int16(7)}),
+        ("u1", {"scale_factor": 0.1}),
+        ("i2", {"add_offset": np.float32(5), "missing_value": np.int16(7)}),
+        ("i2", {"_FillValue": np.int16(7)}),
+        ("i4", {"_FillValue": np.int32(7), "missing_value": np.int32(7)}),
+        ("f4", {"_FillValue": np.float32(7)}),
+        ("f4", {"_FillValue": np.float32("nan")}),
+        ("f8", {"_FillValue": 7.0}),
+        ("i1", {"_Unsigned": "true", "_FillValue": np.int8(-1), "scale_factor": 0.5}),
+        ("f4", {"units": "K"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("kind", ["netcdf", "zarr 2", "zarr 3"])
+def test_packed_numbers_are_those_of_xarray(tmp_path, dtype: str, attributes, kind: str) -> None:
+    stored = np.arange(-40, 65).reshape(5, 21).astype(dtype)
+    path = tmp_path / ("x.nc" if kind == "netcdf" else "x.zarr")
+    if kind == "netcdf":
+        with h5py.File(path, "w") as file:
+            made = file.create_dataset("x", data=stored)
+            made.attrs.update(attributes)
+            for axis, name in enumerate(("level", "sample")):
+                file[name] = np.arange(stored.shape[axis])
+                file[name].make_scale(name)
+                made.dims[axis].attach_scale(file[name])
+        ds = xr.open_dataset(path, engine="h5netcdf")
+    else:
+        if "missing_value" in attributes or "_Unsigned" in attributes:
+            pytest.skip("xarray keeps other attributes there")
+        raw = xr.Dataset({"x": (("level", "sample"), stored, attributes)})
+        raw.to_zarr(path, zarr_format=int(kind[-1]), consolidated=False)
+        ds = xr.open_zarr(path, consolidated=False)
+    expected = ds.x.values
+    ds.close()
+    same(open_columns(path, "x"), expected, 4)
+    same(open_columns(path, "x", "columns_by_features"), expected.T, 4)
+    if len(attributes) > 1:
+        assert "scale_factor" in str(open_columns(path, "x").storage)
+
+
+def test_attributes_that_are_no_numbers(tmp_path, X) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["X"] = X
+        file["X"].attrs["scale_factor"] = "ten"
+    assert "scale_factor is no number" in refusal(lambda: open_columns(tmp_path / "x.h5"))
+
+
+# Folders of .npy
+
+
+@pytest.mark.parametrize("orientation", ["features_by_columns", "columns_by_features"])
+@pytest.mark.parametrize("orders", ["C", "CF"])
+def test_folders(tmp_path, X, orientation, orders: str) -> None:
+    cuts = [0, 1, 14, 15, 120, P]
+    folder = tmp_path / "x"
+    folder.mkdir()
+    for i, (start, stop) in enumerate(itertools.pairwise(cuts)):
+        part = X[:, start:stop] if orientation == "features_by_columns" else X[:, start:stop].T
+        np.save(folder / f"part-{i}.npy", np.asarray(part, order=orders[i % len(orders)]))
+    (folder / "README.txt").write_text("notes")
+    columns = open_columns(folder, orientation=orientation)
+    same(columns, X)
+    assert columns.fingerprint() == as_npy(tmp_path, X).fingerprint()
+    same(open_columns(folder, orientation=orientation, columns=(13, 121), features=[5, 0, 1, 2]),
+         X[[5, 0, 1, 2], 13:121])  # fmt: skip
+
+
+def test_folders_that_are_none(tmp_path, X) -> None:
+    np.save(tmp_path / "x-9.npy", X)
+    np.save(tmp_path / "x-10.npy", X)
+    said = refusal(lambda: open_columns(tmp_path))
+    assert "x-10.npy comes before x-9.npy; write the numbers" in said
+    (tmp_path / "x-10.npy").rename(tmp_path / "x-90.npy")
+    same(open_columns(tmp_path), np.hstack([X, X]))
+    for other, told in ((X[:-1], "6 of type float32"), (X.astype("f8"), "7 of type float64")):
+        np.save(tmp_path / "x-90.npy", other)
+        assert f"7 features of type float32, and x-90.npy {told}" in refusal(
+            lambda: open_columns(tmp_path)
+        )
+    (tmp_path / "x-90.npy").write_bytes(b"nonsense")
+    assert "x-90.npy: this cannot be read as a .npy file" in refusal(lambda: open_columns(tmp_path))
+
+
+# A part of X
+
+
+def test_selections_are_checked(tmp_path, X) -> None:
+    np.save(tmp_path / "x.npy", X)
+    table(X).to_parquet(tmp_path / "x.parquet", index=False)
+    table(X).to_csv(tmp_path / "x.csv", index=False)
+    for name in ("x.npy", "x.parquet", "x.csv"):
+        path = tmp_path / name
+        for asked, told in {
+            (("columns", (200, 212)),): "there are no columns 200 to 211; X has 211, from 0 to 210",
+            (("features", (7,)),): "there is no feature 7; it has 7, from 0 to 6",
+        }.items():
+            assert told in refusal(
+                lambda p=path, a=asked: open_columns(p, **dict(a)), (name, asked)
+            )
+        if name == "x.npy":
+            said = refusal(lambda p=path: open_columns(p, features=["t"]), name)
+            assert "its features have no names; give numbers from 0 to 6 instead of 't'" in said
+        else:
+            said = refusal(lambda p=path: open_columns(p, features=["solar_flux"]), name)
+            assert (
+                "there is no feature 'solar_flux'; did you mean solar flux? It has t, q, " in said
+            )
+            said = refusal(lambda p=path: open_columns(p, features=["q", 1]), (name, 1))
+            assert "1 is wanted twice" in said
+
+
+def test_a_part_is_another_x(tmp_path, X) -> None:
+    np.save(tmp_path / "x.npy", X)
+    path = tmp_path / "x.npy"
+    whole = open_columns(path)
+    assert open_columns(path, columns=(0, P)).storage == whole.storage
+    parts = [
+        open_columns(path, **given)
+        for given in ({}, {"columns": (0, 210)}, {"columns": (1, P)}, {"features": [0, 1, 2]},
+                      {"features": [2, 1, 0]}, {"features": list(range(N))})
+    ]  # fmt: skip
+    for one, other in itertools.combinations(parts, 2):
+        assert one.storage != other.storage
+    assert len({part.fingerprint() for part in parts}) == len(parts) - 1
+
+
+def test_a_part_of_a_large_x_has_a_cheap_fingerprint(tmp_path, X, monkeypatch) -> None:
+    from colonnade.columns import base  # noqa: PLC0415 (as a module)
+
+    monkeypatch.setattr(base, "_WHOLE_BYTES", 100)
+    X = make_columns(N, 9001)
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "part.npy", X[[5, 3, 1], 100:8000])
+    part = open_columns(tmp_path / "x.npy", columns=(100, 8000), features=[5, 3, 1])
+    assert part.fingerprint() == open_columns(tmp_path / "part.npy").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("x.h5", "hdf5"), ("x.nc", "hdf5"), ("x.pq", "tables"), ("x.csv", "tables")]
+)
+def test_an_extra_that_is_not_installed(tmp_path, monkeypatch, name: str, extra: str) -> None:
+    monkeypatch.setattr("colonnade.columns.find_spec", lambda _: None)
+    (tmp_path / name).write_text("")
+    said = refusal(lambda: open_columns(tmp_path / name))
+    assert f"which is not installed: pip install 'colonnade[{extra}]'." in said
+
+
+# From the job to the store
+
+
+def test_a_run_on_a_part_of_a_table(job, tmp_path) -> None:
+    X = make_columns(9, 101)
+    names = [f"x{i}" for i in range(9)]
+    table(X, names).to_parquet(tmp_path / "x.parquet", row_group_size=20, index=False)
+    chosen = ["x7", "x0", 3, "x8", "x2"]
+    given = {"path": str(tmp_path / "x.parquet"), "features": chosen, "columns": [10, 98]}
+    document = job(input=given, cluster={"workers": 1, "threads_per_worker": 2})
+    finished = cn.run(document)
+    assert finished.columns == 88
+    np.save(tmp_path / "part.npy", X[[7, 0, 3, 8, 2], 10:98])
+    other = job(input={"path": str(tmp_path / "part.npy")}, output={"path": str(tmp_path / "o")},
+                cluster={"workers": 1})  # fmt: skip
+    cn.run(other)
+    for name in ("jacobian", "value", "norm", "mean"):
+        one, two = (cn.open(d["output"]["path"])[name].values for d in (document, other))
+        np.testing.assert_array_equal(one, two, strict=True)
     assert cn.verify(document["output"]["path"]).sound
-    with pytest.raises(StoreError, match="the network"):
-        cn.run(document, ["network.output_mean=[1, 1, 2]"])
-    with pytest.raises(NetworkError, match="tells the activation tanh, and given is relu"):
-        cn.run(document, ["network.activation=relu"])
+    # Another part is another X
+    for change in ({"features": ["x0", "x7", 3, "x8", "x2"]}, {"columns": [11, 99]}):
+        with pytest.raises(StoreError, match=r"its selected (features|columns)"):
+            cn.run(job(input=given | change, cluster={"workers": 1}))
 
 
-def test_the_store_must_tell_the_activation(job) -> None:
-    document = job()
-    cn.run(document)
-    path = Path(document["output"]["path"]) / "zarr.json"
-    attributes = json.loads(path.read_text())
-    attributes["attributes"]["colonnade"]["job"]["network"]["activation"] = None
-    path.write_text(json.dumps(attributes))
-    with pytest.raises(StoreError, match="does not tell the activation"):
-        Store.open(document["output"]["path"])
+def test_what_does_not_fit_the_network(job, tmp_path) -> None:
+    table(make_columns(9, 101), list("abcdefghi")).to_csv(tmp_path / "x.csv", index=False)
+    said = refusal(lambda: cn.plan(job(input={"path": str(tmp_path / "x.csv")})))
+    assert "X (9, 101), of a table of 101 rows, in " in said
+    assert "input.features" in said
+
+
+def test_more_than_one_network_input(tmp_path) -> None:
+    """A plan knows the row groups: they are read whole."""
+    network = make_network(n=3)
+    table(make_columns(3, 1009), "abc").to_parquet(tmp_path / "x.parquet", row_group_size=500)
+    columns = open_columns(tmp_path / "x.parquet")
+    assert (columns.n, columns.chunk_columns, columns.copies) == (network.n, 500, 3)
