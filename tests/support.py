@@ -194,3 +194,14 @@ def check_network(
     np.testing.assert_allclose(cn.forward(network, X), Y, rtol=eps, atol=eps * abs(Y).max())
     if J is not None:
         np.testing.assert_allclose(cn.jacobian(network, X), J, rtol=eps, atol=eps * abs(J).max())
+
+
+def bits(path: str | Path) -> dict[str, bytes]:
+    """Every file of a store but the group's attributes, which tell of times and ids."""
+    root = Path(path)
+    files = (file for file in root.rglob("*") if file.is_file())
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in files
+        if file != root / "zarr.json"
+    }
