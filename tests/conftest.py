@@ -111,6 +111,22 @@ def job_file(tmp_path: Path, job: Callable[..., dict[str, Any]]) -> Callable[...
 
 
 @pytest.fixture(scope="session")
+def torch_files(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, dict[str, dict[str, np.ndarray]]]:
+    """A folder of torch's files, and what torch says of each: X, Y and J."""
+    folder = tmp_path_factory.mktemp("torch")
+    told: dict[str, dict[str, np.ndarray]] = {}
+    with np.load(Path(__file__).parent / "data" / "torch-networks.npz") as archive:
+        for key in archive.files:
+            name, _, what = key.rpartition("/")
+            told.setdefault(name, {})[what] = archive[key]
+    for name, arrays in told.items():
+        (folder / name).write_bytes(arrays.pop("file").tobytes())
+    return folder, told
+
+
+@pytest.fixture(scope="session")
 def slurm() -> Iterator[slurms.Slurm]:
     """A Slurm of two nodes with two cores each, to which Slurm's commands lead."""
     for program in slurms.PROGRAMS:

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import colonnade as cn
 from colonnade import Network
-from colonnade.errors import ColonnadeError
+from colonnade.errors import ColonnadeError, NetworkError
 from colonnade.layout import Grid, Shapes
 from colonnade.places import Place
 from colonnade.products import PRODUCTS, Rows, make_arrays
@@ -176,6 +177,23 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def refused_network(path: str | Path, *arguments: Any, **options: Any) -> str:
+    """What the refusal of a network's file says."""
+    with pytest.raises(NetworkError) as caught:
+        Network.load(path, *arguments, **options)
+    return str(caught.value)
+
+
+def check_network(
+    network: Network, X: np.ndarray, Y: np.ndarray, J: np.ndarray | None = None
+) -> None:
+    """Y and J agree with those of another library, to the rounding of float32 or float64."""
+    eps = 64 * np.finfo(Y.dtype).eps
+    np.testing.assert_allclose(cn.forward(network, X), Y, rtol=eps, atol=eps * abs(Y).max())
+    if J is not None:
+        np.testing.assert_allclose(cn.jacobian(network, X), J, rtol=eps, atol=eps * abs(J).max())
 
 
 def bits(path: str | Path) -> dict[str, bytes]:

@@ -142,9 +142,9 @@ PICKLE = pickle.dumps(Evil())
         (entry("W1.npy", npy(), file_size=2**60, compress_size=2**60), "would unpack to"),
         (entry("W1.npy", DEFLATED, compress_type=8, file_size=10**12), "would unpack to"),
         (entry("W1.npy", DEFLATED, compress_type=8, file_size=40), "cannot be read"),
-        (entry("W1.npy", DEFLATED, compress_type=12, file_size=80), "as np.savez does not"),
-        (entry("W1.npy", DEFLATED, compress_type=14, file_size=80), "as np.savez does not"),
-        (entry("W1.npy", DEFLATED, compress_type=99, file_size=80), "as np.savez does not"),
+        (entry("W1.npy", DEFLATED, compress_type=12, file_size=80), "neither stored nor deflated"),
+        (entry("W1.npy", DEFLATED, compress_type=14, file_size=80), "neither stored nor deflated"),
+        (entry("W1.npy", DEFLATED, compress_type=99, file_size=80), "neither stored nor deflated"),
         (entry("W1.npy", b"garbage", compress_type=8, file_size=80), "cannot be read"),
         (entry("W1.npy", npy(), CRC=1), "Bad CRC-32"),
         (entry("W1.npy", npy(), flag_bits=1), "encrypted"),
@@ -421,3 +421,206 @@ def test_groups_of_very_many_arrays(tmp_path) -> None:
     assert "there is no array" in frugal_refusal(
         lambda: open_columns(tmp_path / "g.zarr", "\x1b" * 9)
     )
+
+
+# Other libraries' formats
+
+
+def onnx_model(**changes: Any) -> bytes:
+    """A sound graph, whose W claims something else."""
+    onnx = pytest.importorskip("onnx")
+    shapes = {"W": (2, 2), "b": (2,), "U": (2, 2)}
+    tensors = [
+        onnx.numpy_helper.from_array(np.ones(shape, np.float32), name)
+        for name, shape in shapes.items()
+    ]
+    for key, value in changes.items():
+        if key == "external":
+            tensors[0].ClearField("raw_data")
+            tensors[0].data_location = onnx.TensorProto.EXTERNAL
+            for name, text in value.items():
+                entry = tensors[0].external_data.add()
+                entry.key, entry.value = name, text
+        else:
+            getattr(tensors[0], key)[:] = value
+    node = onnx.helper.make_node
+    nodes = [node("Gemm", ["x", "W", "b"], ["z"]), node("Tanh", ["z"], ["s"]),
+             node("MatMul", ["s", "U"], ["y"])]  # fmt: skip
+    ends = [onnx.helper.make_tensor_value_info(name, 1, ["p", 2]) for name in "xy"]
+    graph = onnx.helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
+    return bytes(onnx.helper.make_model(graph).SerializeToString())
+
+
+def external(**changes: str) -> bytes:
+    return onnx_model(external={"location": "w.data"} | changes)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (lambda: onnx_model(dims=[2, 3]), "claims the shape (2, 3), 24 bytes, and 16 are there"),
+        (lambda: onnx_model(dims=[2**31, 2**31]), "and 16 are there"),
+        (lambda: onnx_model(dims=[-2, -2]), "has the shape (-2, -2)"),
+        (external, "at byte 0, which ends at byte 12"),
+        (lambda: external(location="../up.data"), "'../up.data', outside the model's folder"),
+        (lambda: external(location="a/../w.data"), "outside the model's folder"),
+        (lambda: external(location="/etc/passwd"), "'/etc/passwd', outside the model's folder"),
+        (lambda: external(location="link.data"), "'link.data', outside the model's folder"),
+        (lambda: external(location=""), "outside the model's folder"),
+        (lambda: external(location="folder"), "which is no file"),
+        (lambda: external(location="gone.data"), "which is no file"),
+        (lambda: external(location="pipe"), "which is no file"),
+        (lambda: external(offset="-16"), "at byte -16"),
+        (lambda: external(offset="x"), "at no place that can be read"),
+        (lambda: external(length="1000000000000"), "and 1,000,000,000,000 are there"),
+        (lambda: b"", "has the inputs none"),
+        (lambda: b"garbage" * 99, "cannot be read as ONNX"),
+        (lambda: PICKLE, "cannot be read as ONNX"),
+    ],
+)  # fmt: skip
+def test_onnx(tmp_path, monkeypatch, content: Callable[[], bytes], told: str) -> None:
+    folder = tmp_path / "model"
+    (folder / "folder").mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    for name, size in (("../up.data", 16), ("w.data", 12)):
+        Path(name).write_bytes(bytes(size))
+    Path("link.data").symlink_to("../up.data")
+    os.mkfifo("pipe")
+    Path("w.onnx").write_bytes(content())
+    assert told in frugal_refusal(lambda: Network.load("w.onnx"))
+    assert not Path("pwned").exists()
+
+
+Change = Callable[[Any, Path], None]
+
+
+def lies_elsewhere(file: Any, folder: Path) -> None:
+    (folder / "secret").write_bytes(bytes(16))
+    file.create_dataset("b", (2,), "f8", external=[(str(folder / "secret"), 0, 16)])
+
+
+def virtual(file: Any, _: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    layout = h5py.VirtualLayout((2,), "f8")
+    layout[:] = h5py.VirtualSource("other.h5", "b", (2,))
+    file.create_virtual_dataset("b", layout)
+
+
+def linked(file: Any, folder: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(folder / "other.h5", "w") as other:
+        other["b"] = np.ones(2)
+    del file["W2"]
+    file["W2"] = h5py.ExternalLink("other.h5", "b")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda f, _: f.create_dataset("b", (10**6, 10**6), "f8"), "more than is there"),
+        (lambda f, _: f.create_dataset("b", (9, 9), "f8", chunks=(3, 3)), "chunked or compressed"),
+        (lambda f, _: f.create_dataset("b", data=np.zeros(9**6), compression="gzip"), "chunked or"),
+        (lies_elsewhere, "'b' lies in another file"),
+        (virtual, "'b' lies in another file"),
+        (linked, "The file holds W1 (2, 2)"),
+        (lambda f, _: f.attrs.update(model_config="[" * 50_000), "cannot be read as an HDF5 file"),
+        (lambda f, _: f.attrs.update(model_config="{}"), "lack something"),
+        (lambda f, _: f.attrs.update(model_config='{"class_name": "Sequential", "config": '
+                                     '{"layers": [{"class_name": "Lambda", "config": {}}]}}'),
+         "lack something"),
+    ],
+)  # fmt: skip
+def test_hdf5(tmp_path, change: Change, told: str) -> None:
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["W1"] = file["W2"] = np.ones((2, 2))
+        change(file, tmp_path)
+    assert told in frugal_refusal(lambda: Network.load(tmp_path / "w.h5", "tanh"))
+
+
+def circle(*names: str) -> dict[str, Any]:
+    """A functional model whose layers follow each other in a circle."""
+    layers = [
+        {"name": name, "class_name": "Dropout", "config": {"name": name},
+         "inbound_nodes": [[[names[i - 1], 0, 0, {}]]]}
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+    ends = {"input_layers": [["x", 0, 0]], "output_layers": [[names[0], 0, 0]]}
+    return {"class_name": "Functional", "config": {"layers": layers} | ends}
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (b"[" * 100_000, "cannot be read as a Keras model"),
+        (b"{}", "lack something"),
+        (b" " * (17 * 2**20), "more than 16,777,216 bytes"),
+        (b'{"class_name": "Lambda", "config": {"layers": []}}', "it is a Lambda"),
+        (json.dumps(circle("a", "b", "c")).encode(), "follow each other in a circle"),
+        (PICKLE, "cannot be read as a Keras model"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_keras(tmp_path, config: bytes, told: str) -> None:
+    with zipfile.ZipFile(tmp_path / "w.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("metadata.json", '{"keras_version": "3.10.0"}')
+        archive.writestr("config.json", config)
+        archive.writestr("model.weights.h5", b"")
+    assert told in frugal_refusal(lambda: Network.load(tmp_path / "w.keras"))
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ({"w/data.pkl": PICKLE}, "a pickle with"),
+        ({"w/data.pkl": b"cos\nsystem\n(S'mkdir pwned'\ntR."}, "a pickle with os.system"),
+        ({"w/data.pkl": b"cbuiltins\nbytearray\n(I1000000000000\ntR."}, "builtins.bytearray"),
+        ({"w/data.pkl": b""}, "cannot be read as a state dict"),
+        ({"w/constants.pkl": b"", "w/data.pkl": b"N."}, "it is TorchScript"),
+        ({"other": b""}, "torch.save did not write it"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_torch(tmp_path, monkeypatch, entries: dict[str, bytes], told: str, suffix: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(f"w{suffix}", "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    assert told in frugal_refusal(lambda: Network.load(f"w{suffix}", "tanh"))
+    assert list(snapshot(tmp_path)) == [f"w{suffix}"]
+
+
+def test_a_bare_pickle_is_no_torch_file(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pytest.importorskip("skops.io")  # which takes memory of its own
+    for name in ("w.pt", "w.skops", "w.keras"):
+        Path(name).write_bytes(PICKLE)
+        said = frugal_refusal(lambda name=name: Network.load(name, "tanh"))
+        assert "it is no zip archive" in said
+    assert not Path("pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        ({"__class__": "system", "__module__": "os", "__loader__": "FunctionNode"}, "cannot be"),
+        ({"__class__": "A", "__module__": "nowhere", "__loader__": "ObjectNode", "content": None},
+         "types that are not trusted: nowhere.A"),
+        ({}, "cannot be read as a skops file"),
+        (b"[" * 100_000, "cannot be read as a skops file"),
+    ],
+)  # fmt: skip
+def test_skops(tmp_path, schema: Any, told: str) -> None:
+    pytest.importorskip("skops.io")
+    text = schema if isinstance(schema, bytes) else json.dumps(schema | {"protocol": 1})
+    with zipfile.ZipFile(tmp_path / "w.skops", "w") as archive:
+        archive.writestr("schema.json", text)
+    assert told in frugal_refusal(lambda: Network.load(tmp_path / "w.skops"))
+
+
+def test_a_zarr_group_of_weights_that_claims_too_much(tmp_path) -> None:
+    group = zarr.create_group(tmp_path / "w.zarr")
+    group.create_array("W1", shape=(10**6, 10**6), chunks=(10, 10), dtype="f4")
+    group.create_array("W2", data=np.ones((2, 2), np.float32))
+    said = frugal_refusal(lambda: Network.load(tmp_path / "w.zarr", "tanh"))
+    assert "W1 claims the shape (1000000, 1000000) in chunks of (10, 10), and has" in said

@@ -121,6 +121,7 @@ def test_whole_job(tmp_path: Path) -> None:
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
             "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
             "input_names": ("T_850", "ω", "3"), "output_names": "names.txt",
+            "input_mean": None, "input_std": None, "output_mean": None, "output_std": None,
             "storage_options": None,
         },
         "input": {"path": "bucket/x.nc", "array": ("t", "ps"), "orientation": None,
@@ -142,7 +143,9 @@ def test_whole_job(tmp_path: Path) -> None:
 def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
-                    "input_names": None, "output_names": None, "storage_options": None},
+                    "input_names": None, "output_names": None,
+                    "input_mean": None, "input_std": None, "output_mean": None, "output_std": None,
+                    "storage_options": None},
         "input": {"path": "x.npy", "array": None, "orientation": None, "features_dim": None,
                   "column_dims": None, "columns": None, "features": None,
                   "nonfinite": "propagate", "storage_options": None},
@@ -363,6 +366,27 @@ def test_products() -> None:
     assert lines[2].endswith("did you mean norm?")
 
 
+def test_scalings() -> None:
+    given = {
+        "input_mean": [1, "2.5"],
+        "input_std": 255,
+        "output_mean": "scaler/mean",
+        "output_std": "std.npy",
+    }
+    network = load_job(job(network={"weights": "w.onnx"} | given)).network
+    assert network.activation is None
+    assert network.model_dump(include=set(given)) == {
+        "input_mean": (1.0, 2.5), "input_std": 255.0, "output_mean": "scaler/mean",
+        "output_std": "std.npy",
+    }  # fmt: skip
+    located = load_job(job(network={"weights": "w.onnx"} | given)).located().network
+    assert located.output_mean == "scaler/mean"
+    assert located.output_std == str(Path("std.npy").absolute())
+    for wrong in ([], [1, "a"], [[1]], True, float("nan"), [float("inf")], {}, " ", "\x1b"):
+        (line,) = told(job(network__input_mean=wrong))
+        assert line.startswith("network.input_mean: given ")
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
@@ -371,7 +395,7 @@ def test_products() -> None:
         *(({"name": "elu", "alpha": wrong}, "alpha must be a finite number")
           for wrong in ("steep", True, None, [1], float("nan"), float("inf"), 10**400)),
         *((wrong, "allowed: a name, or a mapping")
-          for wrong in (3, None, [], {}, {"name": 3}, {"alpha": 1})),
+          for wrong in (3, [], {}, {"name": 3}, {"alpha": 1})),
     ],
 )  # fmt: skip
 def test_wrong_activations(given, problem) -> None:

@@ -154,7 +154,7 @@ TRANSPOSED = (
     ("changes", "hint"),
     [
         (shaped(W2=(M, Q)), f"W2 has {Q} columns where W1 has {M} rows (hidden units)."),
-        (shaped(W1=(N, M), W2=(M, Q)), TRANSPOSED),
+        (shaped(W1=(N, M), W2=(M, Q), b1=(N,)), TRANSPOSED),
         (shaped(W1=(Q, M), W2=(M, N)), f"W2 has {N} columns where W1 has {Q} rows"),  # swapped
         (shaped(W1=(M,)), ""),
         (shaped(W2=(1, Q, M)), ""),
@@ -258,7 +258,7 @@ def test_safetensors_of_other_types(arrays, tmp_path) -> None:
         ({"W1": "a", "W2": "x", "b1": "y"}, "asks for W2 = 'x', b1 = 'y'; the file holds a, b, c."),
         ({"W1": "a"}, "network.names gives W1; it must give W1 and W2, and may give b1 and b2."),
         ({"W1": "a", "W2": "b", "w3": "c"}, "network.names gives W1, W2, w3; it must give"),
-        ({"W1": "b", "W2": "a"}, f"W1 ({Q}, {M}) float32, W2 ({M}, {N}) float32; expected W1 (m"),
+        ({"W1": "a", "W2": "a"}, f"W1 ({M}, {N}) float32, W2 ({M}, {N}) float32; expected W1 (m"),
     ],
 )  # fmt: skip
 def test_wrong_names(saved, arrays, names, problem) -> None:
@@ -330,7 +330,7 @@ def npy() -> bytes:
         ("w.safetensors", b"garbage" * 99, "this cannot be read as safetensors: "),
         ("w.safetensors", npy(), "this cannot be read as safetensors: "),
         ("w.safetensors", raw_safetensors({}), "The file holds no array."),
-        ("w.npy", npy(), "the format .npy is not known; weights are read from .npz and .safe"),
+        ("w.npy", npy(), "the format .npy is not known; weights are read from .npz, .safe"),
         ("w", npy(), "the format of a file without suffix is not known; weights are read from"),
         ("w.npz", None, "there is no such file (network.weights)."),
         ("w.safetensors", None, "there is no such file (network.weights)."),

@@ -9,7 +9,7 @@ import numpy as np
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import InputError, StoreError, TooLargeError
 from colonnade.jacobian import kernel_bytes, working_dtype
-from colonnade.job import Job
+from colonnade.job import SCALINGS, Job
 from colonnade.labelling import find_labels
 from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import Grid, Shapes
@@ -112,7 +112,16 @@ def check_job(job: Job) -> Checked:
     _refuse_overlap(job)
     settings = job.network
     names = settings.names.model_dump(exclude_none=True) if settings.names else None
-    network = Network.load(settings.weights, settings.activation, names, settings.storage_options)
+    network = Network.load(
+        settings.weights,
+        settings.activation,
+        names,
+        settings.storage_options,
+        **{key: getattr(settings, key) for key in SCALINGS},
+    )
+    # The store's record tells the activation, wherever it comes from
+    told = {"name": network.activation.name, **network.activation.parameters}
+    job = job.model_copy(update={"network": settings.model_copy(update={"activation": told})})
     x = job.input
     columns = open_columns(**x.asked)
     if columns.n != network.n:

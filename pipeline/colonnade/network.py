@@ -15,7 +15,17 @@ from numpy.typing import ArrayLike, NDArray
 from colonnade.activations import Activation, activation
 from colonnade.errors import NetworkError, UsageError
 from colonnade.locations import Options
-from colonnade.weights import ARRAYS, SHAPES, described, load_weights
+from colonnade.weights import (
+    ARRAYS,
+    SHAPES,
+    Chain,
+    Given,
+    Scaling,
+    described,
+    estimator_weights,
+    load_weights,
+    told_sigma,
+)
 
 __all__ = ["ARRAYS", "Network"]
 
@@ -37,6 +47,11 @@ class Network:
     activation
         A name, a mapping with ``name`` and its parameters, or an `Activation`.
 
+    Attributes
+    ----------
+    folded
+        Scalings that a file told or its user gave, and that are in the layers, in words.
+
     Raises
     ------
     NetworkError
@@ -50,6 +65,7 @@ class Network:
     W2: NDArray[Any]
     b2: NDArray[Any]
     activation: Activation
+    folded: tuple[str, ...]
 
     def __init__(
         self,
@@ -79,6 +95,7 @@ class Network:
             converted.flags.writeable = False
             object.__setattr__(self, name, converted)
         object.__setattr__(self, "activation", _as_activation(activation))
+        object.__setattr__(self, "folded", ())
 
     @property
     def m(self) -> int:
@@ -119,39 +136,106 @@ class Network:
     def load(
         cls,
         path: str | Path,
-        activation: str | Mapping[str, Any] | Activation,
+        activation: str | Mapping[str, Any] | Activation | None = None,
         names: Mapping[str, str] | None = None,
         storage_options: Options = None,
+        *,
+        input_mean: Given = None,
+        input_std: Given = None,
+        output_mean: Given = None,
+        output_std: Given = None,
     ) -> Network:
-        """Load the weights from a .npz or .safetensors file.
+        """Load a network from a file, in the format that its suffix tells.
 
         Parameters
         ----------
         path
-            The file, or its URL in an object store.
+            A .npz, .safetensors, .onnx, .pt, .pth, .keras, .h5 or .skops file, or a .zarr group;
+            or its URL in an object store.
         activation
-            As for the constructor.
+            As for the constructor; not needed where the file tells it.
         names
             Which array of the file is which, as ``{"W1": "fc1.weight", …}``; a bias that is left
             out is zero. Without it the file's arrays are W1, b1, W2, b2 by name or, failing
-            that, by the only way in which their shapes fit.
+            that, by the only way in which their shapes fit. Both matrices may be stored as
+            (in, out); where the shapes fit either way, the format's convention holds.
         storage_options
             Of the object store, as in a job.
+        input_mean, input_std, output_mean, output_std
+            What X and Y were scaled with, (n,) and (q,), where the network was trained on
+            (x − mean)/std and its output is std y + mean: a number, numbers, the name of an array
+            in the file, or the path of a .npy file. They are folded into the layers, as are those
+            that the file itself tells.
 
         Raises
         ------
         NetworkError
-            The file cannot be read, or does not hold one network with one hidden layer.
+            The file cannot be read, does not hold one network with one hidden layer, or tells
+            another activation than the given one.
         """
+        scaling = Scaling(input_mean, input_std, output_mean, output_std)
         try:
-            arrays = load_weights(path, names, storage_options)
+            chain = load_weights(path, names, storage_options, scaling)
             try:
-                b1, b2 = arrays.get("b1"), arrays.get("b2")
-                return cls(arrays["W1"], b1, arrays["W2"], b2, activation)
+                return cls._of(chain, activation)
             except NetworkError as error:
                 raise NetworkError(f"{path}: {error}") from None
         except MemoryError:
             raise NetworkError(f"{path}: these weights do not fit into the memory.") from None
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any) -> Network:
+        """Take the network of a fitted MLPRegressor or MLPClassifier.
+
+        Parameters
+        ----------
+        estimator
+            It alone, or as the last step of a Pipeline behind StandardScaler, MinMaxScaler,
+            MaxAbsScaler or RobustScaler, or in a TransformedTargetRegressor with one of these.
+            The scalers are folded in. Of a classifier, Y is the logits: what comes before the
+            softmax, or before the logistic function where there are two classes.
+
+        Raises
+        ------
+        NetworkError
+            It is something else, is not fitted, or has not one hidden layer.
+        """
+        return cls._of(estimator_weights(estimator), None)
+
+    @classmethod
+    def _of(cls, chain: Chain, given: str | Mapping[str, Any] | Activation | None) -> Network:
+        if len(chain.layers) != 2:
+            raise NetworkError(f"it holds {chain}; a network here has one hidden layer.")
+        (W1, b1), (W2, b2) = chain.layers
+        network = cls(W1, b1, W2, b2, _agreed(chain.activations[0], given))
+        object.__setattr__(network, "folded", chain.folded)
+        return network
+
+
+def _agreed(
+    found: Mapping[str, Any] | None, given: str | Mapping[str, Any] | Activation | None
+) -> Activation:
+    """Take the activation that the file tells, which the given one must be, else the given one."""
+    if found is None:
+        if given is None:
+            raise NetworkError(
+                "the file does not tell the activation; give it (network.activation: tanh, say)."
+            )
+        return _as_activation(given)
+    told = _as_activation(found)
+    if given is None:
+        return told
+    other = _as_activation(given)
+    same = told.name == other.name and np.allclose(
+        list(told.parameters.values()), list(other.parameters.values()), rtol=1e-6, atol=0
+    )
+    if not same:
+        pair = [told_sigma({"name": a.name, **a.parameters}) for a in (told, other)]
+        raise NetworkError(
+            f"the file tells the activation {pair[0]}, and given is {pair[1]}; leave "
+            "network.activation out."
+        )
+    return told
 
 
 def _as_activation(given: str | Mapping[str, Any] | Activation) -> Activation:

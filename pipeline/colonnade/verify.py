@@ -268,7 +268,7 @@ class _Checks:
             return None
         record = self.store.record
         try:
-            network = Network(**arrays, activation=record.job.network.activation)
+            network = Network(**arrays, activation=record.activation)
         except NetworkError as error:
             self._fail(", ".join(ARRAYS), None, str(error))
             return None

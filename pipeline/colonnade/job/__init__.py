@@ -17,11 +17,12 @@ from colonnade.job.cluster import (
 )
 from colonnade.job.cluster.base import placed
 from colonnade.job.input import InputSettings
-from colonnade.job.network import ArrayNames, NetworkSettings
+from colonnade.job.network import SCALINGS, ArrayNames, NetworkSettings
 from colonnade.job.output import OutputSettings, Product, ScaleSettings
 from colonnade.locations import Settings
 
 __all__ = [
+    "SCALINGS",
     "AddressCluster",
     "ArrayNames",
     "ClusterSettings",
@@ -54,12 +55,18 @@ class Job(Settings):
         """Return the job with its paths made absolute, for processes in other directories."""
         return self.model_copy(
             update={
-                "network": placed(self.network, "weights"),
+                "network": placed(self.network, "weights", *_npy_files(self.network)),
                 "input": placed(self.input, "path"),
                 "output": placed(self.output, "path"),
                 "cluster": self.cluster.located(),
             }
         )
+
+
+def _npy_files(network: NetworkSettings) -> list[str]:
+    """Find the settings that name a file of means or standard deviations."""
+    given = {key: getattr(network, key) for key in SCALINGS}
+    return [k for k, v in given.items() if isinstance(v, str) and v.lower().endswith(".npy")]
 
 
 def json_schema() -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, WithJsonSchema
+from pydantic import PlainValidator, TypeAdapter, WithJsonSchema
 
 from colonnade.activations import ACTIVATIONS, activation
 from colonnade.errors import UsageError
@@ -14,7 +14,10 @@ from colonnade.job.labels import Names
 from colonnade.job.values import number
 from colonnade.locations import FilePath, Settings, StorageOptions
 
-__all__ = ["ArrayNames", "NetworkSettings"]
+__all__ = ["SCALINGS", "ArrayNames", "NetworkSettings"]
+
+SCALINGS = ("input_mean", "input_std", "output_mean", "output_std")
+"""The settings that scale X and Y."""
 
 
 def _activation(given: Any) -> dict[str, Any]:
@@ -53,6 +56,32 @@ ActivationName = Annotated[
 ]
 
 
+def _scaler(given: Any) -> float | tuple[float, ...] | str:
+    numbers = given if isinstance(given, list | tuple) else [given]
+    if isinstance(given, str) and math.isnan(number(given)):
+        return _place(given)
+    found = tuple(number(value) for value in numbers)
+    if not found or not all(math.isfinite(value) for value in found):
+        raise ValueError("allowed: a finite number, a list of them, an array's name, a .npy path")
+    return found if isinstance(given, list | tuple) else found[0]
+
+
+_place = TypeAdapter(FilePath).validate_python
+Scaler = Annotated[
+    float | tuple[float, ...] | str,
+    PlainValidator(_scaler),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number"},
+                {"type": "array", "items": {"type": "number"}, "minItems": 1},
+                {"type": "string", "pattern": r"\S"},
+            ]
+        }
+    ),
+]
+
+
 class ArrayNames(Settings):
     """Which array of the weights' file is which; a bias that is left out is zero."""
 
@@ -70,14 +99,22 @@ class NetworkSettings(Settings):
     """The network Y = U σ(W X + b) + c."""
 
     weights: FilePath
-    """A .npz or .safetensors file with the four arrays; a path, or s3://bucket/key."""
-    activation: ActivationName
-    """σ: a name, or {name: …} with its parameters."""
+    """A .npz, .safetensors, .onnx, .pt, .pth, .keras, .h5, .skops or .zarr; or s3://bucket/key."""
+    activation: ActivationName | None = None
+    """σ: a name, or {name: …} with its parameters; not needed where the file tells it."""
     names: ArrayNames | None = None
     """Names of the arrays in the file; without them W1, b1, W2, b2, or found by shape."""
     input_names: Names | None = None
     """Of the n inputs: a list, or a file, one a line or a JSON list; else those in X's store."""
     output_names: Names | None = None
     """Of the q outputs, in the same way."""
+    input_mean: Scaler | None = None
+    """What X was scaled with, (x − mean)/std: numbers, an array of the file, or a .npy file."""
+    input_std: Scaler | None = None
+    """The standard deviations of X, likewise."""
+    output_mean: Scaler | None = None
+    """What Y is scaled back with, std y + mean: numbers, an array of the file, or a .npy file."""
+    output_std: Scaler | None = None
+    """The standard deviations of Y, likewise."""
     storage_options: StorageOptions | None = None
     """How the object store is reached, where it is in one."""

@@ -99,7 +99,7 @@ def _facts(found: Summary) -> list[tuple[str, str]]:
     return [
         ("Columns", f"{record.grid.columns:,}"),
         ("Inputs × hidden × outputs", f"{network.inputs} × {network.hidden} × {network.outputs}"),
-        ("σ", str(record.job.network.activation["name"])),
+        ("σ", str(record.activation["name"])),
         ("Layout", f"{output.layout}, {output.dtype}"),
         ("Numbers", format_bytes(sum(plan.bytes for plan in record.plans))),
         ("Blocks", f"{record.grid.blocks - len(found.status.missing):,} of {record.grid.blocks:,}"),

@@ -169,6 +169,7 @@ class Store:
             created=now(),
             job=job,
             network=network_record(network),
+            folded=network.folded,
             input=x,
             grid=plan.grid,
             arrays=tuple(array.name for array in plan.arrays if array.per_block),
@@ -204,7 +205,7 @@ class Store:
     def network(self) -> Network:
         """Rebuild the network from the store's own arrays; ValueError where they are damaged."""
         W1, b1, W2, b2 = (self.read(name) for name in ARRAYS)
-        return Network(W1, b1, W2, b2, self.record.job.network.activation)
+        return Network(W1, b1, W2, b2, self.record.activation)
 
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""

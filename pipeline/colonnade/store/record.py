@@ -35,13 +35,19 @@ __all__ = [
 
 FORMAT: Literal[3] = 3
 MOST_FAILED = 20
-_TOLD = {"created", "finished", "growth", "nonfinite", "versions", "job"}
+_TOLD = {"created", "finished", "folded", "growth", "nonfinite", "versions", "job"}
 
 
 def _usable(grid: Grid) -> Grid:
     if grid.problem:
         raise ValueError(grid.problem)
     return grid
+
+
+def _told_activation(job: Job) -> Job:
+    if job.network.activation is None:
+        raise ValueError("it does not tell the activation")
+    return job
 
 
 class NetworkRecord(BaseModel):
@@ -136,6 +142,8 @@ class Record(BaseModel):
         another.
     arrays
         Those that a task writes a shard of, in this order. A block is done when all are there.
+    folded
+        Scalings of X and Y that the weights hold, in words.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
     labels
@@ -155,8 +163,9 @@ class Record(BaseModel):
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     created: str
     finished: str | None = None
-    job: Job
+    job: Annotated[Job, AfterValidator(_told_activation)]
     network: NetworkRecord
+    folded: tuple[str, ...] = ()
     input: InputRecord
     grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
@@ -166,6 +175,11 @@ class Record(BaseModel):
     failed: Annotated[tuple[FailedBlock, ...], Field(max_length=MOST_FAILED)] = ()
     versions: dict[str, str]
     runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
+
+    @property
+    def activation(self) -> dict[str, Any]:
+        """σ, by its name and its parameters."""
+        return self.job.network.activation or {}
 
     @model_validator(mode="after")
     def _has_grown(self) -> Self:
@@ -309,7 +323,7 @@ class Status:
             f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
             (
                 f"network   n = {network.inputs}, m = {network.hidden}, q = {network.outputs}, "
-                f"{record.job.network.activation['name']}; {record.job.network.weights}"
+                f"{record.activation['name']}; {record.job.network.weights}"
             ),
             f"input     {record.job.input.path}"
             + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
@@ -322,6 +336,8 @@ class Status:
             words = [f"coordinates of {', '.join(named)}"] if named else []
             words += [f"left out {shown(word, 200)}" for word in labels.left_out]
             lines.insert(-1, f"labels    {'; '.join(words)}")
+        if record.folded:
+            lines.insert(4, f"folded    into the layers: {'; '.join(record.folded)}")
         if record.growth:
             lines.append(f"grown     {record.growth}")
         if self.missing:

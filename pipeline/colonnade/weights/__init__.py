@@ -7,58 +7,115 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import NetworkError
+from colonnade.errors import NetworkError, reason
 from colonnade.locations import Options, storage_texts
-from colonnade.places import place_at
+from colonnade.npyheader import read_header
+from colonnade.places import Objects, place_at
 from colonnade.urls import is_url
-from colonnade.weights.choice import ARRAYS, SHAPES, choose, described
+from colonnade.weights.choice import ARRAYS, SHAPES, described
+from colonnade.weights.keras_files import load_h5, load_keras
+from colonnade.weights.layouts import steps_of_arrays
+from colonnade.weights.loaded import Loaded
 from colonnade.weights.npz import load_npz
+from colonnade.weights.onnx_graph import load_onnx
+from colonnade.weights.scaling import Given, Scaling
+from colonnade.weights.sklearn_models import load_skops, steps_of
+from colonnade.weights.steps import Chain, assemble, told_sigma
 from colonnade.weights.tensors import load_safetensors
+from colonnade.weights.torch_files import load_torch
+from colonnade.weights.zarr_groups import load_zarr
 
-__all__ = ["ARRAYS", "SHAPES", "described", "load_weights"]
+__all__ = [
+    "ARRAYS",
+    "SHAPES",
+    "Chain",
+    "Given",
+    "Scaling",
+    "described",
+    "estimator_weights",
+    "load_weights",
+    "told_sigma",
+]
 
-_LOADERS: dict[str, Callable[[str | Path, IO[bytes]], dict[str, NDArray[Any]]]] = {
+_LOADERS: dict[str, Callable[[str | Path, IO[bytes]], Loaded]] = {
     ".npz": load_npz,
     ".safetensors": load_safetensors,
+    ".onnx": lambda path, file: load_onnx(path, file, None if is_url(path) else Path(path).parent),
+    ".pt": load_torch,
+    ".pth": load_torch,
+    ".keras": load_keras,
+    ".h5": load_h5,
+    ".skops": load_skops,
 }
+_FORMATS = [*_LOADERS, ".zarr"]
 
 # Of an object, which is held whole beside its arrays
 _MOST_FETCHED = 2**32
 
 
 def load_weights(
-    path: str | Path, names: Mapping[str, str] | None = None, storage_options: Options = None
-) -> dict[str, NDArray[Any]]:
-    """Load W1, W2, and b1 and b2 where there are any, from a file.
+    path: str | Path,
+    names: Mapping[str, str] | None = None,
+    storage_options: Options = None,
+    scaling: Scaling | None = None,
+) -> Chain:
+    """Load a chain of layers from a file, with all scalings folded in.
 
     Parameters
     ----------
     path, names, storage_options
         As for `Network.load`.
+    scaling
+        What X and Y were scaled with, besides what the file itself tells.
 
     Raises
     ------
     NetworkError
-        The file cannot be read, or which of its arrays is which cannot be told.
+        The file cannot be read, or what it holds is no chain of layers.
     """
-    suffix = Path(path).suffix
-    loader = _LOADERS.get(suffix.lower())
-    if loader is None:
-        raise NetworkError(
-            f"{path}: the format {suffix or 'of a file without suffix'} is not known; "
-            f"weights are read from {' and '.join(_LOADERS)} files."
-        )
-    with _opened(path, storage_options) as file:
-        arrays = loader(path, file)
+    loaded, scaling = _loaded(path, storage_options), scaling or Scaling()
     try:
-        return choose(arrays, dict(names) if names else None)
+        before, after = scaling.scales(loaded.arrays, lambda npy: _read_npy(npy, storage_options))
+        steps = loaded.steps
+        if steps is None:
+            # What holds a mean is no layer
+            left = {k: a for k, a in loaded.arrays.items() if k not in scaling.names()}
+            steps = steps_of_arrays(left, names, in_by_out=loaded.in_by_out)
+        elif names:
+            raise NetworkError(
+                "the file tells its layers itself; network.names is for files of arrays alone."
+            )
+        return assemble([*([before] if before else []), *steps, *([after] if after else [])])
     except NetworkError as error:
         raise NetworkError(f"{path}: {error}") from None
 
 
-def _opened(path: str | Path, storage_options: Options) -> IO[bytes]:
+def estimator_weights(estimator: Any) -> Chain:
+    """Take the chain of layers of an estimator of scikit-learn; NetworkError if it is none."""
+    return assemble(steps_of(estimator))
+
+
+def _loaded(path: str | Path, storage_options: Options) -> Loaded:
+    suffix = Path(path).suffix.lower()
+    if suffix == ".zarr":
+        place = place_at(path, storage_texts(storage_options))
+        if not isinstance(place, Objects) and not Path(path).is_dir():
+            raise NetworkError(f"{path}: there is no such directory (network.weights).")
+        return load_zarr(path, place)
+    loader = _LOADERS.get(suffix)
+    if loader is None:
+        raise NetworkError(
+            f"{path}: the format {suffix or 'of a file without suffix'} is not known; "
+            f"weights are read from {', '.join(_FORMATS[:-1])} and {_FORMATS[-1]}."
+        )
+    with _opened(path, storage_options, "network.weights") as file:
+        return loader(path, file)
+
+
+def _opened(path: str | Path, storage_options: Options, key: str) -> IO[bytes]:
     """Open a file of weights, or fetch an object whole."""
     try:
         if is_url(path):
@@ -71,7 +128,19 @@ def _opened(path: str | Path, storage_options: Options) -> IO[bytes]:
         pass
     except OSError as error:  # a name that is too long, say; no permission
         told = error if is_url(path) else error.strerror
-        raise NetworkError(f"{path}: {told} (network.weights).") from None
+        raise NetworkError(f"{path}: {told} ({key}).") from None
     except ValueError as error:
         raise NetworkError(f"{path}: these weights are too large: {error}.") from None
-    raise NetworkError(f"{path}: there is no such file (network.weights).")
+    raise NetworkError(f"{path}: there is no such file ({key}).")
+
+
+def _read_npy(path: str, storage_options: Options) -> NDArray[Any]:
+    with _opened(path, storage_options, "network.input_mean and the like") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        try:
+            read_header(file, size)
+            file.seek(0)
+            return np.asarray(np.load(file, allow_pickle=False))
+        except (OSError, ValueError, SyntaxError, TypeError) as error:
+            raise NetworkError(f"{path}: this cannot be read as .npy: {reason(error)}") from error

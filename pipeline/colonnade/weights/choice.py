@@ -10,13 +10,17 @@ from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, shown
 
-__all__ = ["ARRAYS", "SHAPES", "choose", "described", "listed"]
+__all__ = ["ARRAYS", "SHAPES", "NoWayError", "choose", "described", "listed"]
 
 ARRAYS = ("W1", "b1", "W2", "b2")
 """The names of the four arrays, in files, in stores and in the API."""
 
 SHAPES = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,)"
 _REMEDY = "Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}."
+
+
+class NoWayError(NetworkError):
+    """The shapes of a file's arrays fit in no way."""
 
 
 def described(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -81,5 +85,6 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
                 ways.append(way)
     if len(ways) == 1:
         return {key: arrays[name] for key, name in ways[0].items() if name is not None}
-    fit = "more than one way" if ways else "no way"
-    raise NetworkError(f"the shapes fit {SHAPES} in {fit}. {found} {_REMEDY}")
+    if ways:
+        raise NetworkError(f"the shapes fit {SHAPES} in more than one way. {found} {_REMEDY}")
+    raise NoWayError(f"the shapes fit {SHAPES} in no way. {found} {_REMEDY}")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from colonnade.errors import NetworkError, reason
+from colonnade.weights.loaded import Loaded
 
 __all__ = ["load_safetensors"]
 
@@ -28,9 +29,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return keys
 
 
-def load_safetensors(path: str | Path, file: IO[bytes]) -> dict[str, NDArray[Any]]:
+def load_safetensors(path: str | Path, file: IO[bytes]) -> Loaded:
     """Read all tensors of a file; NetworkError where it cannot be read."""
-    arrays = {}
+    arrays: dict[str, NDArray[Any]] = {}
     try:
         content = file.read()
         tensors = deserialize(content)  # type: ignore[no-untyped-call]
@@ -50,4 +51,4 @@ def load_safetensors(path: str | Path, file: IO[bytes]) -> dict[str, NDArray[Any
     except (OSError, SafetensorError, ValueError) as error:
         told = f"{path}: this cannot be read as safetensors: {reason(error)}"
         raise NetworkError(told) from error
-    return arrays
+    return Loaded(arrays)

@@ -1,0 +1,60 @@
+"""Zip archives from anywhere, held against the bytes that are there before they are unpacked."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections import Counter
+from typing import IO
+
+from colonnade.errors import shown
+from colonnade.npyheader import MAGIC, read_header
+from colonnade.weights.choice import listed
+
+__all__ = ["check_archive"]
+
+# Weights hardly compress. Saved anew without compression, a file that does is read at any size
+_ALWAYS_READ = 256 * 2**20
+_MOST_INFLATION = 20
+
+
+def check_archive(file: IO[bytes]) -> None:
+    """Leave a file at its start if it is a zip archive that holds what it claims.
+
+    Raises
+    ------
+    ValueError
+        It is none, claims much more than it holds, or holds a .npy file that does. Others are
+        raised too: a damaged archive breaks what it happens to break.
+    """
+    if not zipfile.is_zipfile(file):
+        raise ValueError("it is no zip archive, or not a whole one")
+    with zipfile.ZipFile(file) as archive:
+        _check_entries(archive, file.seek(0, io.SEEK_END))
+    file.seek(0)
+
+
+def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
+    entries = archive.infolist()
+    names = Counter(entry.filename.removesuffix(".npy") for entry in entries)
+    twice = [name for name, count in names.items() if count > 1]
+    if twice:
+        raise ValueError(f"it holds {listed(twice)} more than once")
+    inflated = sum(entry.file_size for entry in entries)
+    if inflated > max(_ALWAYS_READ, _MOST_INFLATION * size):
+        raise ValueError(
+            f"it has {size:,} bytes and would unpack to {inflated:,}; if that is meant, save it "
+            "uncompressed"
+        )
+    for entry in entries:
+        # The other methods unpack to any size at once, whatever size the entry claims
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{shown(entry.filename)} is neither stored nor deflated")
+        with archive.open(entry) as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                continue
+            file.seek(0)
+            try:
+                read_header(file, entry.file_size)
+            except ValueError as error:
+                raise ValueError(f"{shown(entry.filename)}: {error}") from error

@@ -1,0 +1,198 @@
+"""The steps from X to Y that a file tells, and the chain of layers that they make.
+
+A chain has affine layers and nonlinearities by turns. Scalings in between are folded into the
+layers: computed in float64, and rounded once to the type of the layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from colonnade.errors import NetworkError, shown
+
+__all__ = ["IDENTITY", "Chain", "Dense", "Scale", "Sigma", "Step", "assemble", "told_sigma"]
+
+
+class Dense(NamedTuple):
+    """y = W x + b, with W (out, in) and b (out,), or None for zeros."""
+
+    W: NDArray[Any]
+    b: NDArray[Any] | None = None
+
+
+class Scale(NamedTuple):
+    """y = factor x + offset, element by element; one number is for all of them.
+
+    What it is, `text`, is told to the user if it is not empty.
+    """
+
+    factor: ArrayLike = 1.0
+    offset: ArrayLike = 0.0
+    text: str = ""
+
+
+class Sigma(NamedTuple):
+    """A nonlinearity, by its name and its parameters; None where the file does not tell it."""
+
+    given: Mapping[str, Any] | None
+
+
+Step: TypeAlias = Dense | Scale | Sigma
+
+IDENTITY = {"name": "identity"}
+
+
+class Chain(NamedTuple):
+    """Affine layers in order, and the nonlinearity between each two of them.
+
+    Attributes
+    ----------
+    layers
+        Each with W (out, in) and b (out,), or None for zeros.
+    activations
+        One less: a name with its parameters, or None where the file does not tell it.
+    folded
+        What has been folded into the layers, in words.
+    """
+
+    layers: tuple[Dense, ...]
+    activations: tuple[Mapping[str, Any] | None, ...]
+    folded: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        widths = [self.layers[0].W.shape[-1:], *(layer.W.shape[:1] for layer in self.layers)]
+        shown_widths = [str(width[0]) if width else "?" for width in widths]
+        told = ", ".join(told_sigma(given) for given in self.activations[:12])
+        between = f", with {told} between them" if told else ""
+        sizes = " → ".join(shown_widths[:13]) + " …" * (len(shown_widths) > 13)
+        count = len(self.layers)
+        return f"{count} affine layer{'s' * (count > 1)}, {sizes}{between}"
+
+
+def told_sigma(given: Mapping[str, Any] | None) -> str:
+    """Tell a nonlinearity in a line."""
+    if given is None:
+        return "an unknown activation"
+    parameters = ", ".join(f"{k}={v:g}" for k, v in given.items() if k != "name")
+    return f"{given['name']}({parameters})" if parameters else str(given["name"])
+
+
+class _Layer:
+    """A layer into which scalings are folded."""
+
+    def __init__(self, dense: Dense) -> None:
+        self._given = dense
+        self._W = dense.W
+        self._b: Any = dense.b
+        self._touched = False
+
+    def before(self, scale: Scale) -> None:
+        """Scale what comes in: W (a x + d) + b."""
+        self._touch()
+        factor, offset = _vectors(scale, self._W.shape[1], "inputs")
+        self._b = self._b + self._W @ offset
+        self._W = self._W * factor
+
+    def after(self, scale: Scale) -> None:
+        """Scale what comes out: a (W x + b) + d."""
+        W = self._given.W
+        if self._given.b is None and not self._touched and np.ndim(W) == 2:
+            offset = np.asarray(scale.offset)
+            # A bias that stands by itself: nothing is computed
+            if np.all(np.asarray(scale.factor) == 1) and offset.size in (1, W.shape[0]):
+                bias = np.array(np.broadcast_to(offset.reshape(-1), W.shape[:1]))
+                self._given, self._b = Dense(W, bias), bias
+                return
+        self._touch()
+        factor, offset = _vectors(scale, self._W.shape[0], "outputs")
+        self._W = factor[:, None] * self._W
+        self._b = factor * self._b + offset
+
+    def rounded(self) -> Dense:
+        """Return the layer, in the type that it had."""
+        if not self._touched:
+            return self._given
+        given = [array for array in self._given if array is not None]
+        dtype = np.result_type(np.float32, *(array.dtype for array in given))
+        with np.errstate(over="ignore"):
+            return Dense(self._W.astype(dtype), self._b.astype(dtype))
+
+    def _touch(self) -> None:
+        if self._touched:
+            return
+        W, b = self._given
+        b = np.zeros(W.shape[:1], np.float32) if b is None else b
+        if any(array.dtype.kind not in "iuf" for array in (W, b)):
+            raise NetworkError(f"weights are real numbers, not {W.dtype} and {b.dtype}.")
+        if W.ndim != 2 or b.shape != W.shape[:1]:
+            raise NetworkError(
+                f"a layer has W {W.shape} and b {b.shape}; expected (m, n) and (m,)."
+            )
+        self._W, self._b, self._touched = W.astype(np.float64), b.astype(np.float64), True
+
+
+def _vectors(
+    scale: Scale, length: int, what: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    found = []
+    for given in (scale.factor, scale.offset):
+        vector = np.asarray(given, np.float64).reshape(-1)
+        if vector.size not in (1, length):
+            raise NetworkError(
+                f"{scale.text or 'a scaling'} has {vector.size} numbers for the {length} {what} of "
+                "its layer."
+            )
+        found.append(np.broadcast_to(vector, (length,)))
+    return found[0], found[1]
+
+
+def assemble(steps: Iterable[Step]) -> Chain:
+    """Make the chain of a file's steps; NetworkError where they are none."""
+    layers: list[_Layer] = []
+    activations: list[Mapping[str, Any] | None] = []
+    folded: list[str] = []
+    ahead: list[Scale] = []
+    last: Step | None = None  # but for scalings
+    for step in steps:
+        if isinstance(step, Scale):
+            folded += [shown(step.text, 200)] * bool(step.text)
+            if isinstance(last, Dense):
+                layers[-1].after(step)
+            else:
+                ahead.append(step)
+            continue
+        if isinstance(step, Dense):
+            activations += [IDENTITY] * isinstance(last, Dense)
+            layers.append(_Layer(step))
+            for scale in reversed(ahead):
+                layers[-1].before(scale)
+            ahead = []
+        else:
+            _check_place(step, last)
+            activations.append(step.given)
+        last = step
+    if not layers:
+        raise NetworkError("it holds no affine layer.")
+    if isinstance(last, Sigma):
+        raise NetworkError(
+            f"its output passes through {told_sigma(last.given)}; a network here ends with an "
+            "affine layer. Save it without that, where the Jacobian of the layer before is meant."
+        )
+    return Chain(tuple(layer.rounded() for layer in layers), tuple(activations), tuple(folded))
+
+
+def _check_place(sigma: Sigma, last: Step | None) -> None:
+    """Raise NetworkError where no layer comes before a nonlinearity."""
+    told = told_sigma(sigma.given)
+    if last is None:
+        raise NetworkError(
+            f"{told} comes before the first layer; a network here begins with an affine layer."
+        )
+    if isinstance(last, Sigma):
+        raise NetworkError(
+            f"{told_sigma(last.given)} and {told} follow each other without a layer in between."
+        )

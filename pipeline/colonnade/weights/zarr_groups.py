@@ -1,0 +1,47 @@
+"""Weights in the arrays of a Zarr group."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from colonnade.errors import NetworkError, UsageError, reason, shown
+from colonnade.places import Objects, Place
+from colonnade.regularfiles import RegularFiles
+from colonnade.weights.loaded import Loaded
+
+__all__ = ["load_zarr"]
+
+# Weights hardly compress; what claims more is not unpacked
+_ALWAYS_READ = 256 * 2**20
+_MOST_INFLATION = 20
+
+
+def load_zarr(path: str | Path, place: Place) -> Loaded:
+    """Read the arrays of a group; NetworkError where there is none, or it claims too much."""
+    try:
+        store = place.zarr() if isinstance(place, Objects) else RegularFiles(path, read_only=True)
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
+        arrays: dict[str, Any] = {}
+        for name, array in sorted(group.arrays()):
+            claimed = math.prod(array.shape) * array.dtype.itemsize
+            chunk = math.prod(array.chunks) * array.dtype.itemsize
+            # A chunk that is not there reads as its fill value
+            allowed = max(_ALWAYS_READ, _MOST_INFLATION * array.nbytes_stored())
+            if max(claimed, chunk) > allowed:
+                raise ValueError(
+                    f"its array {shown(name)} claims the shape {array.shape} in chunks of "
+                    f"{array.chunks}, and has {array.nbytes_stored():,} bytes"
+                )
+            arrays[name] = np.asarray(array[...])
+        return Loaded(arrays)
+    except (MemoryError, UsageError):
+        raise
+    # zarr raises whatever its metadata happens to break
+    except Exception as error:
+        told = f"{path}: this cannot be read as a Zarr group: {reason(error)}"
+        raise NetworkError(told) from error
