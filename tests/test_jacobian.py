@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import colonnade as cn
+from colonnade import sandwich
 from colonnade.errors import InputError
 from colonnade.jacobian import Kernel
 from colonnade.jacobian import jacobian_by_definition as by_definition
@@ -50,8 +51,8 @@ def test_kernel_equals_the_definition(n, m, q, p, dtype, name, seed) -> None:
 def test_every_method_equals_the_definition(n, m, q, p, dtype, size, method) -> None:
     network, X = make_network(n, m, q, "tanh", dtype), make_columns(n, p, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jacobian_module, "_method", lambda *_: method)
-        patch.setattr(jacobian_module, "_SLICE_BYTES", size)
+        patch.setattr(sandwich, "choose_method", lambda *_: method)
+        patch.setattr(sandwich, "SLICE_BYTES", size)
         T = cn.jacobian(network, X)
     assert np.all(np.abs(T - by_definition(network, X)) <= bound(network, dtype))
 
@@ -68,8 +69,7 @@ def test_every_method_equals_the_definition(n, m, q, p, dtype, size, method) -> 
     ],
 )
 def test_method_is_chosen_by_shape(n, m, q, columns, method) -> None:
-    network = make_network(n, m, q)
-    assert jacobian_module._method(network, np.float32, columns) == method
+    assert sandwich.choose_method(q, m, n, 4, columns) == method
 
 
 @given(n=sizes, m=sizes, q=sizes, p=sizes, name=smooth, seed=st.integers(0, 2**32))
@@ -90,7 +90,7 @@ def test_definition_equals_central_differences_of_Y(n, m, q, p, name, seed) -> N
 def test_agrees_with_autodiff() -> None:
     network, X = make_network(dtype=np.float64), make_columns(dtype=np.float64)
     with jax.enable_x64(True):
-        W, b, U, c = (jnp.asarray(network.__dict__[name]) for name in ("W1", "b1", "W2", "b2"))
+        W, b, U, c = (jnp.asarray(network.arrays[name]) for name in ("W1", "b1", "W2", "b2"))
         blocks = jax.vmap(jax.jacrev(lambda x: U @ jnp.tanh(W @ x + b) + c))(jnp.asarray(X.T))
     np.testing.assert_allclose(cn.jacobian(network, X), np.asarray(blocks), rtol=1e-12, atol=1e-14)
 
@@ -131,7 +131,7 @@ def test_blocks_are_the_diagonal_of_the_whole_derivative() -> None:
 def test_norm_and_mean_equal_their_definitions(dtype: type) -> None:
     network, X = make_network(dtype=dtype), make_columns(dtype=dtype)
     kernel = Kernel(network, dtype, dtype, P)
-    S = kernel.slope(kernel.preactivation(X))
+    S = kernel.slopes(X)
     T = by_definition(network, X)
     eps = np.finfo(dtype).eps
     norms = np.sqrt((T**2).sum(axis=(1, 2)))
@@ -144,9 +144,9 @@ def test_norm_and_mean_equal_their_definitions(dtype: type) -> None:
 def test_norm_in_many_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     network, X = make_network(), make_columns()
     kernel = Kernel(network, X.dtype, np.float32, P)
-    S = kernel.slope(kernel.preactivation(X))
+    S = kernel.slopes(X)
     whole = kernel.norm(S)
-    monkeypatch.setattr(jacobian_module, "_SLICE_BYTES", 3 * 8 * M)
+    monkeypatch.setattr(jacobian_module, "SLICE_BYTES", 3 * 8 * M)
     np.testing.assert_allclose(kernel.norm(S), whole, rtol=1e-6)
 
 
@@ -156,7 +156,7 @@ def test_norm_of_a_vanishing_jacobian_is_zero() -> None:
     network = cn.Network(W, None, U, None, "tanh")
     X = make_columns(3, 17, np.float64)
     kernel = Kernel(network, X.dtype, np.float64, 17)
-    assert np.all(kernel.norm(kernel.slope(kernel.preactivation(X))) == 0)
+    assert np.all(kernel.norm(kernel.slopes(X)) == 0)
 
 
 @pytest.mark.parametrize("chunks", [(N, P), (N, 13), (2, 13), (1, 1)])

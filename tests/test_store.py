@@ -63,7 +63,7 @@ def store(job, network) -> Store:
 
 def test_group_describes_itself(store: Store, job) -> None:
     said = json.loads((Path(store.path) / "zarr.json").read_text())["attributes"]["colonnade"]
-    assert said["format"] == 2
+    assert said["format"] == 3
     assert said["state"] == "writing"
     assert said["grid"] == {"columns": P, "block_columns": B, "chunk_columns": B}
     assert said["network"]["fingerprint"] == store.network().fingerprint

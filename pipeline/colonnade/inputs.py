@@ -70,8 +70,9 @@ def check_job(job: Job) -> Checked:
     """
     _refuse_overlap(job)
     settings = job.network
-    names = settings.names.model_dump(exclude_none=True) if settings.names else None
-    network = Network.load(settings.weights, settings.activation, names, settings.storage_options)
+    network = Network.load(
+        settings.weights, settings.activation, settings.names, settings.storage_options
+    )
     x = job.input
     columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
     if columns.n != network.n:
@@ -102,7 +103,7 @@ def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
         hint = f" X fits the other way round: set input.orientation: {other}."
     return (
         f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
-        f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
+        f"(features): {', '.join(f'{name} {a.shape}' for name, a in network.arrays.items())} in "
         f"{job.network.weights}; X {columns.stored_shape}, read as {job.input.orientation}, "
         f"in {job.input.path}.{hint}"
     )

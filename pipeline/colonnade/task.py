@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from colonnade.columns import Columns
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
-from colonnade.jacobian import Kernel, strip_columns
+from colonnade.jacobian import AnyKernel, Kernel, make_kernel, strip_columns
 from colonnade.matrix import nonfinite
 from colonnade.places import Place, place_at
 from colonnade.rounding import round_mantissa
@@ -175,7 +175,7 @@ class _Work:
 
     store: Store
     columns: Columns
-    kernel: Kernel
+    kernel: AnyKernel
     chunk_columns: int
     strip: int
     significant_bits: int | None
@@ -223,10 +223,10 @@ class _Work:
     ) -> None:
         kernel = self.kernel
         values = buffers["value"].rows(start, stop) if "value" in buffers else None
-        S = kernel.slopes(X[:, start:stop], values)
+        S: Any = kernel.slopes(X[:, start:stop], values)
         if "slope_sum" in buffers:
             buffers["slope_sum"].rows(0, 1)[0] += S.sum(axis=1, dtype=np.float64)
-        if "norm" in buffers:
+        if "norm" in buffers and isinstance(kernel, Kernel):
             buffers["norm"].rows(start, stop)[...] = kernel.norm(S)
         if "jacobian" in buffers:
             T = kernel.blocks(S, buffers["jacobian"].rows(start, stop))
@@ -256,7 +256,7 @@ def _cached(address: Address) -> _Work:
     dtype = store.record.job.output.dtype
     chunk_columns = store.grid.chunk_columns
     strip = min(chunk_columns, strip_columns(network, dtype))
-    kernel = Kernel(network, columns.dtype, dtype, strip)
+    kernel = make_kernel(network, columns.dtype, dtype, strip)
     bits = store.record.job.output.significant_bits
     return _Work(store, columns, kernel, chunk_columns, strip, bits)
 

@@ -21,7 +21,7 @@ from colonnade.errors import InputError, NetworkError, StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
 from colonnade.locations import Options
 from colonnade.matrix import nonfinite
-from colonnade.network import ARRAYS, Network
+from colonnade.network import Network
 from colonnade.reference import Enclosure, Reference, excess
 from colonnade.store import Failure, Store, Verification, input_record, network_record
 
@@ -222,21 +222,21 @@ class _Checks:
 
     def _network(self) -> Network | None:
         arrays = {}
-        for name in ARRAYS:
+        names = self.store.weights
+        for name in names:
             try:
                 arrays[name] = self._whole(name)
             except ValueError as error:
                 self._fail(name, None, str(error))
-        if len(arrays) < len(ARRAYS):
+        if len(arrays) < len(names):
             return None
-        record = self.store.record
         try:
-            network = Network(**arrays, activation=record.job.network.activation)
+            network = self.store.network_of(arrays)
         except NetworkError as error:
-            self._fail(", ".join(ARRAYS), None, str(error))
+            self._fail(", ".join(names), None, str(error))
             return None
-        if network_record(network) != record.network:
-            self._fail(", ".join(ARRAYS), None, "their fingerprint is not the store's")
+        if network_record(network) != self.store.record.network:
+            self._fail(", ".join(names), None, "their fingerprint is not the store's")
             return None
         return network
 
@@ -274,7 +274,7 @@ class _Checks:
             self._total = self._total + stored
             self._terms = self._terms + np.abs(stored)
         start, stop = self.store.grid.bounds(block)
-        m = self.store.record.network.hidden
+        m = sum(self.store.record.network.hidden)
         # A sum needs all of its terms: whole blocks, as many as there is time for
         if block not in self.chosen or (stop - start) * m > self._slopes_left:
             return

@@ -24,7 +24,7 @@ from colonnade.errors import StoreError, reason, shown
 from colonnade.job import Job
 from colonnade.layout import Grid, Shapes, make_arrays, nonfinite_plan
 from colonnade.locations import Options, storage_texts
-from colonnade.network import ARRAYS, Network
+from colonnade.network import Network, array_names
 from colonnade.places import Directory, Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
@@ -154,7 +154,7 @@ class Store:
         """Refuse arrays that are not those of which the store's record tells."""
         record, output = self.record, self.record.job.output
         network = record.network
-        shapes = Shapes(record.grid.columns, network.inputs, network.hidden, network.outputs)
+        shapes = Shapes(record.grid.columns, network.inputs, sum(network.hidden), network.outputs)
         plans = make_arrays(shapes, output.products, output.dtype, record.grid)
         damaged = f"{self.path}: the store's attribute {KEY!r} is damaged"
         if record.input.columns != record.grid.columns:
@@ -162,7 +162,11 @@ class Store:
         if record.arrays != tuple(plan.name for plan in plans if plan.per_block):
             raise StoreError(f"{damaged}: arrays are not those of its products. {_REMEDY}")
         dtype = "float64" if self._array("W1").dtype == np.float64 else "float32"
-        for plan in (*plans, nonfinite_plan(record.grid), *arrays.weights_plans(shapes, dtype)):
+        for plan in (
+            *plans,
+            nonfinite_plan(record.grid),
+            *arrays.weights_plans(network.sizes, dtype),
+        ):
             array = self._array(plan.name)
             try:
                 problem = arrays.disagreement(array, plan, output)
@@ -215,8 +219,8 @@ class Store:
             group = zarr.create_group(store, attributes={KEY: record.model_dump(mode="json")})
             for array in (*plan.arrays, nonfinite_plan(plan.grid)):
                 arrays.create(group, array, job.output)
-            for name in ARRAYS:
-                arrays.create_weights(group, name, getattr(network, name))
+            for array in arrays.weights_plans(network.sizes, network.dtype.name):
+                arrays.create_weights(group, array, network.arrays[array.name])
 
         try:
             make(place, record.id, fill, None if old is None else old.is_current, run)
@@ -233,10 +237,20 @@ class Store:
         """How its columns fall into blocks."""
         return self.record.grid
 
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the arrays of the network."""
+        return array_names(len(self.record.network.sizes) - 1)
+
     def network(self) -> Network:
         """Rebuild the network from the store's own arrays."""
-        W1, b1, W2, b2 = (self.read(name) for name in ARRAYS)
-        return Network(W1, b1, W2, b2, self.record.job.network.activation)
+        return self.network_of({name: self.read(name) for name in self.weights})
+
+    def network_of(self, arrays: Mapping[str, NDArray[Any]]) -> Network:
+        """Build the network from its arrays by name and the store's activations."""
+        names = self.weights
+        layers = [(arrays[W], arrays[b]) for W, b in zip(names[::2], names[1::2], strict=True)]
+        return Network.chain(layers, self.record.job.network.activation)
 
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""
@@ -352,8 +366,8 @@ class Store:
 
     def restore_weights(self, network: Network) -> None:
         """Write the weights again."""
-        for name in ARRAYS:
-            self._array(name)[...] = getattr(network, name)
+        for name, values in network.arrays.items():
+            self._array(name)[...] = values
 
     def adopt(self, job: Job) -> None:
         """Take over a resumed run's job: its files may have moved, its cluster may be another."""
@@ -364,7 +378,7 @@ class Store:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
             self._array(name)[...] = result
-        for name in {*self.record.arrays, *results, *ARRAYS, "nonfinite"}:
+        for name in {*self.record.arrays, *results, *self.weights, "nonfinite"}:
             arrays.clear_orphans(self._array(name))
         clear_makings(self.place)
         self._update(state="complete", finished=_now(), nonfinite=self.nonfinite())

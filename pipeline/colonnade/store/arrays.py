@@ -16,7 +16,7 @@ from zarr.storage import ObjectStore
 
 from colonnade.errors import ColonnadeError
 from colonnade.job import OutputSettings
-from colonnade.layout import ArrayPlan, Shapes
+from colonnade.layout import ArrayPlan
 from colonnade.shards import ShardBuffer, ShardLayout
 
 __all__ = [
@@ -61,17 +61,8 @@ _ATTRIBUTES: dict[str, dict[str, Any]] = {
         "long_name": "number of columns of X that are not finite in each block that is done",
         "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
     },
-    "W1": {"long_name": "weights of the first layer, W"},
-    "b1": {"long_name": "bias of the first layer, b"},
-    "W2": {"long_name": "weights of the second layer, U"},
-    "b2": {"long_name": "bias of the second layer, c"},
 }
-_WEIGHT_DIMENSIONS = {
-    "W1": ("hidden", "input"),
-    "b1": ("hidden",),
-    "W2": ("output", "hidden"),
-    "b2": ("output",),
-}
+_WEIGHTS = re.compile("([Wb])([1-9][0-9]*)")
 
 
 # zarr's LocalStore writes a file under this name, then gives it its own
@@ -103,29 +94,34 @@ def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
     )
 
 
-def create_weights(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+def create_weights(group: zarr.Group, plan: ArrayPlan, values: NDArray[Any]) -> None:
     """Write one of the weights, in one chunk."""
+    letter, layer = plan.name[0], plan.name[1:]
+    what = "weights" if letter == "W" else "bias"
     array = group.create_array(
-        name,
+        plan.name,
         shape=values.shape,
         dtype=values.dtype,
         chunks=values.shape,
         compressors=[Crc32cCodec()],
         filters=None,
         fill_value=np.nan,
-        dimension_names=_WEIGHT_DIMENSIONS[name],
-        attributes=_ATTRIBUTES[name],
+        dimension_names=plan.dimensions,
+        attributes={"long_name": f"{what} of layer {layer}, from the input on"},
     )
     array[...] = values
 
 
-def weights_plans(shapes: Shapes, dtype: str) -> list[ArrayPlan]:
-    """How the four arrays of a network of these sizes are stored."""
-    sizes = {"hidden": shapes.m, "input": shapes.n, "output": shapes.q}
+def weights_plans(sizes: tuple[int, ...], dtype: str) -> list[ArrayPlan]:
+    """How the arrays of a network are stored: inputs, hidden units of each layer, outputs."""
+    hidden = len(sizes) - 2
+    inner = ["hidden"] if hidden == 1 else [f"hidden{i}" for i in range(1, hidden + 1)]
+    dimensions = ["input", *inner, "output"]
     plans = []
-    for name, dimensions in _WEIGHT_DIMENSIONS.items():
-        shape = tuple(sizes[dimension] for dimension in dimensions)
-        plans.append(ArrayPlan(name, shape, shape, shape, dimensions, dtype, per_block=False))
+    for i in range(1, len(sizes)):
+        for name, ends in ((f"W{i}", (i, i - 1)), (f"b{i}", (i,))):
+            shape, told = tuple(sizes[e] for e in ends), tuple(dimensions[e] for e in ends)
+            plans.append(ArrayPlan(name, shape, shape, shape, told, dtype, per_block=False))
     return plans
 
 
@@ -146,7 +142,7 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
             return f"has the {what} {found}, not {expected}"
     if not is_raw(array, compressed=compressed):
         return f"has other codecs than those of compression {output.compression}"
-    weights = plan.name in _WEIGHT_DIMENSIONS
+    weights = _WEIGHTS.fullmatch(plan.name)
     if metadata.encode_chunk_key((0,)) != ("c/0" if weights else "c.0"):
         return "has its chunks under other names"
     return None

@@ -29,7 +29,7 @@ __all__ = [
     "versions",
 ]
 
-FORMAT: Literal[2] = 2
+FORMAT: Literal[3] = 3
 _TOLD = {"created", "finished", "nonfinite", "versions", "job"}
 
 
@@ -45,8 +45,13 @@ class NetworkRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
     fingerprint: str
     inputs: PositiveInt
-    hidden: PositiveInt
+    hidden: tuple[PositiveInt, ...]
     outputs: PositiveInt
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Inputs, hidden units of each layer, outputs."""
+        return self.inputs, *self.hidden, self.outputs
 
 
 class InputRecord(BaseModel):
@@ -104,7 +109,7 @@ class Record(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True)
-    format: Literal[2] = FORMAT
+    format: Literal[3] = FORMAT
     state: Literal["writing", "complete"]
     # A part of file names
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -121,7 +126,7 @@ class Record(BaseModel):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that the arrays must have, by name."""
         p, n, m, q = (
-            self.grid.columns, self.network.inputs, self.network.hidden, self.network.outputs
+            self.grid.columns, self.network.inputs, sum(self.network.hidden), self.network.outputs
         )  # fmt: skip
         known = {
             "jacobian": (p, q, n),
@@ -204,8 +209,8 @@ class Status:
             f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
             f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
             (
-                f"network   n = {network.inputs}, m = {network.hidden}, q = {network.outputs}, "
-                f"{record.job.network.activation['name']}; {record.job.network.weights}"
+                f"network   n = {network.inputs}, m = {_sum(network.hidden)}, "
+                f"q = {network.outputs}, {_activations(record.job)}; {record.job.network.weights}"
             ),
             f"input     {record.job.input.path}"
             + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
@@ -233,6 +238,16 @@ def ranges(numbers: Iterable[int], bounds: Callable[[int], tuple[int, int]] | No
     return ", ".join(told[:20]) + (f" and {len(told) - 20} more runs" if len(told) > 20 else "")
 
 
+def _sum(hidden: tuple[int, ...]) -> str:
+    return " + ".join(map(str, hidden)) or "0"
+
+
+def _activations(job: Job) -> str:
+    given = job.network.activation
+    names = [each["name"] for each in (given if isinstance(given, list) else [given])]
+    return ", ".join(names) or "affine"
+
+
 def _told(value: Any) -> str:
     return "+".join(value) if isinstance(value, tuple) else str(value)
 
@@ -240,7 +255,7 @@ def _told(value: Any) -> str:
 def network_record(network: Network) -> NetworkRecord:
     """Describe a network for a store's attributes."""
     return NetworkRecord(
-        fingerprint=network.fingerprint, inputs=network.n, hidden=network.m, outputs=network.q
+        fingerprint=network.fingerprint, inputs=network.n, hidden=network.hidden, outputs=network.q
     )
 
 

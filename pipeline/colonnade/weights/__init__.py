@@ -13,11 +13,11 @@ from colonnade.errors import NetworkError
 from colonnade.locations import Options, storage_texts
 from colonnade.places import place_at
 from colonnade.urls import is_url
-from colonnade.weights.choice import ARRAYS, SHAPES, choose, described
+from colonnade.weights.choice import SHAPES, array_names, choose, described
 from colonnade.weights.npz import load_npz
 from colonnade.weights.tensors import load_safetensors
 
-__all__ = ["ARRAYS", "SHAPES", "described", "load_weights"]
+__all__ = ["SHAPES", "array_names", "described", "load_weights"]
 
 _LOADERS: dict[str, Callable[[str | Path, IO[bytes]], dict[str, NDArray[Any]]]] = {
     ".npz": load_npz,
@@ -31,7 +31,7 @@ _MOST_FETCHED = 2**32
 def load_weights(
     path: str | Path, names: Mapping[str, str] | None = None, storage_options: Options = None
 ) -> dict[str, NDArray[Any]]:
-    """Load W1, W2, and b1 and b2 where there are any, from a file.
+    """Load W1, W2 and so on, and their b1, b2 where there are any, from a file.
 
     Parameters
     ----------

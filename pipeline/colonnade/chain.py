@@ -1,0 +1,290 @@
+"""Jacobian blocks of a network of any depth: J_k = W_L D_(L−1) W_(L−1) … D_1 W_1.
+
+D_l is σ′ of hidden layer l at column k: diagonal, or diagonal plus low rank where σ mixes the
+entries of a column. The order of the products is `order`'s; products of a few columns at a time
+stay in cache, and the last one is written where it is to be. With one hidden layer all of it is one
+`Sandwich` for all columns.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from colonnade.formulas import Array, LowRank, Slope
+from colonnade.network import Network
+from colonnade.order import Product, cheapest
+from colonnade.sandwich import PIECE_BYTES, Sandwich, add_outer, sandwich_bytes
+
+__all__ = ["Chain", "chain_bytes", "result_dtype", "slope_numbers", "working_dtype"]
+
+# Bytes of all products of some columns: they stay in a core's share of the third-level cache
+_SLICE_BYTES = 4 * 2**20
+# Z, σ(Z), S′ and their temporaries, at a time, stay in cache
+_PIECE_COLUMNS = 64
+
+
+def result_dtype(network: Network, x_dtype: DTypeLike) -> np.dtype[Any]:
+    """Find the dtype in which neither X nor the weights lose more than int64 does as float64."""
+    return np.result_type(np.float32, network.dtype, np.dtype(x_dtype))
+
+
+def working_dtype(network: Network, x_dtype: DTypeLike, dtype: DTypeLike) -> np.dtype[Any]:
+    """Find the dtype of Z and of σ and σ′ of it, where results are of `dtype`."""
+    return np.result_type(result_dtype(network, x_dtype), np.dtype(dtype))
+
+
+def slope_numbers(network: Network) -> int:
+    """Count the numbers that σ′ of all hidden layers has at a column."""
+    count = 0
+    for sigma, m in zip(network.activations, network.hidden, strict=True):
+        slope = sigma.slope(np.linspace(-1, 1, m)[:, None]) if sigma.columnwise else None
+        count += m if slope is None else sum(part.size for part in slope)
+    return count
+
+
+def chain_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
+    """Bytes that a `Chain` keeps between blocks, shared by a process's threads."""
+    sizes, itemsize = network.sizes, np.dtype(dtype).itemsize
+    weights = sum(layer.W.size for layer in network.layers)
+    kept = weights * network.dtype.itemsize
+    # Of the working type: the first layer with its bias as a column more, and the inner ones
+    first, *inner = network.layers[:-1] or network.layers
+    kept += (first.W.size + first.b.size) * np.result_type(network.dtype, dtype).itemsize
+    if network.dtype != dtype:
+        kept += (weights + sum(layer.W.size for layer in inner)) * itemsize
+    product = cheapest(sizes)
+    width = _width(product, itemsize, columns)
+    return kept + sum(
+        sandwich_bytes(sizes[i + 1], sizes[i], sizes[i - 1], itemsize, width)
+        for i in _pairs(product)
+    )
+
+
+def _pairs(product: Product) -> list[int]:
+    """Hidden layers, by number, either side of which is multiplied as a `Sandwich`."""
+    if product.is_layer:
+        return []
+    left, right = product.parts
+    if left.is_layer and right.is_layer:
+        return [product.inner]
+    return _pairs(left) + _pairs(right)
+
+
+def _width(product: Product, itemsize: int, columns: int) -> int:
+    """Columns whose products are made at a time."""
+    if not product.numbers:
+        return columns
+    return max(1, min(columns, _SLICE_BYTES // (product.numbers * itemsize)))
+
+
+class Chain:
+    """What a process prepares once to compute any number of blocks of one network.
+
+    Parameters
+    ----------
+    network
+        Of any depth, with any σ.
+    x_dtype
+        The dtype in which X comes.
+    dtype
+        The dtype of the results, float32 or float64.
+    columns
+        How many columns `blocks` is going to be given at a time.
+    """
+
+    def __init__(
+        self, network: Network, x_dtype: DTypeLike, dtype: DTypeLike, columns: int
+    ) -> None:
+        self.network = network
+        self.dtype = np.dtype(dtype)
+        self.working_dtype = working_dtype(network, x_dtype, dtype)
+        self.product = cheapest(network.sizes)
+        self._weights = [layer.W.astype(self.dtype, copy=False) for layer in network.layers]
+        self._width = _width(self.product, self.dtype.itemsize, columns)
+        self._sandwiches = {}
+        for i in _pairs(self.product):
+            W, U = self._weights[i - 1 : i + 1]
+            self._sandwiches[i, False] = Sandwich(U, W, self._width)
+            # The same, transposed; nothing is made of it until it is used
+            self._sandwiches[i, True] = Sandwich(W.T, U.T, self._width)
+
+    @cached_property
+    def _affine(self) -> list[tuple[Array, Array]]:
+        dtype = self.working_dtype
+        return [
+            (W.astype(dtype, copy=False), b.astype(dtype)[:, None]) for W, b in self.network.layers
+        ]
+
+    @cached_property
+    def _Wb(self) -> Array:  # noqa: N802
+        return np.column_stack(self.network.layers[0]).astype(self.working_dtype, copy=False)
+
+    def preactivation(self, X: NDArray[Any]) -> Array:
+        """Z = W X + b 1ᵀ of the first layer: X (n, B) gives (m, B) in the working dtype."""
+        # [W b] [X; 1]: one pass over Z less than adding b to W X
+        bordered = np.empty((X.shape[0] + 1, X.shape[1]), self.working_dtype)
+        bordered[:-1] = X
+        bordered[-1] = 1
+        Z: Array = self._Wb @ bordered
+        return Z
+
+    def value(self, X: NDArray[Any]) -> Array:
+        """Y, (q, B) in the dtype of the results, of X (n, B)."""
+        values = np.empty((X.shape[1], self.network.q), self.dtype)
+        self.slopes(X, values)
+        return values.T
+
+    def slopes(self, X: NDArray[Any], values: NDArray[Any] | None = None) -> list[Slope]:
+        """σ′ of each hidden layer at the columns of X (n, B), piece by piece.
+
+        Parameters
+        ----------
+        values
+            (B, q), to be filled with Yᵀ on the way.
+
+        Returns
+        -------
+        (m, B) for each hidden layer, or a `LowRank`; in the working dtype. Of a network without
+        hidden layers, the slope of the identity.
+        """
+        B = X.shape[1]
+        widest = max(self.network.hidden, default=1)
+        width = max(_PIECE_COLUMNS, PIECE_BYTES // (widest * self.working_dtype.itemsize))
+        S: list[Slope] = []
+        for k in range(0, B, width):
+            found = self._piece(
+                X[:, k : k + width], None if values is None else values[k : k + width]
+            )
+            if width >= B:
+                return found
+            S = S or [_empty(slope, B) for slope in found]
+            for whole, slope in zip(S, found, strict=True):
+                for part, piece in zip(_arrays(whole), _arrays(slope), strict=True):
+                    part[..., k : k + width] = piece
+        return S or self._piece(X, values)
+
+    def _piece(self, X: NDArray[Any], values: NDArray[Any] | None) -> list[Slope]:
+        S: list[Slope] = []
+        Z, activations = self.preactivation(X), self.network.activations
+        for i, sigma in enumerate(activations, start=1):
+            S.append(sigma.slope(Z))
+            if i < len(activations) or values is not None:
+                W, b = self._affine[i]
+                Z = W @ sigma.value(Z)
+                Z += b
+        if values is not None:
+            values[...] = Z.T
+        # NaN in a column of X is NaN in its block, though the block does not depend on it
+        return S or [np.where(np.isnan(Z).any(axis=0), np.nan, Z.dtype.type(1))[None]]
+
+    def blocks(self, S: list[Slope], out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """T[k] = W_L D_(L−1) W_(L−1) … D_1 W_1 at every column of S.
+
+        Parameters
+        ----------
+        S
+            As `slopes` gives it, of B columns.
+        out
+            (B, q, n), C-contiguous, of this kernel's dtype: written and returned.
+        """
+        B, product = S[0].shape[-1], self.product
+        if out is None:
+            out = np.empty((B, *product.shape), self.dtype)
+        if product.is_layer:
+            out[...] = self._weights[0]
+            out *= _arrays(S[0])[0].T[:, :, None].astype(self.dtype)
+            return out
+        if not product.numbers:
+            return self._sandwiches[1, False].blocks(S[0], out)
+        scratch: dict[Product, Array] = {}
+        for k in range(0, B, self._width):
+            part = out[k : k + self._width]
+            stop = k + len(part)
+            some = [_columns(slope, k, stop).astype(self.dtype) for slope in S]
+            made = self._made(product, some, scratch, part)
+            if made is not part:
+                part[...] = made
+        return out
+
+    def _made(
+        self,
+        product: Product,
+        S: list[Slope],
+        scratch: dict[Product, Array],
+        out: Array | None = None,
+        *,
+        turned: bool = False,
+    ) -> Array:
+        """Make a product of a few columns, (b, r, c); `turned` is the wish to have it as (b, c, r).
+
+        What is behind a turned one is contiguous, and in either case no two are in one place.
+        """
+        left, right = product.parts
+        s, (r, c), b = S[product.inner - 1], product.shape, S[0].shape[-1]
+        if left.is_layer and right.is_layer:
+            sandwich = self._sandwiches[product.inner, turned]
+            if turned:
+                made = sandwich.blocks(_turned(s), self._room(scratch, product, b, (c, r)))
+                return made.transpose(0, 2, 1)
+            return sandwich.blocks(s, self._room(scratch, product, b, (r, c), out))
+        if right.is_layer:
+            P = self._made(left, S, scratch)
+            _scale(P, s)
+            made = self._room(scratch, product, b, (r, c), out)
+            np.matmul(P.reshape(b * r, -1), self._weights[right.first - 1], made.reshape(b * r, c))
+            return made
+        P = self._made(right, S, scratch, turned=True).transpose(0, 2, 1)
+        _scale(P, _turned(s))
+        if left.is_layer:
+            made = self._room(scratch, product, b, (c, r))
+            np.matmul(P.reshape(b * c, -1), self._weights[left.first - 1].T, made.reshape(b * c, r))
+            return made.transpose(0, 2, 1)
+        made = self._room(scratch, product, b, (r, c), out)
+        return np.matmul(self._made(left, S, scratch), P.transpose(0, 2, 1), out=made)
+
+    def _room(
+        self,
+        scratch: dict[Product, Array],
+        product: Product,
+        b: int,
+        shape: tuple[int, int],
+        out: Array | None = None,
+    ) -> Array:
+        if out is not None:
+            return out
+        if product not in scratch:
+            scratch[product] = np.empty((self._width, *shape), self.dtype)
+        return scratch[product][:b]
+
+
+def _scale(P: Array, s: Slope) -> None:
+    """Multiply each P[k], (r, m), by D_k from the right, in place."""
+    if not isinstance(s, LowRank):
+        P *= np.ascontiguousarray(s.T)[:, None, :]
+        return
+    moved = [P @ np.ascontiguousarray(a.T)[:, :, None] for a in s.A]
+    P *= np.ascontiguousarray(s.d.T)[:, None, :]
+    for left, b in zip(moved, s.B, strict=True):
+        add_outer(left[:, :, 0], np.ascontiguousarray(b.T), P)
+
+
+def _turned(s: Slope) -> Slope:
+    """D_kᵀ."""
+    return LowRank(s.d, s.B, s.A) if isinstance(s, LowRank) else s
+
+
+def _arrays(s: Slope) -> tuple[Array, ...]:
+    return tuple(s) if isinstance(s, LowRank) else (s,)
+
+
+def _columns(s: Slope, start: int, stop: int) -> Slope:
+    return s.columns(start, stop) if isinstance(s, LowRank) else s[:, start:stop]
+
+
+def _empty(like: Slope, B: int) -> Slope:
+    made = [np.empty((*part.shape[:-1], B), part.dtype) for part in _arrays(like)]
+    return LowRank(*made) if isinstance(like, LowRank) else made[0]
