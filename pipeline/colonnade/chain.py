@@ -58,20 +58,21 @@ def chain_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
         kept += (weights + sum(layer.W.size for layer in inner)) * itemsize
     product = cheapest(sizes)
     width = _width(product, itemsize, columns)
-    return kept + sum(
-        sandwich_bytes(sizes[i + 1], sizes[i], sizes[i - 1], itemsize, width)
-        for i in _pairs(product)
-    )
+    for i, turned in _pairs(product):
+        n, m, q = sizes[i - 1 : i + 2]
+        n, q = (q, n) if turned else (n, q)
+        kept += sandwich_bytes(q, m, n, itemsize, width) + turned * m * (n + q) * itemsize
+    return kept
 
 
-def _pairs(product: Product) -> list[int]:
-    """Hidden layers, by number, either side of which is multiplied as a `Sandwich`."""
+def _pairs(product: Product, *, turned: bool = False) -> list[tuple[int, bool]]:
+    """Hidden layers, by number, whose two weights make a `Sandwich`, and whether it is `turned`."""
     if product.is_layer:
         return []
     left, right = product.parts
     if left.is_layer and right.is_layer:
-        return [product.inner]
-    return _pairs(left) + _pairs(right)
+        return [(product.inner, turned)]
+    return _pairs(left) + _pairs(right, turned=True)
 
 
 def _width(product: Product, itemsize: int, columns: int) -> int:
@@ -105,12 +106,12 @@ class Chain:
         self.product = cheapest(network.sizes)
         self._weights = [layer.W.astype(self.dtype, copy=False) for layer in network.layers]
         self._width = _width(self.product, self.dtype.itemsize, columns)
-        self._sandwiches = {}
-        for i in _pairs(self.product):
+        self._sandwiches: dict[int, Sandwich] = {}
+        for i, turned in _pairs(self.product):
             W, U = self._weights[i - 1 : i + 1]
-            self._sandwiches[i, False] = Sandwich(U, W, self._width)
-            # The same, transposed; nothing is made of it until it is used
-            self._sandwiches[i, True] = Sandwich(W.T, U.T, self._width)
+            if turned:
+                U, W = np.ascontiguousarray(W.T), np.ascontiguousarray(U.T)
+            self._sandwiches[i] = Sandwich(U, W, self._width)
 
     @cached_property
     def _affine(self) -> list[tuple[Array, Array]]:
@@ -199,7 +200,7 @@ class Chain:
             out *= _arrays(S[0])[0].T[:, :, None].astype(self.dtype)
             return out
         if not product.numbers:
-            return self._sandwiches[1, False].blocks(S[0], out)
+            return self._sandwiches[1].blocks(S[0], out)
         scratch: dict[Product, Array] = {}
         for k in range(0, B, self._width):
             part = out[k : k + self._width]
@@ -226,7 +227,7 @@ class Chain:
         left, right = product.parts
         s, (r, c), b = S[product.inner - 1], product.shape, S[0].shape[-1]
         if left.is_layer and right.is_layer:
-            sandwich = self._sandwiches[product.inner, turned]
+            sandwich = self._sandwiches[product.inner]
             if turned:
                 made = sandwich.blocks(_turned(s), self._room(scratch, product, b, (c, r)))
                 return made.transpose(0, 2, 1)

@@ -3,12 +3,15 @@
     T[k,i,j] = Σ_h U[i,h] s[h,k] W[h,j]        U (q × m), W (m × n), s (m × B), T (B × q × n)
 
 Where a slope is Diag(d) + Σ_r a_r b_rᵀ, T[k] takes (U a_r)(b_rᵀ W) more: two matrix products for
-all columns, and an update of rank one for each.
+all columns, and a product of two vectors for each. These are written first, and the product with
+Diag(d) is added to them: a BLAS that may overwrite would begin with a pass of zeros.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from importlib import import_module
 from typing import Any, Literal
 
 import numpy as np
@@ -84,24 +87,26 @@ class Sandwich:
         out
             (B, q, n), C-contiguous, of the type of U and W: written and returned.
         """
-        d = S.d if isinstance(S, LowRank) else S
-        d = d.astype(out.dtype, copy=False)
+        multiply: Callable[..., Any] = np.matmul
+        if isinstance(S, LowRank):
+            S = S.astype(out.dtype)
+            lefts, rights = S.A.transpose(0, 2, 1) @ self.U.T, S.B.transpose(0, 2, 1) @ self.W
+            np.multiply(lefts[0][:, :, None], rights[0][:, None, :], out=out)
+            for left, right in zip(lefts[1:], rights[1:], strict=True):
+                add_outer(left, right, out)
+            S, multiply = S.d, _add_matmul
+        S = S.T.astype(out.dtype, copy=False)
         if self.method == "product":
             # T as B × qn is S′ᵀ K: one matrix product for all columns
-            np.matmul(d.T, self._K, out=out.reshape(len(out), -1))
+            multiply(S, self._K, out=out.reshape(len(out), -1))
         elif self.method == "scale U":
-            self._scale_U(np.ascontiguousarray(d.T), out)
+            self._scale_U(np.ascontiguousarray(S), out, multiply)
         else:
-            self._scale_W(np.ascontiguousarray(d.T), out)
-        if isinstance(S, LowRank):
-            for a, b in zip(S.A, S.B, strict=True):
-                left = a.T.astype(out.dtype, copy=False) @ self.U.T
-                right = b.T.astype(out.dtype, copy=False) @ self.W
-                add_outer(left, right, out)
+            self._scale_W(np.ascontiguousarray(S), out, multiply)
         return out
 
     # (U · s_k) stacked over a few columns, (b·q) × m, times W, is those columns' T as (b·q) × n
-    def _scale_U(self, S: Array, out: Array) -> None:  # noqa: N802
+    def _scale_U(self, S: Array, out: Array, multiply: Callable[..., Any]) -> None:  # noqa: N802
         (q, m), n = self.U.shape, self.W.shape[1]
         width = max(1, SLICE_BYTES // (m * q * out.itemsize))
         scaled = np.empty((min(width, len(S)), q, m), out.dtype)
@@ -109,11 +114,11 @@ class Sandwich:
             s = S[k : k + width, None, :]
             b = len(s)
             np.multiply(self.U, s, out=scaled[:b])
-            np.matmul(scaled[:b].reshape(b * q, m), self.W, out=out[k : k + b].reshape(b * q, n))
+            multiply(scaled[:b].reshape(b * q, m), self.W, out=out[k : k + b].reshape(b * q, n))
 
     # U times (s_k · W) of a few columns side by side, m × (b·n), is their T with columns and
     # outputs exchanged; for many outputs and few inputs, where scaling U is the larger work
-    def _scale_W(self, S: Array, out: Array) -> None:  # noqa: N802
+    def _scale_W(self, S: Array, out: Array, multiply: Callable[..., Any]) -> None:  # noqa: N802
         (q, m), n = self.U.shape, self.W.shape[1]
         width = max(1, 4 * SLICE_BYTES // ((m + q) * n * out.itemsize))
         Wt = np.ascontiguousarray(self.W.T)
@@ -123,7 +128,22 @@ class Sandwich:
             b = len(s)
             np.multiply(Wt, s, out=scaled[:b])
             product = self.U @ scaled[:b].reshape(b * n, m).T
-            out[k : k + b] = product.reshape(q, b, n).transpose(1, 0, 2)
+            turned = product.reshape(q, b, n).transpose(1, 0, 2)
+            if multiply is np.matmul:
+                out[k : k + b] = turned
+            else:
+                out[k : k + b] += turned
+
+
+def _add_matmul(A: Array, B: Array, out: Array) -> None:
+    """Add A B to out in one pass over it; B and out are C-contiguous, A or its transpose is."""
+    blas = import_module("scipy.linalg.blas")
+    gemm = blas.sgemm if out.dtype == np.float32 else blas.dgemm
+    # To Fortran they are transposed
+    if A.flags.c_contiguous:
+        gemm(1.0, B.T, A.T, beta=1.0, c=out.T, overwrite_c=True)
+    else:
+        gemm(1.0, B.T, A, beta=1.0, c=out.T, overwrite_c=True, trans_b=True)
 
 
 def add_outer(left: Array, right: Array, out: Array) -> None:
