@@ -12,12 +12,15 @@ import pytest
 import colonnade
 
 FLOORS = {
-    9: ["cli"],
-    8: ["run", "planning"],
-    7: ["rounds", "verify"],
-    6: ["task", "dispatch", "reader", "reference", "inputs"],
-    5: ["store", "clusters", "planner", "progress", "jacobian"],
-    4: ["plan", "columns", "jobfile", "shards", "chain"],
+    12: ["cli"],
+    11: ["run", "planning"],
+    10: ["rounds", "verify"],
+    9: ["task", "inputs"],
+    8: ["slopes", "reader", "dispatch", "reference"],
+    7: ["store", "planner", "tiles"],
+    6: ["products", "clusters", "progress"],
+    5: ["jacobian"],
+    4: ["plan", "columns", "jobfile", "shards", "kernel"],
     3: ["job", "network"],
     2: ["activations", "layout", "npyranges", "weights", "sandwich"],
     1: [

@@ -11,7 +11,7 @@ import pytest
 from colonnade import Network
 from colonnade.activations import ACTIVATIONS, activation
 from colonnade.definitions import DEFINITIONS, sigma, slope_range
-from colonnade.jacobian import Kernel
+from colonnade.kernel import Kernel
 from colonnade.reference import Reference, excess
 from colonnade.rounding import round_mantissa
 from support import make_columns, make_network

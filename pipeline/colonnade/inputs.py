@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from colonnade.columns import Columns, open_columns
-from colonnade.errors import InputError, StoreError, TooLargeError
-from colonnade.jacobian import kernel_bytes, strip_columns, working_dtype
+from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError
 from colonnade.job import Job
+from colonnade.kernel import kernel_bytes, scratch_bytes, slope_numbers, working_dtype
 from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
-from colonnade.plan import Capacity, Plan
+from colonnade.order import cheapest
+from colonnade.plan import Capacity, Plan, Work
 from colonnade.planner import make_plan
 from colonnade.store import InputRecord, input_record
+from colonnade.tiles import STRIP, tile_columns
 from colonnade.urls import is_url, overlap
 
 __all__ = ["Checked", "check_job"]
@@ -36,22 +40,33 @@ class Checked:
             It does not fit a worker's memory, or a store.
         """
         network, output = self.network, self.job.output
-        strip = strip_columns(network, output.dtype)
+        tile = tile_columns(network, output.dtype)
+        x_dtype = np.dtype(self.x.dtype)
         plan = make_plan(
             Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
             products=output.products,
             dtype=output.dtype,
             x_itemsize=self.columns.copies * self.columns.dtype.itemsize,
             x_chunk_columns=self.columns.chunk_columns,
-            working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
-            strip_columns=strip,
+            working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
+            kernel_bytes=kernel_bytes(network, output.dtype, tile, norm="norm" in output.products),
+            strip_columns=STRIP,
             compression=output.compression,
             objects=is_url(output.path) or is_url(self.columns.path),
             capacity=capacity,
             block_size=output.block_size,
             chunk_size=output.chunk_size,
             grid=grid,
+            layout=output.layout,
+            tile_columns=tile,
+            work=Work(
+                order=str(cheapest(network.sizes)),
+                flops=cheapest(network.sizes).flops,
+                forward_flops=2 * sum(layer.W.size for layer in network.layers[:-1]),
+                slope_numbers=slope_numbers(network),
+                scratch_bytes=scratch_bytes(network, output.dtype, tile),
+                has_slopes=network.has_slopes,
+            ),
         )
         if plan.grid.problem:
             raise TooLargeError(
@@ -75,6 +90,7 @@ def check_job(job: Job) -> Checked:
     )
     x = job.input
     columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
+    _refuse_factored(job, network)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
     try:
@@ -92,6 +108,22 @@ def _refuse_overlap(job: Job) -> None:
                 f"output.path {output} and {key} {read} overlap: the output must lie apart from "
                 "what the run reads."
             )
+
+
+def _refuse_factored(job: Job, network: Network) -> None:
+    if job.output.layout == "dense" or network.has_slopes:
+        return
+    mixing = next((s.name for s in network.activations if s.columnwise), None)
+    why = (
+        f"it has {len(network.hidden)} hidden layers"
+        if len(network.hidden) != 1
+        else f"{mixing} mixes the entries of a column, so that its slope is a matrix"
+    )
+    raise NetworkError(
+        "output.layout: factored keeps a vector of slopes a column, of which U Diag(s′) W is made: "
+        "it is for networks with one hidden layer and an elementwise activation. Of this one, "
+        f"{why}. Set output.layout: dense."
+    )
 
 
 def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:

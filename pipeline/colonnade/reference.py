@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from colonnade.definitions import LEAST, sigma, slope_range
-from colonnade.jacobian import working_dtype
+from colonnade.kernel import working_dtype
 from colonnade.network import Network
 
 __all__ = ["Enclosure", "Reference", "excess"]

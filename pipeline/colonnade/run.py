@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import numpy as np
 from distributed.comm.core import CommClosedError
+from numpy.typing import NDArray
 
 from colonnade import clusters
 from colonnade.errors import IncompleteError, StoreError, UsageError
@@ -25,10 +25,10 @@ from colonnade.events import (
     ignore,
 )
 from colonnade.inputs import Checked, check_job
-from colonnade.jacobian import Kernel
 from colonnade.job import Job
 from colonnade.jobfile import JobLike, load_job
 from colonnade.network import Network
+from colonnade.products import PRODUCTS
 from colonnade.rounds import compute
 from colonnade.stopping import Stop, stoppable
 from colonnade.store import Lease, Store, hold, network_record
@@ -280,13 +280,12 @@ def _saved(store: Store, missing: list[int]) -> str:
     )
 
 
-def _final_results(store: Store) -> dict[str, np.ndarray[Any, Any]]:
-    if "mean" not in store.record.job.output.products:
-        return {}
-    network = store.network()
-    kernel = Kernel(network, network.dtype, store.record.job.output.dtype, columns=1)
-    slope_sum = store.read("slope_sum").sum(axis=0)
-    return {"mean": kernel.mean(slope_sum / store.grid.columns)}
+def _final_results(store: Store) -> dict[str, NDArray[Any]]:
+    results: dict[str, NDArray[Any]] = {}
+    for product in (PRODUCTS[name] for name in store.record.job.output.products):
+        if product.made_of is not None:
+            results |= product.final(store.read_parts(product.made_of), store.grid.columns)
+    return results
 
 
 def _incomplete(path: str, failures: list[BlockFailed]) -> IncompleteError:

@@ -7,8 +7,9 @@ is done is asked of the store: a block is done when its shard of each array is t
 from __future__ import annotations
 
 import json
+import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,23 +18,23 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from colonnade.columns import Columns, open_columns
-from colonnade.errors import StoreError, reason, shown
+from colonnade.errors import StoreError, shown
 from colonnade.job import Job
-from colonnade.layout import Grid, Shapes, make_arrays, nonfinite_plan
+from colonnade.layout import ArrayPlan, Grid, Shapes, nonfinite_plan
 from colonnade.locations import Options, storage_texts
 from colonnade.network import Network, array_names
-from colonnade.places import Directory, Objects, Place, place_at
+from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
+from colonnade.products import make_arrays
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
 from colonnade.store.lease import Holder, Lease, hold, holder, release
-from colonnade.store.making import clear_makings, destroy, make, unfinished
+from colonnade.store.making import clear_makings, destroy, make
+from colonnade.store.opening import KEY, REMEDY, check_document, find_group, reasoned
 from colonnade.store.record import (
-    FORMAT,
     InputRecord,
     NetworkRecord,
     Record,
@@ -59,10 +60,8 @@ __all__ = [
     "network_record",
 ]
 
-KEY = "colonnade"
-# Ours take some kilobytes
-_MOST_METADATA = 16 * 2**20
-_REMEDY = "Restore it from a copy, or delete it and run its job again."
+# Of an array that is read some rows at a time
+_PART_BYTES = 64 * 2**20
 
 
 class Store:
@@ -105,77 +104,36 @@ class Store:
         StoreError
             Something else is there.
         """
-        place = place_at(path, storage_texts(storage_options))
-        foreign = f"{path}: this is no store of colonnade"
-        try:
-            names = place.names()
-            if names == set() or (names is not None and _is_unfinished(place, names)):
-                return None
-        except (
-            OSError
-        ) as error:  # a name that is too long, say; an object store that is out of reach
-            if isinstance(place, Directory):
-                raise StoreError(f"{foreign}: {error.strerror}.") from None
-            raise StoreError(f"{path}: this cannot be read: {error} (output.path).") from error
-        if names is None:
-            raise StoreError(f"{foreign}, but a file.")
-        try:
-            _check_document(place)
-            group = zarr.open_group(place.zarr(), mode="r+", use_consolidated=False)
-            attributes = group.attrs.asdict()
-        # zarr raises whatever damaged metadata happens to break
-        except Exception as error:
-            raise StoreError(f"{foreign}: {_reason(error)}.") from error
-        if KEY not in attributes:
-            raise StoreError(f"{foreign}: the Zarr group there has no attribute {KEY!r}.")
-        made = attributes[KEY]
-        if isinstance(made, Mapping) and made.get("format") != FORMAT:
-            raise StoreError(
-                f"{path}: the store has format {shown(repr(made.get('format')))}; this version of "
-                f"colonnade reads format {FORMAT}."
-            )
-        try:
-            record = Record.model_validate(made)
-        except ValidationError as error:
-            where = ", ".join(
-                shown(
-                    f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}", 200
-                )
-                for e in error.errors()[:5]
-            )
-            raise StoreError(
-                f"{path}: the store's attribute {KEY!r} is damaged: {where}. {_REMEDY}"
-            ) from error
-        store = cls(place, group, record)
+        found = find_group(path, storage_options)
+        if found is None:
+            return None
+        store = cls(*found)
         store._check()
         return store
 
     def _check(self) -> None:
         """Refuse arrays that are not those of which the store's record tells."""
-        record, output = self.record, self.record.job.output
-        network = record.network
-        shapes = Shapes(record.grid.columns, network.inputs, sum(network.hidden), network.outputs)
-        plans = make_arrays(shapes, output.products, output.dtype, record.grid)
+        record, output, plans = self.record, self.record.job.output, self.plans
         damaged = f"{self.path}: the store's attribute {KEY!r} is damaged"
         if record.input.columns != record.grid.columns:
-            raise StoreError(f"{damaged}: input.columns are not grid.columns. {_REMEDY}")
+            raise StoreError(f"{damaged}: input.columns are not grid.columns. {REMEDY}")
         if record.arrays != tuple(plan.name for plan in plans if plan.per_block):
-            raise StoreError(f"{damaged}: arrays are not those of its products. {_REMEDY}")
+            raise StoreError(f"{damaged}: arrays are not those of its products. {REMEDY}")
         dtype = "float64" if self._array("W1").dtype == np.float64 else "float32"
         for plan in (
             *plans,
             nonfinite_plan(record.grid),
-            *arrays.weights_plans(network.sizes, dtype),
+            *arrays.weights_plans(record.network.sizes, dtype),
         ):
             array = self._array(plan.name)
             try:
                 problem = arrays.disagreement(array, plan, output)
             except NotImplementedError as error:  # of chunks in no regular grid
-                problem = _reason(error)
+                problem = reasoned(error)
             if problem:
                 raise StoreError(
                     f"{self.path}: the store is damaged: its array {plan.name} "
-                    f"{shown(problem, 300)}, as its attribute {KEY!r} tells. {_REMEDY}"
+                    f"{shown(problem, 300)}, as its attribute {KEY!r} tells. {REMEDY}"
                 )
 
     @classmethod
@@ -218,9 +176,9 @@ class Store:
         def fill(store: Any) -> None:
             group = zarr.create_group(store, attributes={KEY: record.model_dump(mode="json")})
             for array in (*plan.arrays, nonfinite_plan(plan.grid)):
-                arrays.create(group, array, job.output)
+                arrays.create(group, array, job.output, network)
             for array in arrays.weights_plans(network.sizes, network.dtype.name):
-                arrays.create_weights(group, array, network.arrays[array.name])
+                arrays.create_weights(group, array, network)
 
         try:
             make(place, record.id, fill, None if old is None else old.is_current, run)
@@ -230,7 +188,19 @@ class Store:
                 release(place, run)
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
+            raise StoreError(f"{place}: the store cannot be made: {reasoned(error)}.") from error
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of what it holds."""
+        network = self.record.network
+        return Shapes(self.grid.columns, network.inputs, sum(network.hidden), network.outputs)
+
+    @property
+    def plans(self) -> tuple[ArrayPlan, ...]:
+        """Its arrays that a run makes, as its record tells."""
+        output = self.record.job.output
+        return make_arrays(self.shapes, output.products, output.dtype, self.grid, output.layout)
 
     @property
     def grid(self) -> Grid:
@@ -263,7 +233,7 @@ class Store:
 
     def is_whole(self) -> bool:
         """Whether the store says that it is complete, and what `finish` wrote is there."""
-        finals = set(self.record.job.output.products) - set(self.record.arrays)
+        finals = [plan.name for plan in self.plans if not plan.per_block]
         there = all(arrays.present(self._array(name)) for name in finals)
         return self.record.state == "complete" and there
 
@@ -294,13 +264,17 @@ class Store:
         """Blocks in which columns of X are not finite."""
         return arrays.present(self._array("nonfinite"))
 
+    def count(self, block: int) -> int:
+        """Count the columns of X in a block that are not finite."""
+        return int(self.read_rows("nonfinite", block, block + 1)[0])
+
     def nonfinite(self) -> int:
         """Count the columns of X that are not finite, in the blocks that have been written."""
         try:
             return arrays.total(self._array("nonfinite"))
         except ValueError as error:
             raise StoreError(
-                f"{self.path}: the store's array nonfinite is damaged: {_reason(error)}. "
+                f"{self.path}: the store's array nonfinite is damaged: {reasoned(error)}. "
                 "colonnade run --repair JOB computes it again."
             ) from error
 
@@ -329,6 +303,15 @@ class Store:
         """Read rows of an array; ValueError where what is stored is not what was written."""
         return arrays.read(self._array(name), start, stop)
 
+    def read_parts(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read an array in whole shards, some at a time, from its first row to its last."""
+        array = self._array(name)
+        rows = (array.shards or array.chunks)[0]
+        row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+        step = max(1, _PART_BYTES // (rows * row_bytes)) * rows
+        for start in range(0, array.shape[0], step):
+            yield self.read_rows(name, start, min(start + step, array.shape[0]))
+
     def chunks(self, name: str, block: int) -> list[tuple[int, int]]:
         """First row, and the one after the last, of each chunk of a block's shard of an array.
 
@@ -343,15 +326,14 @@ class Store:
 
     def check_metadata(self) -> None:
         """Raise StoreError where the arrays' metadata cannot be read, or is not this store's."""
-        for name, shape in self.record.shapes().items():
-            array = self._array(name)
-            rows = (array.shards or array.chunks)[0]
-            expected = {"mean": shape[0], "slope_sum": 1}.get(name, self.grid.block_columns)
-            if array.shape != shape or rows != expected:
+        for plan in self.plans:
+            array = self._array(plan.name)
+            shards = array.shards or array.chunks
+            if array.shape != plan.shape or shards != plan.shards:
                 raise StoreError(
-                    f"{self.path}: the metadata of the array {name!r} is damaged: its shape is "
-                    f"{array.shape} in shards of {rows}, and must be {shape} in shards of "
-                    f"{expected}."
+                    f"{self.path}: the metadata of the array {plan.name!r} is damaged: its shape "
+                    f"is {array.shape} in shards of {shards}, and must be {plan.shape} in shards "
+                    f"of {plan.shards}."
                 )
 
     def discard(self, block: int) -> None:
@@ -377,7 +359,7 @@ class Store:
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
-            self._array(name)[...] = result
+            self._array(name)[...] = np.asarray(result).astype(self._array(name).dtype)
         for name in {*self.record.arrays, *results, *self.weights, "nonfinite"}:
             arrays.clear_orphans(self._array(name))
         clear_makings(self.place)
@@ -386,15 +368,15 @@ class Store:
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
             try:
-                _check_document(self.place, name)
+                check_document(self.place, name)
                 array = self._group.get(name)
             # zarr raises whatever damaged metadata happens to break
             except Exception as error:
                 raise StoreError(
-                    f"{self.path}: the store's array {name} is damaged: {_reason(error)}. {_REMEDY}"
+                    f"{self.path}: the store's array {name} is damaged: {reasoned(error)}. {REMEDY}"
                 ) from error
             if not isinstance(array, zarr.Array):
-                raise StoreError(f"{self.path}: the store has no array {name!r}. {_REMEDY}")
+                raise StoreError(f"{self.path}: the store has no array {name!r}. {REMEDY}")
             # Else a block of zeros (saturated slopes) would leave no key, and never be done
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
@@ -406,18 +388,5 @@ class Store:
         self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
 
 
-def _check_document(place: Place, node: str = "") -> None:
-    """Raise ValueError where reading a node's metadata would take for ever, or all memory."""
-    place.check(f"{node}/zarr.json".lstrip("/"), _MOST_METADATA)
-
-
-def _is_unfinished(place: Place, names: set[str]) -> bool:
-    return "zarr.json" not in names and unfinished(place)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _reason(error: Exception) -> str:
-    return reason(error).rstrip(".")

@@ -17,7 +17,9 @@ from zarr.storage import ObjectStore
 from colonnade.errors import ColonnadeError
 from colonnade.job import OutputSettings
 from colonnade.layout import ArrayPlan
+from colonnade.network import Network
 from colonnade.shards import ShardBuffer, ShardLayout
+from colonnade.store.attributes import attributes
 
 __all__ = [
     "check_index",
@@ -35,33 +37,6 @@ __all__ = [
     "write",
 ]
 
-_Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
-_ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "jacobian": {
-        "long_name": "Jacobian of the network's outputs with respect to its inputs, at each column",
-        "formula": f"jacobian[k,i,j] = ∂y_i/∂x_j = Σ_h W2[i,h] σ′(z[h,k]) W1[h,j], z[h,k] = {_Z}",
-    },
-    "value": {
-        "long_name": "output of the network at each column",
-        "formula": f"value[k,i] = y_i = Σ_h W2[i,h] σ(z[h,k]) + b2[i], z[h,k] = {_Z}",
-    },
-    "norm": {
-        "long_name": "Frobenius norm of the Jacobian at each column",
-        "formula": "norm[k] = sqrt(Σ_ij jacobian[k,i,j]²)",
-    },
-    "mean": {
-        "long_name": "mean of the Jacobian over all columns",
-        "formula": "mean[i,j] = Σ_k jacobian[k,i,j] / p = Σ_h W2[i,h] (Σ_k σ′(z[h,k]) / p) W1[h,j]",
-    },
-    "slope_sum": {
-        "long_name": "sum of the slopes over the columns of each block",
-        "formula": f"slope_sum[b,h] = Σ_(k in block b) σ′(z[h,k]), z[h,k] = {_Z}",
-    },
-    "nonfinite": {
-        "long_name": "number of columns of X that are not finite in each block that is done",
-        "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
-    },
-}
 _WEIGHTS = re.compile("([Wb])([1-9][0-9]*)")
 
 
@@ -69,12 +44,12 @@ _WEIGHTS = re.compile("([Wb])([1-9][0-9]*)")
 _PARTIAL = ".partial"
 
 
-def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
+def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings, network: Network) -> None:
     """Create an array as it is planned, with a checksum behind every chunk."""
     compressors: list[Any] = [Crc32cCodec()]
-    attributes = dict(_ATTRIBUTES[plan.name])
+    said = attributes(plan.name, network)
     if plan.name == "jacobian" and output.significant_bits is not None:
-        attributes["significant_bits"] = output.significant_bits
+        said["significant_bits"] = output.significant_bits
     if output.compression != "none" and plan.per_block:
         # Bits of one weight side by side: exponents repeat, and so do mantissas that are rounded
         compressors.insert(0, BloscCodec(cname=output.compression, clevel=5, shuffle="bitshuffle"))
@@ -90,14 +65,13 @@ def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
         # One directory an array: listing what is done is one scan, however many blocks there are
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=plan.dimensions,
-        attributes=attributes,
+        attributes=said,
     )
 
 
-def create_weights(group: zarr.Group, plan: ArrayPlan, values: NDArray[Any]) -> None:
+def create_weights(group: zarr.Group, plan: ArrayPlan, network: Network) -> None:
     """Write one of the weights, in one chunk."""
-    letter, layer = plan.name[0], plan.name[1:]
-    what = "weights" if letter == "W" else "bias"
+    values = network.arrays[plan.name]
     array = group.create_array(
         plan.name,
         shape=values.shape,
@@ -107,7 +81,7 @@ def create_weights(group: zarr.Group, plan: ArrayPlan, values: NDArray[Any]) -> 
         filters=None,
         fill_value=np.nan,
         dimension_names=plan.dimensions,
-        attributes={"long_name": f"{what} of layer {layer}, from the input on"},
+        attributes=attributes(plan.name, network),
     )
     array[...] = values
 
@@ -133,7 +107,7 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
         "shape": (array.shape, plan.shape),
         "shards": (array.shards or array.chunks, plan.shards),
         "chunks": (array.chunks, plan.chunks),
-        "dimensions": (metadata.dimension_names, plan.dimensions),
+        "dimensions": (metadata.dimension_names or (), plan.dimensions),
         "type": (str(array.dtype), plan.dtype),
         "fill value": (str(array.fill_value), str(plan.fill_value)),
     }
@@ -169,8 +143,13 @@ def write(array: zarr.Array[Any], block: int, buffer: ShardBuffer) -> int:
 
 
 def present(array: zarr.Array[Any]) -> set[int]:
-    """Find the blocks whose shard of an array is there: one listing of its keys."""
+    """Find the blocks whose shard of an array is there: one listing of its keys.
+
+    The only number of an array without dimensions counts as block 0.
+    """
     keys = zarr.core.sync.sync(_list(array))
+    if not array.shape:
+        return {0} if "c" in keys else set()
     shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
     name = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
     found = (int(match[1]) for match in map(name.fullmatch, keys) if match)

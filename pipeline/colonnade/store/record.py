@@ -123,20 +123,6 @@ class Record(BaseModel):
     nonfinite: Annotated[int, Field(ge=0)] | None = None
     versions: dict[str, str]
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes that the arrays must have, by name."""
-        p, n, m, q = (
-            self.grid.columns, self.network.inputs, sum(self.network.hidden), self.network.outputs
-        )  # fmt: skip
-        known = {
-            "jacobian": (p, q, n),
-            "value": (p, q),
-            "norm": (p,),
-            "mean": (q, n),
-            "slope_sum": (self.grid.blocks, m),
-        }
-        return {name: known[name] for name in {*self.job.output.products, *self.arrays}}
-
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs from the store's; the cluster does not count."""
         found = []

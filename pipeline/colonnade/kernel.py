@@ -1,13 +1,17 @@
-"""Jacobian blocks of a network of any depth: J_k = W_L D_(L−1) W_(L−1) … D_1 W_1.
+"""The kernel: Jacobian blocks of a network of any depth, J_k = W_L D_(L−1) W_(L−1) … D_1 W_1.
 
 D_l is σ′ of hidden layer l at column k: diagonal, or diagonal plus low rank where σ mixes the
 entries of a column. The order of the products is `order`'s; products of a few columns at a time
 stay in cache, and the last one is written where it is to be. With one hidden layer all of it is one
 `Sandwich` for all columns.
+
+All numbers of the D of a column are kept as a column of S, (s, B). Of one hidden layer and an
+elementwise σ they are the slopes S′ = σ′(Z), and s = m.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +23,14 @@ from colonnade.network import Network
 from colonnade.order import Product, cheapest
 from colonnade.sandwich import PIECE_BYTES, Sandwich, add_outer, sandwich_bytes
 
-__all__ = ["Chain", "chain_bytes", "result_dtype", "slope_numbers", "working_dtype"]
+__all__ = [
+    "Kernel",
+    "kernel_bytes",
+    "result_dtype",
+    "scratch_bytes",
+    "slope_numbers",
+    "working_dtype",
+]
 
 # Bytes of all products of some columns: they stay in a core's share of the third-level cache
 _SLICE_BYTES = 4 * 2**20
@@ -37,25 +48,45 @@ def working_dtype(network: Network, x_dtype: DTypeLike, dtype: DTypeLike) -> np.
     return np.result_type(result_dtype(network, x_dtype), np.dtype(dtype))
 
 
-def slope_numbers(network: Network) -> int:
-    """Count the numbers that σ′ of all hidden layers has at a column."""
-    count = 0
+def _ranks(network: Network) -> tuple[tuple[int, int | None], ...]:
+    """Hidden units of each hidden layer, and the rank r of its `LowRank` slopes, if it has any."""
+    found = []
     for sigma, m in zip(network.activations, network.hidden, strict=True):
         slope = sigma.slope(np.linspace(-1, 1, m)[:, None]) if sigma.columnwise else None
-        count += m if slope is None else sum(part.size for part in slope)
-    return count
+        found.append((m, len(slope.A) if isinstance(slope, LowRank) else None))
+    # The slope of the identity, where there is no other
+    return tuple(found) or ((1, None),)
 
 
-def chain_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
-    """Bytes that a `Chain` keeps between blocks, shared by a process's threads."""
+def slope_numbers(network: Network) -> int:
+    """Count the numbers that the D of a column have."""
+    return sum(m * (1 + 2 * (rank or 0)) for m, rank in _ranks(network))
+
+
+def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, norm: bool = False) -> int:
+    """Bytes that a `Kernel` keeps between blocks, shared by a process's threads.
+
+    Parameters
+    ----------
+    columns
+        As for `Kernel`.
+    norm
+        Whether norms are asked for: an m × m matrix, and another one while it is made, where they
+        are of slopes.
+    """
     sizes, itemsize = network.sizes, np.dtype(dtype).itemsize
     weights = sum(layer.W.size for layer in network.layers)
     kept = weights * network.dtype.itemsize
-    # Of the working type: the first layer with its bias as a column more, and the inner ones
-    first, *inner = network.layers[:-1] or network.layers
-    kept += (first.W.size + first.b.size) * np.result_type(network.dtype, dtype).itemsize
+    # The first layer with its bias as a column more, in the working type
+    first = network.layers[0]
+    working = np.result_type(network.dtype, dtype)
+    kept += (first.W.size + first.b.size) * working.itemsize
     if network.dtype != dtype:
-        kept += (weights + sum(layer.W.size for layer in inner)) * itemsize
+        inner = sum(layer.W.size for layer in network.layers[1:-1])
+        kept += weights * itemsize + (network.dtype != working) * inner * working.itemsize
+    if norm and network.has_slopes:
+        n, m, q = sizes
+        kept += (2 * m * m + m * (n + q)) * 8
     product = cheapest(sizes)
     width = _width(product, itemsize, columns)
     for i, turned in _pairs(product):
@@ -63,6 +94,12 @@ def chain_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
         n, q = (q, n) if turned else (n, q)
         kept += sandwich_bytes(q, m, n, itemsize, width) + turned * m * (n + q) * itemsize
     return kept
+
+
+def scratch_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
+    """Bytes that a thread takes for products on the way to a block."""
+    product, itemsize = cheapest(network.sizes), np.dtype(dtype).itemsize
+    return product.numbers * itemsize * _width(product, itemsize, columns)
 
 
 def _pairs(product: Product, *, turned: bool = False) -> list[tuple[int, bool]]:
@@ -82,7 +119,7 @@ def _width(product: Product, itemsize: int, columns: int) -> int:
     return max(1, min(columns, _SLICE_BYTES // (product.numbers * itemsize)))
 
 
-class Chain:
+class Kernel:
     """What a process prepares once to compute any number of blocks of one network.
 
     Parameters
@@ -104,6 +141,7 @@ class Chain:
         self.dtype = np.dtype(dtype)
         self.working_dtype = working_dtype(network, x_dtype, dtype)
         self.product = cheapest(network.sizes)
+        self._ranks = _ranks(network)
         self._weights = [layer.W.astype(self.dtype, copy=False) for layer in network.layers]
         self._width = _width(self.product, self.dtype.itemsize, columns)
         self._sandwiches: dict[int, Sandwich] = {}
@@ -112,6 +150,11 @@ class Chain:
             if turned:
                 U, W = np.ascontiguousarray(W.T), np.ascontiguousarray(U.T)
             self._sandwiches[i] = Sandwich(U, W, self._width)
+
+    @property
+    def numbers(self) -> int:
+        """Numbers that the D of a column have: the rows of S."""
+        return sum(m * (1 + 2 * (rank or 0)) for m, rank in self._ranks)
 
     @cached_property
     def _affine(self) -> list[tuple[Array, Array]]:
@@ -124,23 +167,18 @@ class Chain:
     def _Wb(self) -> Array:  # noqa: N802
         return np.column_stack(self.network.layers[0]).astype(self.working_dtype, copy=False)
 
-    def preactivation(self, X: NDArray[Any]) -> Array:
-        """Z = W X + b 1ᵀ of the first layer: X (n, B) gives (m, B) in the working dtype."""
-        # [W b] [X; 1]: one pass over Z less than adding b to W X
-        bordered = np.empty((X.shape[0] + 1, X.shape[1]), self.working_dtype)
-        bordered[:-1] = X
-        bordered[-1] = 1
-        Z: Array = self._Wb @ bordered
-        return Z
-
     def value(self, X: NDArray[Any]) -> Array:
         """Y, (q, B) in the dtype of the results, of X (n, B)."""
-        values = np.empty((X.shape[1], self.network.q), self.dtype)
-        self.slopes(X, values)
-        return values.T
+        Y = np.empty((self.network.q, X.shape[1]), self.dtype)
+        for piece, Z in self._pieces(X):
+            H = Z
+            for i, sigma in enumerate(self.network.activations, start=1):
+                H = self._layer(i, sigma.value(H))
+            Y[:, piece] = H
+        return Y
 
-    def slopes(self, X: NDArray[Any], values: NDArray[Any] | None = None) -> list[Slope]:
-        """σ′ of each hidden layer at the columns of X (n, B), piece by piece.
+    def slopes(self, X: NDArray[Any], values: NDArray[Any] | None = None) -> Array:
+        """S, the numbers of the D of each column of X (n, B), piece by piece.
 
         Parameters
         ----------
@@ -149,67 +187,89 @@ class Chain:
 
         Returns
         -------
-        (m, B) for each hidden layer, or a `LowRank`; in the working dtype. Of a network without
-        hidden layers, the slope of the identity.
+        (s, B) in the working dtype; of a network without hidden layers, ones.
         """
-        B = X.shape[1]
+        S = np.empty((self.numbers, X.shape[1]), self.working_dtype)
+        activations = self.network.activations
+        for piece, first in self._pieces(X):
+            Z, row = first, 0
+            if not activations:
+                # NaN in X is NaN in the block, though that does not depend on it
+                S[:, piece] = np.where(np.isnan(Z).any(axis=0), np.nan, 1)
+            for i, sigma in enumerate(activations, start=1):
+                slope = sigma.slope(Z)
+                for part in slope if isinstance(slope, LowRank) else (slope,):
+                    rows = part.reshape(-1, Z.shape[1])
+                    S[row : row + len(rows), piece] = rows
+                    row += len(rows)
+                if i < len(activations) or values is not None:
+                    Z = self._layer(i, sigma.value(Z))
+            if values is not None:
+                values[piece] = Z.T
+        return S
+
+    def _pieces(self, X: NDArray[Any]) -> Iterator[tuple[slice, Array]]:
+        """Yield the first layer's Z of some columns, and which these are."""
         widest = max(self.network.hidden, default=1)
         width = max(_PIECE_COLUMNS, PIECE_BYTES // (widest * self.working_dtype.itemsize))
-        S: list[Slope] = []
-        for k in range(0, B, width):
-            found = self._piece(
-                X[:, k : k + width], None if values is None else values[k : k + width]
-            )
-            if width >= B:
-                return found
-            S = S or [_empty(slope, B) for slope in found]
-            for whole, slope in zip(S, found, strict=True):
-                for part, piece in zip(_arrays(whole), _arrays(slope), strict=True):
-                    part[..., k : k + width] = piece
-        return S or self._piece(X, values)
+        for k in range(0, X.shape[1], width):
+            piece = slice(k, min(k + width, X.shape[1]))
+            yield piece, self._first(X[:, piece])
 
-    def _piece(self, X: NDArray[Any], values: NDArray[Any] | None) -> list[Slope]:
-        S: list[Slope] = []
-        Z, activations = self.preactivation(X), self.network.activations
-        for i, sigma in enumerate(activations, start=1):
-            S.append(sigma.slope(Z))
-            if i < len(activations) or values is not None:
-                W, b = self._affine[i]
-                Z = W @ sigma.value(Z)
-                Z += b
-        if values is not None:
-            values[...] = Z.T
-        # NaN in a column of X is NaN in its block, though the block does not depend on it
-        return S or [np.where(np.isnan(Z).any(axis=0), np.nan, Z.dtype.type(1))[None]]
+    def _first(self, X: NDArray[Any]) -> Array:
+        # [W b] [X; 1]: one pass over Z less than adding b to W X
+        bordered = np.empty((X.shape[0] + 1, X.shape[1]), self.working_dtype)
+        bordered[:-1] = X
+        bordered[-1] = 1
+        Z: Array = self._Wb @ bordered
+        return Z
 
-    def blocks(self, S: list[Slope], out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def _layer(self, i: int, H: Array) -> Array:
+        W, b = self._affine[i]
+        Z: Array = W @ H
+        Z += b
+        return Z
+
+    def blocks(self, S: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
         """T[k] = W_L D_(L−1) W_(L−1) … D_1 W_1 at every column of S.
 
         Parameters
         ----------
         S
-            As `slopes` gives it, of B columns.
+            (s, B), as `slopes` gives it.
         out
             (B, q, n), C-contiguous, of this kernel's dtype: written and returned.
         """
-        B, product = S[0].shape[-1], self.product
+        B, product = S.shape[1], self.product
         if out is None:
             out = np.empty((B, *product.shape), self.dtype)
         if product.is_layer:
             out[...] = self._weights[0]
-            out *= _arrays(S[0])[0].T[:, :, None].astype(self.dtype)
-            return out
-        if not product.numbers:
-            return self._sandwiches[1].blocks(S[0], out)
-        scratch: dict[Product, Array] = {}
-        for k in range(0, B, self._width):
-            part = out[k : k + self._width]
-            stop = k + len(part)
-            some = [_columns(slope, k, stop).astype(self.dtype) for slope in S]
-            made = self._made(product, some, scratch, part)
-            if made is not part:
-                part[...] = made
+            out *= S.T[:, :, None].astype(self.dtype, copy=False)
+        elif not product.numbers:
+            self._sandwiches[1].blocks(self._split(S)[0], out)
+        else:
+            scratch: dict[Product, Array] = {}
+            for k in range(0, B, self._width):
+                part = out[k : k + self._width]
+                made = self._made(product, self._split(S[:, k : k + len(part)]), scratch, part)
+                if made is not part:
+                    part[...] = made
         return out
+
+    def _split(self, S: NDArray[Any]) -> list[Slope]:
+        """Take the D of each hidden layer out of S."""
+        slopes: list[Slope] = []
+        S, row = S.astype(self.dtype, copy=False), 0
+        for m, rank in self._ranks:
+            d, row = S[row : row + m], row + m
+            if rank is None:
+                slopes.append(d)
+                continue
+            A, B = S[row : row + 2 * rank * m].reshape(2, rank, m, -1)
+            slopes.append(LowRank(d, A, B))
+            row += 2 * rank * m
+        return slopes
 
     def _made(
         self,
@@ -276,16 +336,3 @@ def _scale(P: Array, s: Slope) -> None:
 def _turned(s: Slope) -> Slope:
     """D_kᵀ."""
     return LowRank(s.d, s.B, s.A) if isinstance(s, LowRank) else s
-
-
-def _arrays(s: Slope) -> tuple[Array, ...]:
-    return tuple(s) if isinstance(s, LowRank) else (s,)
-
-
-def _columns(s: Slope, start: int, stop: int) -> Slope:
-    return s.columns(start, stop) if isinstance(s, LowRank) else s[:, start:stop]
-
-
-def _empty(like: Slope, B: int) -> Slope:
-    made = [np.empty((*part.shape[:-1], B), part.dtype) for part in _arrays(like)]
-    return LowRank(*made) if isinstance(like, LowRank) else made[0]
