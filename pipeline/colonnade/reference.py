@@ -28,12 +28,22 @@ from colonnade.definitions import LEAST, sigma, slope_range
 from colonnade.kernel import working_dtype
 from colonnade.network import Network
 
-__all__ = ["Enclosure", "Reference", "excess"]
+__all__ = [
+    "FORMULAS",
+    "U64",
+    "Array",
+    "Enclosure",
+    "Reference",
+    "anything",
+    "excess",
+    "unit",
+    "within",
+]
 
 Array = NDArray[np.float64]
 
-_FORMULAS = 128
-_U64 = 2.0**-53
+FORMULAS = 128
+U64 = 2.0**-53
 
 
 class Enclosure(NamedTuple):
@@ -114,7 +124,7 @@ class Reference:
         if np.isinf(units.slope.radius).any():
             q, n = self._U.shape[0], self._W.shape[1]
             shapes = {"jacobian": (q, n), "value": (q,), "norm": ()}
-            return {name: _anything(shape) for name, shape in shapes.items()}
+            return {name: anything(shape) for name, shape in shapes.items()}
         with np.errstate(all="ignore"):
             jacobian, exact = self._jacobian(units)
             return {
@@ -128,7 +138,7 @@ class Reference:
         slope = self._units(X).slope
         terms = np.abs(slope.centre) + slope.radius
         with np.errstate(all="ignore"):
-            rounding = (X.shape[1] + 8) * _U64 * terms.sum(axis=1)
+            rounding = (X.shape[1] + 8) * U64 * terms.sum(axis=1)
             return Enclosure(slope.centre.sum(axis=1), slope.radius.sum(axis=1) + rounding)
 
     def mean(self, total: Array, terms: Array, blocks: int, p: int) -> Enclosure:
@@ -145,17 +155,17 @@ class Reference:
         with np.errstate(all="ignore"):
             mean = self._U @ ((total / p)[:, None] * self._W)
             size = (np.abs(self._U) * (terms / p)) @ np.abs(self._W)
-            radius = 2 * (blocks + m + 8) * _U64 * size + self._rounded(size)
-        return Enclosure(mean, self._within(radius, size, self._stored))
+            radius = 2 * (blocks + m + 8) * U64 * size + self._rounded(size)
+        return Enclosure(mean, within(radius, size, self._stored))
 
     def _units(self, X: NDArray[Any]) -> _Units:
         n = self._shape[0]
         X = X.astype(np.float64)
-        u = _unit(self._working)
+        u = unit(self._working)
         with np.errstate(all="ignore"):
             z = self._W @ X + self._b[:, None]
             size = np.abs(self._W) @ np.abs(X) + np.abs(self._b)[:, None]
-            delta = (n + 2) * (u + _U64) * size + _FORMULAS * u * np.abs(z)
+            delta = (n + 2) * (u + U64) * size + FORMULAS * u * np.abs(z)
             delta += 4 * (n + 1) * float(self._working.tiny)
             known = size < float(self._working.max) / 4
         z, delta = np.where(known, z, 0.0), np.where(known, delta, 0.0)
@@ -163,7 +173,7 @@ class Reference:
             self._activation.name, self._activation.parameters, z - delta, z + delta
         )
         centre, radius = (low + high) / 2, (high - low) / 2
-        radius += _FORMULAS * u * np.maximum(np.abs(low), np.abs(high)) + self._least
+        radius += FORMULAS * u * np.maximum(np.abs(low), np.abs(high)) + self._least
         # NaN in X is NaN in every unit; one that comes of infinities may be so in some order only
         nan = np.isnan(X).any(axis=0)
         z, centre = np.where(nan, np.nan, z), np.where(nan, np.nan, centre)
@@ -176,27 +186,27 @@ class Reference:
         U, W = np.abs(self._U), np.abs(self._W)
         block = self._U @ (s[:, None] * self._W)
         size = (U * (np.abs(s) + r)) @ W
-        exact = (U * r) @ W + (m + 8) * _U64 * size
+        exact = (U * r) @ W + (m + 8) * U64 * size
         least = 4 * float(self._stored.tiny) * m * self._largest * (1 + np.max(np.abs(s) + r))
-        radius = exact + (m + 8) * _unit(self._stored) * size + least
+        radius = exact + (m + 8) * unit(self._stored) * size + least
         radius += self._cut * (np.abs(block) + radius)
         largest = m * self._largest * (1 + np.max(np.abs(s) + r))
-        return Enclosure(block, self._within(radius, largest, self._stored)), exact
+        return Enclosure(block, within(radius, largest, self._stored)), exact
 
     def _value(self, units: _Units) -> Enclosure:
         m = self._shape[1]
         z, delta = units.z[:, 0], units.delta[:, 0]
         centre, radius = (part[:, 0] for part in units.slope)
-        u = _unit(self._working)
+        u = unit(self._working)
         value = sigma(self._activation.name, self._activation.parameters, z)
         value = np.where(np.isnan(z), np.nan, value)
         # σ is continuous: over δ it moves by no more than its largest slope there takes it
-        r = delta * (np.abs(centre) + radius) + _FORMULAS * u * np.abs(value) + self._least
+        r = delta * (np.abs(centre) + radius) + FORMULAS * u * np.abs(value) + self._least
         U, c = np.abs(self._U), np.abs(self._c)
         size = U @ (np.abs(value) + r) + c
-        bound = U @ r + (m + 4) * (u + _U64) * size + self._rounded(size)
+        bound = U @ r + (m + 4) * (u + U64) * size + self._rounded(size)
         bound += 4 * float(self._working.tiny) * m * self._largest
-        return Enclosure(self._U @ value + self._c, self._within(bound, size, self._stored))
+        return Enclosure(self._U @ value + self._c, within(bound, size, self._stored))
 
     def _norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
         """‖J‖² is summed as sᵀ[(UᵀU) ∘ (WWᵀ)]s, whose terms' absolute values add up to ‖size‖²."""
@@ -204,27 +214,29 @@ class Reference:
         s = np.abs(units.slope.centre[:, 0]) + units.slope.radius[:, 0]
         size = np.linalg.norm((np.abs(self._U) * s) @ np.abs(self._W))
         norm = np.linalg.norm(block.centre)
-        square = (2 * m + n + q + 16) * _U64 * size**2 + m**2 * float(np.finfo(np.float64).tiny)
+        square = (2 * m + n + q + 16) * U64 * size**2 + m**2 * float(np.finfo(np.float64).tiny)
         # |√(a + e) − √a| is at most √|e|, and at most |e|/√a
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
         bound = np.linalg.norm(exact) + root + self._rounded(norm)
         largest = m**2 * self._largest**2 * q * n * max(1.0, float(np.max(s))) ** 2
-        bound = self._within(np.asarray(bound), size, self._stored)
-        return Enclosure(np.asarray(norm), self._within(bound, largest, np.finfo(np.float64)))
+        bound = within(np.asarray(bound), size, self._stored)
+        return Enclosure(np.asarray(norm), within(bound, largest, np.finfo(np.float64)))
 
     def _rounded(self, size: Any) -> Any:
-        return _unit(self._stored) * np.abs(size) * 2 + 4 * float(self._stored.tiny)
-
-    @staticmethod
-    def _within(radius: Array, size: Any, kind: np.finfo[Any]) -> Array:
-        """Allow anything where numbers of this size may leave the range."""
-        inside: Array = np.where(np.asarray(size) >= float(kind.max) / 4, np.inf, radius)
-        return inside
+        return unit(self._stored) * np.abs(size) * 2 + 4 * float(self._stored.tiny)
 
 
-def _anything(shape: tuple[int, ...]) -> Enclosure:
+def within(radius: Array, size: Any, kind: np.finfo[Any]) -> Array:
+    """Allow anything where numbers of this size may leave the range."""
+    inside: Array = np.where(np.asarray(size) >= float(kind.max) / 4, np.inf, radius)
+    return inside
+
+
+def anything(shape: tuple[int, ...]) -> Enclosure:
+    """Allow any numbers."""
     return Enclosure(np.zeros(shape), np.full(shape, np.inf))
 
 
-def _unit(kind: np.finfo[Any]) -> float:
+def unit(kind: np.finfo[Any]) -> float:
+    """Roundoff of a type."""
     return float(kind.eps) / 2

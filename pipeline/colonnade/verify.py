@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
+from colonnade.deepreference import DeepReference, make_reference
 from colonnade.errors import InputError, NetworkError, StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
 from colonnade.locations import Options
@@ -145,7 +146,7 @@ class _Checks:
     refused: str | None = None
     _counted: set[int] = field(default_factory=set)
     _X: Columns | None = None
-    _reference: Reference | None = None
+    _reference: Reference | DeepReference | None = None
     _slopes_left: int = _SLOPES
     # Σ_b of the slope sums and of their absolute values
     _total: Any = 0.0
@@ -174,7 +175,7 @@ class _Checks:
             self._X = X
             output = record.job.output
             bits = output.significant_bits
-            self._reference = Reference(network, X.dtype, output.dtype, bits)
+            self._reference = make_reference(network, X.dtype, output.dtype, bits)
 
     def block(self, block: int) -> None:
         """Read a block's shards, and compare its columns that were chosen."""
