@@ -45,6 +45,7 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
         capacity=Capacity(1, 1, None),
         block_size=output.block_size,
         chunk_size=output.chunk_size,
+        layout=output.layout,
     )
     x = input_record(open_columns(checked.input.path))
     return Store.create(planned, network, checked, x)

@@ -14,6 +14,7 @@ from colonnade import __version__
 from colonnade.errors import ColonnadeError
 from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
+from colonnade.materializing import materialize as materialize_store
 from colonnade.planning import plan as plan_job
 from colonnade.progress import listening, told
 from colonnade.run import run as run_job
@@ -80,6 +81,27 @@ def plan(job: str, overrides: tuple[str, ...], calibrate: bool, as_json: bool) -
 
 
 @_cli.command()
+@click.argument("factored", metavar="FACTORED")
+@click.argument("dense", metavar="DENSE")
+@_set
+@click.option("--overwrite", is_flag=True, help="Replace the store at DENSE.")
+@click.option("--repair", is_flag=True, help="Verify DENSE; compute damaged blocks again.")
+@_debug
+def materialize(
+    factored: str, dense: str, overrides: tuple[str, ...], overwrite: bool, repair: bool
+) -> None:
+    """Make a store of the tensor at DENSE of the slopes in the store FACTORED.
+
+    On the cluster of FACTORED's job; X is not read. The same command resumes.
+    """
+    with listening(Console(stderr=True)) as listener:
+        finished = materialize_store(
+            factored, dense, overrides, overwrite=overwrite, repair=repair, listener=listener
+        )
+    click.echo(told(finished))
+
+
+@_cli.command()
 @_store
 @_json
 @_debug
@@ -105,12 +127,18 @@ def status(store: str, as_json: bool) -> None:
     show_default=True,
     help="Of the choice of columns.",
 )
+@click.option(
+    "--import",
+    "imports",
+    is_flag=True,
+    help="Import an activation that is code; of a store that you trust.",
+)
 @_json
 @_debug
-def verify(store: str, columns: int, seed: int, as_json: bool) -> None:
+def verify(store: str, columns: int, seed: int, imports: bool, as_json: bool) -> None:
     """Check all of STORE's checksums, and some columns against an independent derivative."""
     with listening(Console(stderr=True)) as listener:
-        found = verify_store(store, columns=columns, seed=seed, listener=listener)
+        found = verify_store(store, columns=columns, seed=seed, imports=imports, listener=listener)
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
     found.require()
 

@@ -24,7 +24,17 @@ from colonnade.definitions import LEAST, sigma, slope_range
 from colonnade.kernel import working_dtype
 from colonnade.mixing import mixed
 from colonnade.network import Network
-from colonnade.reference import FORMULAS, U64, Array, Enclosure, Reference, anything, unit, within
+from colonnade.reference import (
+    FORMULAS,
+    U64,
+    Array,
+    Enclosure,
+    Reference,
+    Rounding,
+    anything,
+    unit,
+    within,
+)
 
 __all__ = ["DeepReference", "make_reference"]
 
@@ -37,7 +47,7 @@ def make_reference(
     return kind(network, x_dtype, dtype, significant_bits)
 
 
-class DeepReference:
+class DeepReference(Rounding):
     """The definitions of the results of a network of any depth, with any σ.
 
     Parameters
@@ -55,9 +65,7 @@ class DeepReference:
     ) -> None:
         self._layers = [(W.astype(np.float64), b.astype(np.float64)) for W, b in network.layers]
         self._network = network
-        self._working = np.finfo(working_dtype(network, x_dtype, dtype))
-        self._stored = np.finfo(dtype)
-        self._cut = 0.0 if significant_bits is None else 2.0 ** -(significant_bits + 1)
+        super().__init__(working_dtype(network, x_dtype, dtype), dtype, significant_bits)
 
     def column(self, x: NDArray[Any]) -> dict[str, Enclosure]:
         """Enclose one column's jacobian (q, n), value (q,), norm () and spectral_norm ()."""
@@ -95,8 +103,7 @@ class DeepReference:
                 break
             h, e, slope = self._slope(i, z, delta)
             slopes.append(slope)
-        rounding = 2 * unit(self._stored) * np.abs(z) + 4 * float(self._stored.tiny)
-        return Enclosure(z, within(delta + rounding, size, self._stored)), slopes
+        return Enclosure(z, within(delta + self._rounded(z), size, self._stored)), slopes
 
     def _slope(
         self, i: int, z: Array, delta: Array
@@ -149,8 +156,7 @@ class DeepReference:
             # Of the square, which is a sum, or an eigenvalue of a matrix of sums
             square = (8 * k * k + 2 * J.size + 32) * U64 * norm**2
             root = min(np.sqrt(square), square / centre) if centre > 0 else np.sqrt(square)
-            bound = np.linalg.norm(radius) + root + 2 * unit(self._stored) * centre
-            bound = np.asarray(bound + 4 * float(self._stored.tiny))
+            bound = np.asarray(np.linalg.norm(radius) + root + self._rounded(centre))
             found[name] = Enclosure(np.asarray(centre), within(bound, norm, self._stored))
         return found
 

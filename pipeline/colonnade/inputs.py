@@ -15,6 +15,7 @@ from colonnade.network import Network
 from colonnade.order import cheapest
 from colonnade.plan import Capacity, Plan, Work
 from colonnade.planner import make_plan
+from colonnade.slopes import Slopes, Source
 from colonnade.store import InputRecord, input_record
 from colonnade.tiles import STRIP, tile_columns
 from colonnade.urls import is_url, overlap
@@ -24,12 +25,25 @@ __all__ = ["Checked", "check_job"]
 
 @dataclass(frozen=True)
 class Checked:
-    """A job whose files have been opened and found to fit."""
+    """A job whose files have been opened and found to fit.
+
+    Attributes
+    ----------
+    columns
+        X, or slopes from which the store is made instead.
+    x
+        Which X that is.
+    """
 
     job: Job
     network: Network
-    columns: Columns
+    columns: Columns | Slopes
     x: InputRecord
+
+    @property
+    def slopes(self) -> Source | None:
+        """The store whose slopes stand for X, if they do."""
+        return Source.of(self.columns.store) if isinstance(self.columns, Slopes) else None
 
     def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
         """Plan the job for a cluster, in the grid of a store if one is there.
@@ -41,12 +55,15 @@ class Checked:
         """
         network, output = self.network, self.job.output
         tile = tile_columns(network, output.dtype)
+        x_itemsize = self.columns.copies * self.columns.dtype.itemsize
+        if isinstance(self.columns, Slopes):
+            x_itemsize = -(-x_itemsize * network.m // network.n)
         x_dtype = np.dtype(self.x.dtype)
         plan = make_plan(
             Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
             products=output.products,
             dtype=output.dtype,
-            x_itemsize=self.columns.copies * self.columns.dtype.itemsize,
+            x_itemsize=x_itemsize,
             x_chunk_columns=self.columns.chunk_columns,
             working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
             kernel_bytes=kernel_bytes(network, output.dtype, tile, norm="norm" in output.products),

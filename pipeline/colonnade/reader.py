@@ -8,6 +8,7 @@ import xarray as xr
 
 from colonnade.errors import IncompleteError, StoreError, reason
 from colonnade.locations import Options
+from colonnade.recovered import recovered
 from colonnade.store import Store
 
 __all__ = ["open"]
@@ -57,6 +58,9 @@ def open(  # noqa: A001
     # xarray decodes attributes too, and raises whatever damaged ones happen to break
     except Exception as error:
         raise StoreError(f"{path}: xarray cannot open this store: {reason(error)}") from error
+    if "slope" in dataset:
+        # With the chunks that it prefers
+        dataset = dataset.assign(jacobian=recovered(store)).chunk()
     if not whole:
         dataset.attrs["incomplete"] = f"{status.progress}; what is missing reads as NaN"
     return dataset

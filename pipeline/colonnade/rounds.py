@@ -12,6 +12,7 @@ from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stopping
 from colonnade.job import ClusterSettings
 from colonnade.locations import storage_texts
+from colonnade.slopes import Source
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store
 from colonnade.task import Address, Failed, compute_blocks
@@ -31,6 +32,7 @@ def compute(
     settings: ClusterSettings,
     stop: Stop,
     listener: Listener,
+    slopes: Source | None = None,
 ) -> Iterator[BlockDone | BlockFailed]:
     """Compute the missing blocks on the cluster and yield what becomes of each.
 
@@ -41,6 +43,8 @@ def compute(
     ----------
     batch
         Blocks of one task, at the most.
+    slopes
+        A store that the slopes are taken from, instead of X.
 
     Raises
     ------
@@ -49,7 +53,8 @@ def compute(
     IncompleteError
         The lease, or all workers, are lost.
     """
-    rounds = _Rounds(cluster, store, lease, _Watch(store, lease, settings, stop, listener))
+    watch = _Watch(store, lease, settings, stop, listener)
+    rounds = _Rounds(cluster, store, lease, watch, slopes)
     try:
         yield from rounds.all(missing, batch)
     except _TimeIsUp:
@@ -57,11 +62,13 @@ def compute(
 
 
 class _Rounds:
-    def __init__(self, cluster: Cluster, store: Store, lease: Lease, watch: _Watch) -> None:
+    def __init__(
+        self, cluster: Cluster, store: Store, lease: Lease, watch: _Watch, slopes: Source | None
+    ) -> None:
         self._client = cluster.client
         self._most = in_flight(cluster.capacity.total_threads)
         options = tuple(storage_texts(store.record.job.output.storage_options).items())
-        address = Address(store.path, store.record.id, lease.run, options)
+        address = Address(store.path, store.record.id, lease.run, options, slopes)
         self._compute = partial(compute_blocks, address)
         self._watch = watch
         self._grid = store.grid

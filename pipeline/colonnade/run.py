@@ -30,11 +30,12 @@ from colonnade.jobfile import JobLike, load_job
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
 from colonnade.rounds import compute
+from colonnade.slopes import Slopes
 from colonnade.stopping import Stop, stoppable
 from colonnade.store import Lease, Store, hold, network_record
 from colonnade.verify import Verification, check
 
-__all__ = ["run"]
+__all__ = ["carry_out", "refuse_both", "run"]
 
 
 def run(
@@ -68,12 +69,30 @@ def run(
         SIGINT, SIGTERM or SIGHUP came; the store is resumable.
     """
     clusters.refuse_spawned()
+    refuse_both(overwrite=overwrite, repair=repair)
+    given = load_job(job, overrides)
+    checked = check_job(given.located())
+    return carry_out(
+        checked, given.output.path, overwrite=overwrite, repair=repair, listener=listener
+    )
+
+
+def refuse_both(*, overwrite: bool, repair: bool) -> None:
+    """Raise UsageError where a store is to be repaired and replaced."""
     if overwrite and repair:
         raise UsageError("a store is either repaired or overwritten: choose one of the two.")
+
+
+def carry_out(
+    checked: Checked,
+    path: str,
+    *,
+    overwrite: bool = False,
+    repair: bool = False,
+    listener: Listener = ignore,
+) -> RunFinished:
+    """Run a job whose files have been opened; `path` is how messages name its store."""
     clock = time.perf_counter()
-    given = load_job(job, overrides)
-    path = given.output.path
-    checked = check_job(given.located())
     tally = _Tally(listener)
     with stoppable() as stop, _readable(path), ExitStack() as held:
         this = _Run(path, checked, tally, stop, held)
@@ -146,7 +165,15 @@ class _Run:
             self._tally(_ready(checked.job, cluster))
             with self._stop.politely():
                 for event in compute(
-                    cluster, store, lease, missing, planned.batch, settings, self._stop, self._tally
+                    cluster,
+                    store,
+                    lease,
+                    missing,
+                    planned.batch,
+                    settings,
+                    self._stop,
+                    self._tally,
+                    checked.slopes,
                 ):
                     self._tally(event)
             missing = store.missing()
@@ -211,7 +238,8 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
 
 
 def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
-    found = check(store, checked.columns, checked.network, listener=listener)
+    X = None if isinstance(checked.columns, Slopes) else checked.columns
+    found = check(store, X, checked.network, listener=listener)
     for failure in found.failures:
         cause = f"{failure.array}: {failure.cause}"
         listener(BlockDamaged(failure.block, failure.start, failure.stop, cause))
@@ -284,7 +312,8 @@ def _final_results(store: Store) -> dict[str, NDArray[Any]]:
     results: dict[str, NDArray[Any]] = {}
     for product in (PRODUCTS[name] for name in store.record.job.output.products):
         if product.made_of is not None:
-            results |= product.final(store.read_parts(product.made_of), store.grid.columns)
+            parts = store.read_parts(product.made_of)
+            results[product.statistic] = product.final(parts, store.grid.columns)
     return results
 
 

@@ -20,6 +20,11 @@ class Source(NamedTuple):
     id: str
     options: tuple[tuple[str, str], ...] = ()
 
+    @classmethod
+    def of(cls, store: Store) -> Source:
+        """Say where an open store is."""
+        return cls(store.path, store.record.id, tuple(store.place.options.items()))
+
 
 class Slopes:
     """The slopes of a store, read by column numbers, and what else is taken from it.

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from colonnade.blas import one_blas_thread
 from colonnade.columns import Columns
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
@@ -131,7 +132,8 @@ def compute_block(address: Address, block: int) -> BlockDone:
     X = work.source.read(start, stop)
     read = time.perf_counter()
     nonfinite = work.nonfinite(X, start)
-    buffers = work.compute(X, start)
+    with one_blas_thread():
+        buffers = work.compute(X, start)
     computed = time.perf_counter()
     if not work.store.is_current():
         raise StoreError(_REPLACED.format(address.path))

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, PlainValidator, WithJsonSchema
 
 from colonnade.activations import ACTIVATIONS, COLUMNWISE, activation
 from colonnade.errors import UsageError, shown
+from colonnade.imported import is_import
 from colonnade.job.values import number
 from colonnade.locations import FilePath, Settings, StorageOptions
 from colonnade.weights import array_names
@@ -95,3 +96,9 @@ class NetworkSettings(Settings):
     name, or found by shape."""
     storage_options: StorageOptions | None = None
     """How the object store is reached, where it is in one."""
+
+    @property
+    def imported(self) -> list[str]:
+        """Activations that are the user's own code, by name."""
+        given = self.activation if isinstance(self.activation, list) else [self.activation]
+        return [each["name"] for each in given if is_import(each["name"])]

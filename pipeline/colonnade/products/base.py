@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from colonnade.kernel import Kernel
 from colonnade.layout import ArrayPlan, Grid, Shapes
 
-__all__ = ["Cut", "Product", "Rows", "largest", "slices", "weights"]
+__all__ = ["Cut", "Product", "Rows", "slices", "weights"]
 
 # Bytes of float64 that a product works on at a time: about a core's second-level cache
 _SLICE_BYTES = 2**20
@@ -101,12 +101,18 @@ class Product:
     of_slopes
         Whether `slopes` computes it where σ acts on each entry alone; `blocks` always does.
     made_of
-        The array that `final` makes another of, if it does.
+        The array that `final` makes the product's statistic of, if it has any.
+    statistic
+        The name of that.
+    largest
+        Whether it is the largest of the rows; else it is their mean.
     """
 
     name: ClassVar[str]
     of_slopes: ClassVar[bool] = False
     made_of: ClassVar[str | None] = None
+    statistic: ClassVar[str] = ""
+    largest: ClassVar[bool] = False
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
@@ -130,23 +136,22 @@ class Product:
     def end(self, rows: Rows) -> None:
         """End a block."""
 
-    @staticmethod
-    def final(parts: Iterable[NDArray[Any]], p: int) -> dict[str, NDArray[Any]]:
-        """Make what is known at the end, of all rows of `made_of`, some at a time, in order."""
-        raise NotImplementedError
+    @classmethod
+    def final(cls, parts: Iterable[NDArray[Any]], p: int) -> Any:
+        """Make the statistic of all rows of `made_of`, some at a time, in their order.
+
+        `p` is the number of columns. Rows to find the largest of are not negative.
+        """
+        found: Any = 0.0
+        for part in parts:
+            # The largest is NaN where anything is
+            found = np.maximum(found, part.max(axis=0)) if cls.largest else found + part.sum(axis=0)
+        return found if cls.largest else found / p
 
 
 def weights(kernel: Kernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """U and W."""
     return kernel.network.W2.astype(np.float64), kernel.network.W1.astype(np.float64)
-
-
-def largest(parts: Iterable[NDArray[Any]]) -> Any:
-    """Find the largest of non-negative rows, or NaN where there is any."""
-    found: Any = 0.0
-    for part in parts:
-        found = np.maximum(found, part.max(axis=0))
-    return found
 
 
 def slices(A: NDArray[Any], numbers: int) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from colonnade.layout import ArrayPlan
-from colonnade.products.base import Cut, Product, Rows, largest, slices, weights
+from colonnade.products.base import Cut, Product, Rows, slices, weights
 
 __all__ = ["Norm", "SpectralNorm"]
 
@@ -56,6 +55,8 @@ class SpectralNorm(Product):
     name = "spectral_norm"
     of_slopes = True
     made_of = "spectral_norm"
+    statistic = "spectral_norm_max"
+    largest = True
 
     # R and L of the definition, the one as it is and the other transposed
     @cached_property
@@ -81,11 +82,6 @@ class SpectralNorm(Product):
         for k, t in slices(T, T[0].size):
             found = _largest(t.astype(np.float64))
             rows.columns("spectral_norm", k, k + len(t))[...] = found
-
-    @staticmethod
-    @override
-    def final(parts: Iterable[NDArray[Any]], p: int) -> dict[str, NDArray[Any]]:
-        return {"spectral_norm_max": largest(parts)}
 
 
 def _triangle(A: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from colonnade.layout import ArrayPlan
-from colonnade.products.base import Cut, Product, Rows, largest, slices, weights
+from colonnade.products.base import Cut, Product, Rows, slices, weights
 
 __all__ = ["Gram", "MaxAbs", "Mean", "MeanAbs"]
 
@@ -21,6 +20,7 @@ class Mean(Product):
     name = "mean"
     of_slopes = True
     made_of = "mean_blocks"
+    statistic = "mean"
 
     @staticmethod
     @override
@@ -46,17 +46,13 @@ class Mean(Product):
             U, W = weights(self.kernel)
             rows.part("mean_blocks")[...] = (U * rows.kept["slope"]) @ W
 
-    @staticmethod
-    @override
-    def final(parts: Iterable[NDArray[Any]], p: int) -> dict[str, NDArray[Any]]:
-        return {"mean": _sum(parts) / p}
-
 
 class MeanAbs(Product):
     """The mean of |J_k|, entry by entry."""
 
     name = "mean_abs"
     made_of = "mean_abs_blocks"
+    statistic = "mean_abs"
 
     @staticmethod
     @override
@@ -73,17 +69,14 @@ class MeanAbs(Product):
         for _, t in slices(T, T[0].size):
             total += np.abs(t).sum(axis=0, dtype=np.float64)
 
-    @staticmethod
-    @override
-    def final(parts: Iterable[NDArray[Any]], p: int) -> dict[str, NDArray[Any]]:
-        return {"mean_abs": _sum(parts) / p}
-
 
 class MaxAbs(Product):
     """The largest of |J_k|, entry by entry."""
 
     name = "max_abs"
     made_of = "max_abs_blocks"
+    statistic = "max_abs"
+    largest = True
 
     @staticmethod
     @override
@@ -100,11 +93,6 @@ class MaxAbs(Product):
         for _, t in slices(T, T[0].size):
             np.maximum(found, np.abs(t).max(axis=0), out=found)
 
-    @staticmethod
-    @override
-    def final(parts: Iterable[NDArray[Any]], p: int) -> dict[str, NDArray[Any]]:
-        return {"max_abs": largest(parts)}
-
 
 class Gram(Product):
     """The mean of J_kᵀ J_k, from whose largest eigenvalues active subspaces are taken."""
@@ -112,6 +100,7 @@ class Gram(Product):
     name = "gram"
     of_slopes = True
     made_of = "gram_blocks"
+    statistic = "gram"
 
     @staticmethod
     @override
@@ -140,15 +129,3 @@ class Gram(Product):
         if "outer" in rows.kept:
             U, W = weights(self.kernel)
             rows.part("gram_blocks")[...] = W.T @ ((U.T @ U) * rows.kept["outer"]) @ W
-
-    @staticmethod
-    @override
-    def final(parts: Iterable[NDArray[Any]], p: int) -> dict[str, NDArray[Any]]:
-        return {"gram": _sum(parts) / p}
-
-
-def _sum(parts: Iterable[NDArray[Any]]) -> Any:
-    total: Any = 0.0
-    for part in parts:
-        total = total + part.sum(axis=0)
-    return total

@@ -212,15 +212,30 @@ class Store:
         """Names of the arrays of the network."""
         return array_names(len(self.record.network.sizes) - 1)
 
-    def network(self) -> Network:
-        """Rebuild the network from the store's own arrays."""
-        return self.network_of({name: self.read(name) for name in self.weights})
+    def network(self, *, imports: bool = True) -> Network:
+        """Rebuild the network from the store's own arrays.
 
-    def network_of(self, arrays: Mapping[str, NDArray[Any]]) -> Network:
+        Parameters
+        ----------
+        imports
+            Whether to import an activation that is the user's own code. Who needs the weights
+            alone reads stores of other people too, and gets the identity in its place.
+        """
+        arrays = {name: self.read(name) for name in self.weights}
+        return self.network_of(arrays, imports=imports)
+
+    def network_of(self, arrays: Mapping[str, NDArray[Any]], *, imports: bool = True) -> Network:
         """Build the network from its arrays by name and the store's activations."""
-        names = self.weights
+        names, given = self.weights, self.record.job.network.activation
         layers = [(arrays[W], arrays[b]) for W, b in zip(names[::2], names[1::2], strict=True)]
-        return Network.chain(layers, self.record.job.network.activation)
+        if self.imported and not imports:
+            given = [{"name": "identity"}] * (len(layers) - 1)
+        return Network.chain(layers, given)
+
+    @property
+    def imported(self) -> list[str]:
+        """Names of the activations that are the user's own code."""
+        return self.record.job.network.imported
 
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""
@@ -233,9 +248,11 @@ class Store:
 
     def is_whole(self) -> bool:
         """Whether the store says that it is complete, and what `finish` wrote is there."""
-        finals = [plan.name for plan in self.plans if not plan.per_block]
-        there = all(arrays.present(self._array(name)) for name in finals)
-        return self.record.state == "complete" and there
+        return self.record.state == "complete" and not any(map(self.is_absent, self.plans))
+
+    def is_absent(self, plan: ArrayPlan) -> bool:
+        """Whether an array that is written at the end is not there."""
+        return not plan.per_block and not arrays.present(self._array(plan.name))
 
     def is_current(self) -> bool:
         """Whether the store at the path is still this one; another run may have replaced it."""
