@@ -72,6 +72,8 @@ def imported(name: str) -> Imported:
             "importable wherever the run computes: install it there, or add its folder to "
             "PYTHONPATH."
         ) from error
+    if isinstance(found, type):
+        raise UsageError(f"the activation {name} is a class; name an object of it.")
     value, slope = getattr(found, "value", None), getattr(found, "slope", None)
     if callable(value) and callable(slope):
         given = _call(slope, _points(2), name, "slope")
@@ -79,7 +81,7 @@ def imported(name: str) -> Imported:
         return Imported(
             name, partial(_value, value, name), partial(_slope, slope, name), columnwise
         )
-    if callable(found) and not isinstance(found, type):
+    if callable(found):
         value, slope = _by_jax(found, here)
         return Imported(name, partial(_value, value, name), partial(_slope, slope, name), False)
     raise UsageError(
