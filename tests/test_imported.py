@@ -254,7 +254,7 @@ def test_a_worker_that_has_it_not_says_so(
     for folder in folders:
         sys.path.remove(folder)
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
     ) as cluster:
         sys.path[:0] = folders
         told = refusal(

@@ -17,7 +17,7 @@ FLOORS = {
     12: ["run", "planning"],
     11: ["rounds", "verify", "reader"],
     10: ["task", "inputs", "recovered", "blockwise", "deepreference"],
-    9: ["slopes", "dispatch", "reference"],
+    9: ["sources", "dispatch", "reference"],
     8: ["store", "planner", "tiles"],
     7: ["products", "clusters", "progress"],
     6: ["jacobian"],

@@ -185,7 +185,7 @@ def test_resuming_keeps_the_grid_of_the_store(make, job) -> None:
     assert bits(store) == expected
 
 
-@pytest.mark.parametrize("array", ["jacobian", "norm", "slope_sum", "mean"])
+@pytest.mark.parametrize("array", ["jacobian", "norm", "mean_blocks", "mean"])
 def test_what_has_gone_from_a_complete_store_is_made_again(make, array: str) -> None:
     store = Path(cn.run(make()).store)
     expected = bits(store)

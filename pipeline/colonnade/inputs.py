@@ -15,7 +15,7 @@ from colonnade.network import Network
 from colonnade.order import cheapest
 from colonnade.plan import Capacity, Plan, Work
 from colonnade.planner import make_plan
-from colonnade.slopes import Slopes, Source
+from colonnade.sources import Slopes, Source
 from colonnade.store import InputRecord, input_record
 from colonnade.tiles import STRIP, tile_columns
 from colonnade.urls import is_url, overlap

@@ -30,7 +30,7 @@ from colonnade.jobfile import JobLike, load_job
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
 from colonnade.rounds import compute
-from colonnade.slopes import Slopes
+from colonnade.sources import Slopes
 from colonnade.stopping import Stop, stoppable
 from colonnade.store import Lease, Store, hold, network_record
 from colonnade.verify import Verification, check
