@@ -14,7 +14,7 @@ import colonnade
 FLOORS = {
     14: ["cli"],
     13: ["materializing"],
-    12: ["run", "planning"],
+    12: ["run", "planning", "reporting"],
     11: ["rounds", "verify", "reader"],
     10: ["task", "inputs", "recovered", "blockwise", "deepreference"],
     9: ["sources", "dispatch", "reference"],
@@ -54,7 +54,7 @@ PACKAGE = Path(colonnade.__file__).parent
 # The package's face: they import from anywhere, and nothing imports from them but the version
 FACES = {"__init__", "__main__"}
 HEAVY = {
-    "xarray": {"reader", "recovered"},
+    "xarray": {"reader", "recovered", "reporting"},
     "distributed": {"clusters", "dispatch", "run"},
     "click": {"cli"},
 }

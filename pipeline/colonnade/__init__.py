@@ -40,6 +40,7 @@ from colonnade.verify import Verification, verify
 
 if TYPE_CHECKING:
     from colonnade.reader import open  # noqa: A004
+    from colonnade.reporting import report
 
 __version__ = version("colonnade")
 
@@ -63,13 +64,14 @@ __all__ = [
     "materialize",
     "open",
     "plan",
+    "report",
     "run",
     "slopes",
     "verify",
 ]
 
 # xarray and pandas behind it cost as long to import as all the rest; workers never need them
-_LAZY = {"open": "colonnade.reader"}
+_LAZY = {"open": "colonnade.reader", "report": "colonnade.reporting"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import click
@@ -141,6 +142,23 @@ def verify(store: str, columns: int, seed: int, imports: bool, as_json: bool) ->
         found = verify_store(store, columns=columns, seed=seed, imports=imports, listener=listener)
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
     found.require()
+
+
+@_cli.command()
+@_store
+@click.option(
+    "-o",
+    "--output",
+    default="report.html",
+    show_default=True,
+    metavar="PAGE",
+    help="The page to write.",
+)
+@_debug
+def report(store: str, output: str) -> None:
+    """Show STORE as one self-contained page with pictures."""
+    # jinja2 and xarray are for this command alone
+    click.echo(import_module("colonnade.reporting").report(store, output))
 
 
 @_cli.command()

@@ -156,7 +156,10 @@ class DeepReference(Rounding):
             # Of the square, which is a sum, or an eigenvalue of a matrix of sums
             square = (8 * k * k + 2 * J.size + 32) * U64 * norm**2
             root = min(np.sqrt(square), square / centre) if centre > 0 else np.sqrt(square)
-            bound = np.asarray(np.linalg.norm(radius) + root + self._rounded(centre))
+            # Squares of what is tiny would vanish
+            scale = max(float(radius.max()), float(np.finfo(np.float64).tiny))
+            moved = scale * np.linalg.norm(radius / scale)
+            bound = np.asarray(moved + root + self._rounded(centre))
             found[name] = Enclosure(np.asarray(centre), within(bound, norm, self._stored))
         return found
 

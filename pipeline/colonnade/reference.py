@@ -272,7 +272,7 @@ class Reference(Rounding):
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
         # Squares of what is tiny would vanish
         scale = max(float(exact.max()), float(np.finfo(np.float64).tiny))
-        bound = scale * np.linalg.norm(exact / scale) + 16 * (q + n) * m * U64 * size
+        bound: Any = scale * np.linalg.norm(exact / scale) + 16 * (q + n) * m * U64 * size
         bound += root + self._rounded(norm)
         largest = m * self._largest * (1 + s) * q * n
         bound = within(np.asarray(bound), largest, self._stored)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from distributed.comm.core import CommClosedError
@@ -32,7 +32,7 @@ from colonnade.products import PRODUCTS
 from colonnade.rounds import compute
 from colonnade.sources import Slopes
 from colonnade.stopping import Stop, stoppable
-from colonnade.store import Lease, Store, hold, network_record
+from colonnade.store import Lease, RunLog, Store, hold, network_record
 from colonnade.verify import Verification, check
 
 __all__ = ["carry_out", "refuse_both", "run"]
@@ -177,6 +177,10 @@ class _Run:
                 ):
                     self._tally(event)
             missing = store.missing()
+            # A full disk, say, does not keep the run from ending as it must
+            with suppress(OSError, StoreError):
+                lease.confirm()
+                store.log(self._tally.log.record())
             self._stop.stop(_saved(store, missing))
             if not store.is_current():
                 raise IncompleteError(
@@ -194,6 +198,7 @@ class _Tally:
 
     def __init__(self, listener: Listener) -> None:
         self.failures: list[BlockFailed] = []
+        self.log = RunLog()
         self._listener = listener
         self._computed = self._bytes = self._peak_memory = 0
 
@@ -204,6 +209,7 @@ class _Tally:
             self._peak_memory = max(self._peak_memory, event.peak_memory)
         elif isinstance(event, BlockFailed):
             self.failures.append(event)
+        self.log(event)
         self._listener(event)
 
     def finished(self, path: str, store: Store, seconds: float) -> RunFinished:

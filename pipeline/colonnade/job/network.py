@@ -98,7 +98,16 @@ class NetworkSettings(Settings):
     """How the object store is reached, where it is in one."""
 
     @property
+    def told(self) -> str:
+        """Names of the activations."""
+        return ", ".join(self._names) or "affine"
+
+    @property
     def imported(self) -> list[str]:
         """Activations that are the user's own code, by name."""
+        return [name for name in self._names if is_import(name)]
+
+    @property
+    def _names(self) -> list[str]:
         given = self.activation if isinstance(self.activation, list) else [self.activation]
-        return [each["name"] for each in given if is_import(each["name"])]
+        return [each["name"] for each in given]

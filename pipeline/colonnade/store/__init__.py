@@ -27,10 +27,10 @@ from colonnade.locations import Options, storage_texts
 from colonnade.network import Network, array_names
 from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
-from colonnade.products import make_arrays
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.findings import Failure, Verification
+from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make
 from colonnade.store.opening import KEY, REMEDY, check_document, find_group, reasoned
@@ -51,6 +51,8 @@ __all__ = [
     "Lease",
     "NetworkRecord",
     "Record",
+    "RunLog",
+    "RunRecord",
     "Status",
     "Store",
     "Verification",
@@ -193,14 +195,12 @@ class Store:
     @property
     def shapes(self) -> Shapes:
         """Sizes of what it holds."""
-        network = self.record.network
-        return Shapes(self.grid.columns, network.inputs, sum(network.hidden), network.outputs)
+        return self.record.shapes
 
     @property
     def plans(self) -> tuple[ArrayPlan, ...]:
         """Its arrays that a run makes, as its record tells."""
-        output = self.record.job.output
-        return make_arrays(self.shapes, output.products, output.dtype, self.grid, output.layout)
+        return self.record.plans
 
     @property
     def grid(self) -> Grid:
@@ -372,6 +372,10 @@ class Store:
         """Take over a resumed run's job: its files may have moved, its cluster may be another."""
         if job != self.record.job or self.record.state != "writing":
             self._update(job=job, state="writing", finished=None, nonfinite=None)
+
+    def log(self, run: RunRecord) -> None:
+        """Keep what a run has done, before anything is said of the store's state."""
+        self._update(runs=(*self.record.runs, run)[-MOST_RUNS:])
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""

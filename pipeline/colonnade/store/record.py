@@ -13,8 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
 from colonnade.columns import Columns
 from colonnade.errors import shown
 from colonnade.job import Job
-from colonnade.layout import Grid
+from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.network import Network
+from colonnade.products import make_arrays
+from colonnade.store.history import MOST_RUNS, RunRecord
 from colonnade.store.lease import Holder
 
 __all__ = [
@@ -52,6 +54,11 @@ class NetworkRecord(BaseModel):
     def sizes(self) -> tuple[int, ...]:
         """Inputs, hidden units of each layer, outputs."""
         return self.inputs, *self.hidden, self.outputs
+
+    @property
+    def told(self) -> str:
+        """Hidden units, as 512 + 512."""
+        return " + ".join(map(str, self.hidden)) or "0"
 
 
 class InputRecord(BaseModel):
@@ -106,6 +113,8 @@ class Record(BaseModel):
         Those that a task writes a shard of, in this order. A block is done when all are there.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
+    runs
+        The last of those that computed blocks of it and were not killed, oldest first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -122,6 +131,19 @@ class Record(BaseModel):
     arrays: tuple[str, ...]
     nonfinite: Annotated[int, Field(ge=0)] | None = None
     versions: dict[str, str]
+    runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of what it holds."""
+        network = self.network
+        return Shapes(self.grid.columns, network.inputs, sum(network.hidden), network.outputs)
+
+    @property
+    def plans(self) -> tuple[ArrayPlan, ...]:
+        """Its arrays that a run makes."""
+        output = self.job.output
+        return make_arrays(self.shapes, output.products, output.dtype, self.grid, output.layout)
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs from the store's; the cluster does not count."""
@@ -195,8 +217,8 @@ class Status:
             f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
             f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
             (
-                f"network   n = {network.inputs}, m = {_sum(network.hidden)}, "
-                f"q = {network.outputs}, {_activations(record.job)}; {record.job.network.weights}"
+                f"network   n = {network.inputs}, m = {network.told}, "
+                f"q = {network.outputs}, {record.job.network.told}; {record.job.network.weights}"
             ),
             f"input     {record.job.input.path}"
             + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
@@ -222,16 +244,6 @@ def ranges(numbers: Iterable[int], bounds: Callable[[int], tuple[int, int]] | No
         runs = [[bounds(a)[0], bounds(b)[1] - 1] for a, b in runs]
     told = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
     return ", ".join(told[:20]) + (f" and {len(told) - 20} more runs" if len(told) > 20 else "")
-
-
-def _sum(hidden: tuple[int, ...]) -> str:
-    return " + ".join(map(str, hidden)) or "0"
-
-
-def _activations(job: Job) -> str:
-    given = job.network.activation
-    names = [each["name"] for each in (given if isinstance(given, list) else [given])]
-    return ", ".join(names) or "affine"
 
 
 def _told(value: Any) -> str:

@@ -1,0 +1,111 @@
+"""What a store keeps of the runs that wrote it: who, on what, how much, and how fast over time."""
+
+from __future__ import annotations
+
+import socket
+import time
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from colonnade.events import BlockDone, BlockFailed, ClusterReady, Event
+
+__all__ = ["MOST_RUNS", "RunLog", "RunRecord"]
+
+MOST_RUNS = 100
+"""Runs that a store tells of: the last ones."""
+
+# Intervals in which columns are counted; their width doubles whenever a run outlasts them
+_INTERVALS = 64
+_SHORTEST = 0.25
+
+
+class RunRecord(BaseModel):
+    """One run. Times in seconds, sizes in bytes.
+
+    Attributes
+    ----------
+    seconds_read, seconds_compute, seconds_write
+        Summed over the blocks, whose threads work side by side.
+    peak_memory
+        The largest resident set of a worker.
+    interval, columns_by_interval
+        Columns that were done in each interval of so many seconds from the run's start.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    started: str
+    seconds: float
+    host: str
+    cluster: str
+    workers: int
+    threads: int
+    blocks: int
+    failed: int
+    columns: int
+    bytes: int
+    seconds_read: float
+    seconds_compute: float
+    seconds_write: float
+    peak_memory: int
+    interval: float
+    columns_by_interval: tuple[int, ...]
+
+
+class RunLog:
+    """Listens to a run, in memory that does not grow with it, and makes its record."""
+
+    def __init__(self) -> None:
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self._ready: ClusterReady | None = None
+        self._blocks = self._failed = self._columns = self._bytes = self._peak_memory = 0
+        self._read = self._compute = self._write = 0.0
+        self._interval = _SHORTEST
+        self._by_interval = [0] * _INTERVALS
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of the run."""
+        if isinstance(event, ClusterReady):
+            self._ready = event
+        elif isinstance(event, BlockFailed):
+            self._failed += 1
+        elif isinstance(event, BlockDone):
+            self._blocks += 1
+            self._columns += event.columns
+            self._bytes += event.bytes_written
+            self._read += event.seconds_read
+            self._compute += event.seconds_compute
+            self._write += event.seconds_write
+            self._peak_memory = max(self._peak_memory, event.peak_memory)
+            self._count(time.monotonic() - self._clock, event.columns)
+
+    def _count(self, seconds: float, columns: int) -> None:
+        while seconds >= self._interval * _INTERVALS:
+            pairs = zip(self._by_interval[::2], self._by_interval[1::2], strict=True)
+            self._by_interval = [a + b for a, b in pairs] + [0] * (_INTERVALS // 2)
+            self._interval *= 2
+        self._by_interval[int(seconds / self._interval)] += columns
+
+    def record(self) -> RunRecord:
+        """Tell of the run, from its start until now."""
+        seconds = time.monotonic() - self._clock
+        ready = self._ready
+        return RunRecord(
+            started=self._started.isoformat(timespec="seconds"),
+            seconds=round(seconds, 3),
+            host=socket.gethostname(),
+            cluster="" if ready is None else ready.kind,
+            workers=0 if ready is None else ready.workers,
+            threads=0 if ready is None else ready.threads,
+            blocks=self._blocks,
+            failed=self._failed,
+            columns=self._columns,
+            bytes=self._bytes,
+            seconds_read=round(self._read, 3),
+            seconds_compute=round(self._compute, 3),
+            seconds_write=round(self._write, 3),
+            peak_memory=self._peak_memory,
+            interval=self._interval,
+            columns_by_interval=tuple(self._by_interval[: int(seconds / self._interval) + 1]),
+        )
