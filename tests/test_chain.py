@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +49,10 @@ def by_jax(network: cn.Network, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.asarray(jax.vmap(f)(columns)).T, np.asarray(jax.vmap(jax.jacrev(f))(columns))
 
 
-@pytest.mark.parametrize("sizes", SHAPES, ids=str)
-@pytest.mark.parametrize("kinds", [["tanh"], ["softmax"], ["layer_norm", "gelu"],
-                                   ["l2_normalize", "tanh", "log_softmax"]], ids=str)  # fmt: skip
+KINDS = [["tanh"], ["softmax"], ["layer_norm", "gelu"], ["l2_normalize", "tanh", "log_softmax"]]
+
+
+@pytest.mark.parametrize(("sizes", "kinds"), [(s, KINDS[i % 4]) for i, s in enumerate(SHAPES)], ids=str)
 def test_agrees_with_autodiff(sizes: tuple[int, ...], kinds: list[str]) -> None:
     names = [kinds[i % len(kinds)] for i in range(len(sizes) - 2)]
     network, X = make_chain(sizes, names, np.float64), make_columns(sizes[0], 29, np.float64)
@@ -235,11 +235,8 @@ def test_every_product_from_the_blocks(tmp_path: Path, sizes: Any, kinds: Any) -
     ds = cn.open(job["output"]["path"])
     for name, values in expected.items():
         np.testing.assert_allclose(ds[name], values, rtol=1e-9, atol=1e-12, err_msg=name)
-    for (W, b), (m, n), i in zip(network.layers, pairwise(sizes[::-1]), range(9), strict=False):
-        np.testing.assert_array_equal(ds[f"W{i + 1}"], W)
-        np.testing.assert_array_equal(ds[f"b{i + 1}"], b)
-        assert m
-        assert n
+    for name, values in network.arrays.items():
+        np.testing.assert_array_equal(ds[name], values)
     assert "factored" in refusal(
         lambda: cn.plan(job, ["output.layout=factored", f"output.path={tmp_path / 'f.zarr'}"])
     )

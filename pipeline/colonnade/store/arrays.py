@@ -176,7 +176,7 @@ def read(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> NDA
     OSError where they are in an object store that is out of reach.
     """
     try:
-        return np.asarray(array[start:stop])
+        return np.asarray(array[start:stop] if array.ndim else array[...])
     except (ColonnadeError, MemoryError):
         raise
     except OSError as error:
