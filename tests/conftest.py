@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
+import colonnade as cn
+import slurm as slurms
 from colonnade import Network
-from support import BAD_INPUTS, N, Q, make_columns, make_network, save_network
+from support import BAD_INPUTS, N, Q, bits, make_columns, make_network, needs, save_network
 
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+LOCAL = {"kind": "local", "workers": 2}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "shared_cluster: jobs run on a cluster kept for all tests")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -36,23 +45,53 @@ def X() -> np.ndarray:  # noqa: N802 (the letter of the mathematics)
     return make_columns()
 
 
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[dict[str, Any]]:
+    """The settings of a cluster of two workers that is kept for all tests: none waits for it."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield {"kind": "address", "address": cluster.scheduler_address, "workers": 2}
+
+
 @pytest.fixture
-def job(tmp_path: Path, network: Network, X: np.ndarray) -> Callable[..., dict[str, Any]]:
-    """A job on the small network, its files in place; sections are updated by keyword."""
-    save_network(tmp_path / "network.npz", network)
-    np.save(tmp_path / "X.npy", X)
+def job(
+    tmp_path: Path, network: Network, X: np.ndarray, request: pytest.FixtureRequest
+) -> Callable[..., dict[str, Any]]:
+    """A job on the small network, its files in place; sections are updated by keyword.
+
+    It runs on a cluster of its own, or, in files marked so, on the shared one.
+    """
+    shared = request.node.get_closest_marker("shared_cluster") is not None
+    cluster = request.getfixturevalue("shared_cluster") if shared else LOCAL
+    return make_jobs(tmp_path, network, X, cluster)
+
+
+@pytest.fixture(scope="session")
+def local_bits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What that job's store holds on a local cluster: so must any other's, bit by bit."""
+    folder = tmp_path_factory.mktemp("local")
+    document = make_jobs(folder, make_network(), make_columns(), LOCAL)()
+    return bits(cn.run(document).store)
+
+
+def make_jobs(
+    folder: Path, network: Network, X: np.ndarray, cluster: dict[str, Any]
+) -> Callable[..., dict[str, Any]]:
+    save_network(folder / "network.npz", network)
+    np.save(folder / "X.npy", X)
 
     def make(**sections: dict[str, Any]) -> dict[str, Any]:
         document: dict[str, Any] = {
-            "network": {"weights": str(tmp_path / "network.npz"), "activation": "tanh"},
-            "input": {"path": str(tmp_path / "X.npy")},
+            "network": {"weights": str(folder / "network.npz"), "activation": "tanh"},
+            "input": {"path": str(folder / "X.npy")},
             "output": {
-                "path": str(tmp_path / "out.zarr"),
+                "path": str(folder / "out.zarr"),
                 # 13 columns a block, 8 blocks, the last of them partial
                 "block_size": 13 * Q * N * 4,
                 "products": ["jacobian", "value", "norm", "mean"],
             },
-            "cluster": {"kind": "local", "workers": 2},
+            "cluster": LOCAL if "kind" in sections.get("cluster", {}) else cluster,
         }
         for section, changes in sections.items():
             document[section] = {**document[section], **changes}
@@ -69,3 +108,12 @@ def job_file(tmp_path: Path, job: Callable[..., dict[str, Any]]) -> Callable[...
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[slurms.Slurm]:
+    """A Slurm of two nodes with two cores each, to which Slurm's commands lead."""
+    for program in slurms.PROGRAMS:
+        needs(program, "apt-get install slurm-wlm munge")
+    with slurms.running() as found:
+        yield found

@@ -52,7 +52,9 @@ def by_jax(network: cn.Network, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 KINDS = [["tanh"], ["softmax"], ["layer_norm", "gelu"], ["l2_normalize", "tanh", "log_softmax"]]
 
 
-@pytest.mark.parametrize(("sizes", "kinds"), [(s, KINDS[i % 4]) for i, s in enumerate(SHAPES)], ids=str)
+@pytest.mark.parametrize(
+    ("sizes", "kinds"), [(s, KINDS[i % 4]) for i, s in enumerate(SHAPES)], ids=str
+)
 def test_agrees_with_autodiff(sizes: tuple[int, ...], kinds: list[str]) -> None:
     names = [kinds[i % len(kinds)] for i in range(len(sizes) - 2)]
     network, X = make_chain(sizes, names, np.float64), make_columns(sizes[0], 29, np.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from colonnade import job as models
 from colonnade.activations import ACTIVATIONS
 from colonnade.errors import JobError
-from colonnade.job import AddressCluster, Job, LocalCluster, json_schema
+from colonnade.job import AddressCluster, Job, LocalCluster, cluster, json_schema
 from colonnade.jobfile import load_job
 from colonnade.locations import StorageOptions
 
@@ -27,7 +28,13 @@ network:
   weights: w.npz
   activation: {name: leaky_relu, negative_slope: 1e-3}   # which YAML takes for a string
   names: {W1: fc1.weight, W2: fc2.weight, b2: fc2.bias}
-input: {path: bucket/x.zarr, array: X, orientation: columns_by_features}
+input:
+  path: bucket/x.nc
+  array: [t, ps]
+  features_dim: lev
+  column_dims: [time, lat]
+  columns: [0, 1000]
+  features: ["t[850]", 0]
 output:
   path: out.zarr
   layout: dense
@@ -46,7 +53,38 @@ SECTIONS = {
     "network": models.NetworkSettings,
     "input": models.InputSettings, "output": models.OutputSettings,
 }  # fmt: skip
-MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster, models.TlsSettings, StorageOptions)
+CLUSTERS = (
+    LocalCluster, AddressCluster, cluster.SlurmCluster, cluster.PbsCluster, cluster.SgeCluster,
+    cluster.LsfCluster, models.SshCluster, models.KubernetesCluster, models.GatewayCluster,
+)  # fmt: skip
+MODELS = (
+    *SECTIONS.values(), *CLUSTERS, models.TlsSettings, cluster.Adaptive, StorageOptions,
+)  # fmt: skip
+# One of each kind, with all that it may say
+DEPLOYED = {
+    **{kind: {
+        "kind": kind, "workers": 3, "queue": "long", "account": "us", "walltime": "1-12:00:00",
+        "cores": 2, "memory": "3 GiB", "job_extra_directives": ["--constraint=icelake"],
+        "job_script_prologue": ["module load python", ". ~/env"], "interface": "ib0",
+        "log_directory": "logs", "local_directory": "/scratch", "python": "python3", "timeout": 7,
+    } for kind in ("slurm", "pbs", "sge", "lsf")},
+    "ssh": {
+        "kind": "ssh", "hosts": ["a", "b.example.org", "10.0.0.1"], "scheduler": "c", "port": 2222,
+        "workers_per_host": 2, "threads_per_worker": 3, "memory_per_worker": "1 GiB",
+        "username": "me", "client_keys": ["keys/mine"], "known_hosts": "keys/hosts",
+        "interface": "eth1", "python": "/opt/bin/python", "local_directory": "/scratch",
+    },
+    "kubernetes": {
+        "kind": "kubernetes", "image": "example.org/colonnade:1", "namespace": "ours", "cores": 2,
+        "memory": "3 GiB", "service_account": "runner", "env": {"LEVEL": 3, "A": "b"},
+        "env_from_secrets": ["s3"], "adaptive": {"minimum": 2, "maximum": 5},
+    },
+    "gateway": {
+        "kind": "gateway", "address": "https://dask.example.org", "proxy_address": "h:8786",
+        "auth": "jupyterhub", "options": {"image": "x", "cores": 2, "fast": True},
+        "adaptive": {"maximum": 5},
+    },
+}  # fmt: skip
 
 
 def job(base: dict[str, Any] = LOCAL, /, **changes: Any) -> dict[str, Any]:
@@ -80,8 +118,9 @@ def test_whole_job(tmp_path: Path) -> None:
             "names": {"W1": "fc1.weight", "W2": "fc2.weight", "b2": "fc2.bias"},
             "storage_options": None,
         },
-        "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features",
-                  "nonfinite": "propagate", "storage_options": None},
+        "input": {"path": "bucket/x.nc", "array": ("t", "ps"), "orientation": None,
+                  "features_dim": "lev", "column_dims": ("time", "lat"), "columns": (0, 1000),
+                  "features": ("t[850]", 0), "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
@@ -98,7 +137,8 @@ def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
                     "storage_options": None},
-        "input": {"path": "x.npy", "array": None, "orientation": "features_by_columns",
+        "input": {"path": "x.npy", "array": None, "orientation": None, "features_dim": None,
+                  "column_dims": None, "columns": None, "features": None,
                   "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "o.zarr", "layout": "dense", "dtype": "float32", "block_size": "auto",
@@ -204,13 +244,93 @@ def test_sizes_and_counts(field, right, wrong, allowed) -> None:
         ({"timeout": 0}, "timeout: given 0; allowed: a number of seconds above 0"),
         ({"timeout": True}, "timeout: given True; allowed: a number of seconds above 0"),
         ({"timeout": float("inf")}, "timeout: given inf; allowed: a number of seconds above 0"),
-        ({"kind": "loacl"}, "kind: given 'loacl'; allowed: 'local', 'address'; did you mean local"),
-        ({"kind": None}, "kind: given None; allowed: 'local', 'address'"),
+        (
+            {"kind": "loacl"},
+            "kind: given 'loacl'; allowed: 'local', 'address', 'slurm', 'pbs', 'sg",
+        ),
+        ({"kind": None}, "kind: given None; allowed: 'local', 'address', "),
     ],
 )
 def test_clusters(changes, line) -> None:
     (found,) = told(ADDRESS | {"cluster": ADDRESS["cluster"] | changes})
     assert found.startswith(f"cluster.{line}")
+    assert changes != {"kind": "loacl"} or found.endswith("did you mean local?")
+
+
+@pytest.mark.parametrize("kind", DEPLOYED)
+def test_clusters_that_are_deployed(kind: str) -> None:
+    document = LOCAL | {"cluster": DEPLOYED[kind]}
+    found = load_job(document)
+    assert accepts(json_schema(), document, json_schema())
+    assert load_job(found.model_dump(mode="json")) == found
+    assert {
+        key for key, value in DEPLOYED[kind].items() if getattr(found.cluster, key) is None
+    } == set()
+    here = found.located().cluster.model_dump()
+    for path in ("log_directory", "known_hosts"):
+        assert here.get(path) is None or Path(here[path]).is_absolute()
+    # Nothing but what a kind cannot be without
+    needed = {
+        "ssh": {"hosts"}, "kubernetes": {"image", "memory"}, "gateway": {"address"},
+    }.get(kind, {"memory"})  # fmt: skip
+    for key in needed:
+        rest = {k: v for k, v in DEPLOYED[kind].items() if k != key}
+        assert told(LOCAL | {"cluster": rest}) == [f"cluster.{key}: required, and not given"]
+    assert load_job(LOCAL | {"cluster": {k: DEPLOYED[kind][k] for k in (*needed, "kind")}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "line"),
+    [
+        ("slurm", {"walltime": "soon"}, "walltime: given 'soon'; allowed: [days-]HH:MM:SS or sec"),
+        ("slurm", {"walltime": "12:00"}, "walltime: given '12:00'; allowed: [days-]HH:MM:SS"),
+        ("slurm", {"walltime": 7}, "walltime: given 7; allowed: [days-]HH:MM:SS or seconds, a min"),
+        ("pbs", {"memory": "auto"}, "memory: given 'auto'; allowed: bytes such as"),
+        ("sge", {"memory": "much"}, "memory: given 'much'; allowed: bytes such as"),
+        ("lsf", {"cores": 0}, "cores: given 0; allowed: a whole number from 1"),
+        ("lsf", {"queue": "a\nb"}, "queue: given "),
+        ("slurm", {"partition": "a"}, "partition: unknown key; "),
+        ("slurm", {"adaptive": {"maximum": 2}}, "workers and adaptive: "),
+        ("kubernetes", {"adaptive": {"minimum": 3, "maximum": 2}}, "adaptive: "),
+        ("kubernetes", {"adaptive": {"minimum": 3}}, "adaptive.maximum: required, and not given"),
+        ("kubernetes", {"env": {"a b": 1}}, "env: given "),
+        ("kubernetes", {"adaptive": {"least": 3, "maximum": 3}}, "adaptive.least: unknown key; "),
+        ("ssh", {"hosts": []}, "hosts: given []; "),
+        (
+            "ssh",
+            {"hosts": ["a", "me@b"]},
+            "hosts.1: given 'me@b'; allowed: a host's name or address",
+        ),
+        ("ssh", {"port": 70000}, "port: given 70000; allowed: a port, from 1 to 65535"),
+        ("gateway", {"address": "h:1"}, "address: given 'h:1'; allowed: an address such as https:"),
+        ("gateway", {"auth": "ldap"}, "auth: given 'ldap'; allowed: 'basic', 'kerberos' or 'jup"),
+    ],
+    ids=str,
+)
+def test_clusters_that_cannot_be_deployed(kind: str, changes, line: str) -> None:
+    (found,) = told(LOCAL | {"cluster": DEPLOYED[kind] | changes})
+    prefix = "cluster: " if "workers and adaptive" in line else "cluster."
+    assert line in found
+    assert found.startswith(prefix)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [
+        ("slurm", "job_script_prologue", ["export AWS_SECRET_ACCESS_KEY=hunter2"]),
+        ("pbs", "job_extra_directives", ["-v API_TOKEN=hunter2"]),
+        ("kubernetes", "env", {"DB_PASSWORD": "hunter2"}),
+        ("kubernetes", "env", {"PROXY": "http://me:hunter2@h"}),
+        ("gateway", "options", {"token": "hunter2"}),
+        ("gateway", "address", "https://me:hunter2@h"),
+        ("ssh", "password", "hunter2"),
+    ],
+    ids=str,
+)
+def test_no_secret_is_a_setting_of_a_cluster(kind: str, place: str, value) -> None:
+    (line,) = told(LOCAL | {"cluster": DEPLOYED[kind] | {place: value}})
+    assert line.startswith(f"cluster.{place}")
+    assert "hunter2" not in line
 
 
 @pytest.mark.parametrize("given", [None, "local", 3, ["local"]])
@@ -313,7 +433,7 @@ def test_variables(monkeypatch) -> None:
         monkeypatch.setenv(name, value)
     document = job(
         input__path="${DIR}/${SEVEN}.npy",
-        output__path="$${DIR}/$HOME$$/${NESTED}",
+        output__path="$${{DIR}}/$HOME$$/${NESTED}",
         output__products=["${NORM}"],
         output__block_size="${SEVEN} kB",
         cluster__workers="${SEVEN}",
@@ -413,9 +533,11 @@ def test_round_trip(source) -> None:
 def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
     """Check a value against the part of JSON Schema that the job's schema uses."""
     kinds = {"object": dict, "string": str, "array": list, "integer": int, "number": int | float,
-             "null": type(None)}  # fmt: skip
+             "boolean": bool, "null": type(None)}  # fmt: skip
     checks = {
-        "type": lambda s: isinstance(value, kinds[s]) and not isinstance(value, bool),
+        "type": lambda s: (
+            isinstance(value, kinds[s]) and (s == "boolean") == isinstance(value, bool)
+        ),
         "$ref": lambda s: accepts(root["$defs"][s.removeprefix("#/$defs/")], value, root),
         "anyOf": lambda s: any(accepts(part, value, root) for part in s),
         "oneOf": lambda s: sum(accepts(part, value, root) for part in s) == 1,
@@ -426,14 +548,17 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
         "maximum": lambda s: value <= s,
         "exclusiveMinimum": lambda s: value > s,
         "exclusiveMaximum": lambda s: value < s,
+        "minLength": lambda s: len(value) >= s,
         "minItems": lambda s: len(value) >= s,
+        "maxItems": lambda s: len(value) <= s,
+        "uniqueItems": lambda s: len({repr(item) for item in value}) == len(value) or not s,
         "items": lambda s: all(accepts(s, item, root) for item in value),
         "required": lambda s: set(s) <= set(value),
         "properties": lambda s: all(accepts(s[k], v, root) for k, v in value.items() if k in s),
         "additionalProperties": lambda s: all(
             s and accepts(s, v, root)
             for k, v in value.items()
-            if k not in schema.get("properties", {})
+            if k not in schema.get("properties", ())
         ),
     }
     assert set(schema) <= {*checks, "title", "description", "default", "$defs", "$schema"}
@@ -482,6 +607,15 @@ def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
         (False, [job(cluster__workers=n) for n in WRONG_COUNTS]),
         (True, [job(output__products="norm"), job(output__products=["mean", "norm"])]),
         (False, [job(output__products=given) for given in ([], ["norms"], 3)]),
+        (True, [job(output__path=given) for given in (
+            "o/{date}.zarr", "{{x}}/{date:%Y/%m}{time}", "s3://b/{date:%Y}/{day}", "$$")]),
+        (False, [job(output__path=given) for given in (
+            "{night}", "a}", "{", "{day:%d}", "{date:}", "s3://b/{nigth}", "s3://b/%", "{{}")]),
+        (True, [job(input__array="X"), job(input__array=["X"]), job(input__features=["a", 0])]),
+        (False, [job(input__array=given) for given in ([], ["a", "a"], 7, [""])]),
+        (False, [job(input__columns=given) for given in ([1], [-1, 1], [0, 1, 2], "0:1")]),
+        (False, [job(input__features=given) for given in ([], ["a", "a"], [-1], [0.5], "a")]),
+        (False, [job(input__column_dims=given) for given in ([], ["a", "a"], "a", [0])]),
         (False, [job(network__activation="tahn"), job(network__weights=" "), job(x=1), {}]),
         (False, [job(ADDRESS, cluster__address="h:1"), job(ADDRESS, cluster__adress="tcp://h:1")]),
         (False, [job(ADDRESS, cluster__timeout=0), job(cluster__kind="slurm")]),
@@ -514,7 +648,12 @@ sections = st.dictionaries(keys, st.dictionaries(keys, anything, max_size=4) | a
 
 
 @settings(max_examples=300)
-@given(base=st.sampled_from([{}, LOCAL, ADDRESS]), changes=sections)
+@given(
+    base=st.sampled_from(
+        [{}, LOCAL, ADDRESS, *(LOCAL | {"cluster": found} for found in DEPLOYED.values())]
+    ),
+    changes=sections,
+)
 def test_no_document_does_worse_than_job_error(base, changes) -> None:
     try:
         found = load_job(base | changes)
@@ -541,3 +680,59 @@ def test_no_text_does_worse_than_job_error(tmp_path_factory, text) -> None:
         load_job(path)
     with pytest.raises(JobError):
         load_job({}, [text])
+
+
+def path_of(path: str, source: Any = None) -> str:
+    return load_job(source or job(output__path=path)).output.path
+
+
+def test_fields_of_the_output_path(monkeypatch, tmp_path) -> None:
+    """A store a night: the night is UTC's, or the one that the environment names."""
+    monkeypatch.setenv("COLONNADE_DATE", "2026-03-01T23:59:07+02:00")
+    monkeypatch.setenv("FIELDS", "{date}")
+    assert path_of("o/{date}.zarr") == "o/2026-03-01.zarr"
+    assert path_of("o/{date:%Y/%m/%d}/{year}{month}{day}-{time}") == "o/2026/03/01/20260301-215907"
+    assert path_of("s3://b/{date:%Y%m}.zarr") == "s3://b/202603.zarr"
+    # Braces are written twice, and what a variable holds is no field
+    assert path_of("{{date}}/${FIELDS}/$${{HOME}}") == "{date}/{date}/${HOME}"
+    (tmp_path / "nightly.v2.yaml").write_text(yaml.safe_dump(job(output__path="{job}/{date}")))
+    found = load_job(tmp_path / "nightly.v2.yaml")
+    assert found.output.path == "nightly.v2/2026-03-01"
+    assert load_job(load_job(job(output__path="{{date}}"))).output.path == "{date}"
+    assert load_job(found) == found
+    # Elsewhere they are nothing special
+    assert load_job(job(input__path="{date}.npy")).input.path == "{date}.npy"
+    monkeypatch.setenv("COLONNADE_DATE", "2025-12-31")
+    assert path_of("{date}-{time}") == "2025-12-31-000000"
+    monkeypatch.delenv("COLONNADE_DATE")
+    before, made, after = datetime.now(UTC), path_of("{date}"), datetime.now(UTC)
+    assert before.date().isoformat() <= made <= after.date().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("{night}.zarr", "given '{night}'; known: {date}, {time}, {year}, {month}, {day}, {job}"),
+        ("{}", "given '{}'; known: {date}"),
+        ("{year:%Y}", "given '{year:%Y}'; known: {date}"),
+        ("{date.year}", "given '{date.year}'; known: {date}"),
+        ("{date", "given '{'; known: {date}"),
+        ("date}", "given '}'; known: {date}"),
+        ("{{date}", "given '}'; known: {date}"),
+        ("{date:%Q}", "given '{date:%Q}'; a format has %Y, %m"),
+        ("{date:%}", "given '{date:%}'; a format has %Y, %m"),
+        ("{date:}", "given '{date:}'; a format has %Y, %m"),
+        ("{job}", "given '{job}'; {job} is a job file's name, and this job is no file"),
+    ],
+)
+def test_fields_that_are_not_known(path: str, said: str) -> None:
+    (line,) = told(job(output__path=path))
+    assert line.startswith(f"output.path: {said}")
+
+
+@pytest.mark.parametrize("given", ["tonight", "2026-13-01", "0001-01-01T00:00:00+23:59", "20\x1b"])
+def test_a_night_that_is_no_date(monkeypatch, given: str) -> None:
+    monkeypatch.setenv("COLONNADE_DATE", given)
+    (line,) = told(job(output__path="{date}"))
+    assert "the environment's COLONNADE_DATE is no date such as 2026-03-01" in line
+    assert load_job(job())

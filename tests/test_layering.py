@@ -14,7 +14,7 @@ import colonnade
 FLOORS = {
     14: ["cli"],
     13: ["materializing"],
-    12: ["run", "planning", "reporting"],
+    12: ["run", "planning", "reporting", "submit"],
     11: ["rounds", "verify", "reader"],
     10: ["task", "inputs", "recovered", "blockwise", "deepreference"],
     9: ["sources", "dispatch", "reference"],
@@ -35,11 +35,13 @@ FLOORS = {
         "locations",
     ],
     0: [
+        "environment",
         "errors",
         "events",
         "formulas",
         "npyheader",
         "order",
+        "pathfields",
         "regularfiles",
         "rounding",
         "sampling",

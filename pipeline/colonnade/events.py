@@ -12,11 +12,14 @@ __all__ = [
     "BlockFailed",
     "ClusterReady",
     "Event",
+    "HolderWatched",
     "Listener",
     "NoWorkers",
     "RunFinished",
     "RunStarted",
     "Stopping",
+    "StoreGrown",
+    "WaitingForWorkers",
     "ignore",
 ]
 
@@ -33,6 +36,30 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class HolderWatched:
+    """Another run holds the store; for so many `seconds` it is watched for a sign of life."""
+
+    store: str
+    holder: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreGrown:
+    """X has more columns than the store had, which now has as many: `blocks_new` more blocks.
+
+    `blocks_again` is 1 where the last of the old blocks is to be computed again, since it ended
+    where X did.
+    """
+
+    store: str
+    columns_before: int
+    columns: int
+    blocks_new: int
+    blocks_again: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterReady:
     """Workers have arrived; `dashboard` is an address, or a word on why there is none."""
 
@@ -40,6 +67,16 @@ class ClusterReady:
     workers: int
     threads: int
     dashboard: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForWorkers:
+    """So many workers of a `cluster` are `missing` of those `wanted`, for up to `seconds`."""
+
+    cluster: str
+    missing: int
+    wanted: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +160,8 @@ class RunFinished:
     """The end of a run that was not interrupted.
 
     `bytes_written` and `seconds` are this run's own; `peak_memory` is the largest worker's;
-    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done.
+    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done;
+    `columns_new` are those by which the store has grown.
     """
 
     store: str
@@ -136,11 +174,15 @@ class RunFinished:
     nonfinite: int
     seconds: float
     peak_memory: int
+    columns_new: int = 0
 
 
 Event = (
     RunStarted
+    | HolderWatched
+    | StoreGrown
     | ClusterReady
+    | WaitingForWorkers
     | NoWorkers
     | Stopping
     | BlockDone
