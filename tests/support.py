@@ -11,6 +11,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,21 @@ def make_network(
     W2 = (rng.standard_normal((q, m)) / np.sqrt(m)).astype(dtype)
     b1, b2 = rng.standard_normal(m).astype(dtype), rng.standard_normal(q).astype(dtype)
     return Network(W1, b1, W2, b2, activation)
+
+
+def make_chain(
+    sizes: Sequence[int], activations: Any = "tanh", dtype: Any = np.float32, seed: int = 0
+) -> Network:
+    """A network of these sizes: inputs, hidden units of each layer, outputs."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        (
+            (rng.standard_normal((m, n)) / np.sqrt(n)).astype(dtype),
+            rng.standard_normal(m).astype(dtype),
+        )
+        for n, m in pairwise(sizes)
+    ]
+    return Network.chain(layers, activations)
 
 
 def make_columns(n: int = N, p: int = P, dtype: Any = np.float32, seed: int = 1) -> np.ndarray:

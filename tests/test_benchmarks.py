@@ -16,7 +16,10 @@ BENCHMARKS = Path(__file__).parent / "benchmarks"
     [
         (
             "kernel.py",
-            "--mebibytes 1 --seconds 0.01 --shapes 7,5,3 --peers einsum jax\\ jacrev",
+            (
+                "--mebibytes 1 --seconds 0.01 --shapes 7,5,3 --peers einsum jax\\ jacrev "
+                "--chains 5,7,11,3 --chain-columns 13"
+            ),
             ["of peak", "einsum ×", "jax jacrev ×"],
         ),
         (

@@ -88,7 +88,7 @@ def test_patches_are_made_and_run(tmp_path: Path) -> None:
     network = cn.Network.load(
         "configs/data/patches-network.safetensors",
         "relu",
-        load_job("configs/patches.yaml").network.names.model_dump(),  # type: ignore[union-attr]
+        load_job("configs/patches.yaml").network.names,  # type: ignore[union-attr]
     )
     T = cn.jacobian(network, np.asarray(X[:]), dtype=np.float64)
     np.testing.assert_allclose(ds["mean"], T.mean(axis=0), rtol=1e-4, atol=1e-6)

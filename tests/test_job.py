@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from colonnade import job as models
 from colonnade.activations import ACTIVATIONS
 from colonnade.errors import JobError
-from colonnade.job import AddressCluster, ArrayNames, Job, LocalCluster, cluster, json_schema
+from colonnade.job import AddressCluster, Job, LocalCluster, cluster, json_schema
 from colonnade.jobfile import load_job
 from colonnade.locations import StorageOptions
 
@@ -53,7 +53,7 @@ LOCAL = {"network": {"weights": "w.npz", "activation": "tanh"}, "input": {"path"
          "output": {"path": "o.zarr"}}  # fmt: skip
 ADDRESS = LOCAL | {"cluster": {"kind": "address", "address": "tcp://h:1"}}
 SECTIONS = {
-    "network": models.NetworkSettings, "network.names": ArrayNames,
+    "network": models.NetworkSettings,
     "input": models.InputSettings, "output": models.OutputSettings,
     "output.scale": models.ScaleSettings,
 }  # fmt: skip
@@ -119,7 +119,7 @@ def test_whole_job(tmp_path: Path) -> None:
     assert load_job(path).model_dump() == {
         "network": {
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
-            "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
+            "names": {"W1": "fc1.weight", "W2": "fc2.weight", "b2": "fc2.bias"},
             "input_names": ("T_850", "ω", "3"), "output_names": "names.txt",
             "input_mean": None, "input_std": None, "output_mean": None, "output_std": None,
             "storage_options": None,
@@ -174,8 +174,7 @@ def test_every_problem_in_one_report() -> None:
     expected = {
         "network.weights": "required, and not given",
         "network.activation": "given 'tahn'; no activation 'tahn'; nearest: tanh",
-        "network.names.W1": "required, and not given",
-        "network.names.w1": "unknown key; did you mean W1? known here: W1, b1, W2, b2",
+        "network.names": "given {'w1': 'a', 'W2': 'b'}; w1, W2: allowed: W1, b1, W2, b2 and so on",
         "input.path": "given ''; allowed: a path",
         "input.orientation": "given 'columns_by_faetures'; allowed: 'features_by_columns' or "
         "'columns_by_features'; did you mean columns_by_features?",
@@ -395,7 +394,7 @@ def test_scalings() -> None:
         *(({"name": "elu", "alpha": wrong}, "alpha must be a finite number")
           for wrong in ("steep", True, None, [1], float("nan"), float("inf"), 10**400)),
         *((wrong, "allowed: a name, or a mapping")
-          for wrong in (3, [], {}, {"name": 3}, {"alpha": 1})),
+          for wrong in (3, [3], [[]], {}, {"name": 3}, {"alpha": 1})),
     ],
 )  # fmt: skip
 def test_wrong_activations(given, problem) -> None:
@@ -422,7 +421,10 @@ def test_every_activation_is_canonical() -> None:
         (["network.activation=elu", "network.activation.alpha=0.5"], "network.activation",
          {"name": "elu", "alpha": 0.5}),
         (["network.names={W1: a, W2: b}", "network.names.b2=c"], "network.names",
-         ArrayNames(W1="a", W2="b", b2="c")),
+         {"W1": "a", "W2": "b", "b2": "c"}),
+        (["network.activation=[elu, {name: elu, alpha: 2}]"], "network.activation",
+         [{"name": "elu", "alpha": 1.0}, {"name": "elu", "alpha": 2.0}]),
+        (["network.activation=pkg.mod:sigma"], "network.activation", {"name": "pkg.mod:sigma"}),
     ],
 )  # fmt: skip
 def test_overrides(overrides, place, value) -> None:

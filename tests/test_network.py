@@ -20,7 +20,6 @@ from safetensors.numpy import save_file
 
 from colonnade import Network, activation
 from colonnade.errors import NetworkError, UsageError
-from colonnade.network import ARRAYS
 from support import M, N, Q, make_network
 
 Arrays = dict[str, np.ndarray]
@@ -59,6 +58,9 @@ def saved(request, tmp_path, monkeypatch) -> Callable[[Arrays], str]:
         return request.param
 
     return save
+
+
+ARRAYS = ("W1", "b1", "W2", "b2")
 
 
 def assert_same(network: Network, arrays: Arrays, dtype: Any = np.float32) -> None:
@@ -128,12 +130,16 @@ def shaped(**shapes: tuple[int, ...]) -> Arrays:
         (shaped(a=(7, 5), c=(7, 7), b=(7,)), "in more than one way"),  # m == q, one bias
         (shaped(a=(7, 5), b=(7,), c=(7, 3), d=(3,)), "in no way"),  # W2 stored m × q
         (shaped(a=(7, 5), b=(5,), c=(3, 7), d=(3,)), "in no way"),
-        (shaped(a=(7, 5), b=(7,), c=(3, 7), d=(3,), e=(2,)), "two matrices and up to two vectors"),
-        (shaped(a=(7, 5), b=(7,), c=(3, 7), d=(3,), e=(1, 1, 1)), "two matrices and up to two"),
-        (shaped(a=(7, 5), b=(7,), c=(7, 7), d=(7,), e=(3, 7), f=(3,)), "two matrices and up to"),
-        (shaped(a=(7, 5)), "two matrices and up to two vectors"),
+        (
+            shaped(a=(7, 5), b=(7,), c=(3, 7), d=(3,), e=(2,)),
+            "for each layer, two with one hidden layer",
+        ),
+        (shaped(a=(7, 5), b=(7,), c=(3, 7), d=(3,), e=(1, 1, 1)), "a matrix for each layer"),
+        (shaped(a=(7, 5), b=(7,), c=(7, 7), d=(7,), e=(3, 7), f=(3,)), "in more than one way"),
+        (shaped(a=(7, 5), b=(7,), c=(11, 7), d=(2, 11), e=(3,)), "in no way"),
+        (shaped(**{f"a{i}": (i + 2, i + 1) for i in range(9)}), "of more than 8 layers"),
         (shaped(W1=(7, 5), b1=(7,), W2=(3, 7), scale=(3,)), "there is scale: another layer"),
-        (shaped(W1=(7, 5), b1=(7,), W2=(7, 7), b2=(7,), W3=(3, 7)), "there is W3: another layer"),
+        (shaped(W1=(7, 5), b1=(7,), W2=(7, 7), b2=(7,), W4=(3, 7)), "there is W4: another layer"),
     ],
 )
 def test_ambiguous_files_ask_for_names(saved, arrays, problem) -> None:
@@ -171,8 +177,10 @@ def test_wrong_shapes(saved, arrays, changes, hint) -> None:
     arrays |= changes
     text = refused(saved(arrays))
     described = ", ".join(f"{name} {arrays[name].shape} float32" for name in ARRAYS)
-    expected = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,), none of them empty."
-    assert text.startswith("these shapes are not those of a network with one hidden layer: ")
+    expected = (
+        "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,), or more layers of that kind, none of them empty."
+    )
+    assert text.startswith("these shapes are not those of a network: ")
     assert f"{described}; expected {expected}{' ' * bool(hint)}{hint}" in text
 
 
@@ -256,8 +264,9 @@ def test_safetensors_of_other_types(arrays, tmp_path) -> None:
     ("names", "problem"),
     [
         ({"W1": "a", "W2": "x", "b1": "y"}, "asks for W2 = 'x', b1 = 'y'; the file holds a, b, c."),
-        ({"W1": "a"}, "network.names gives W1; it must give W1 and W2, and may give b1 and b2."),
+        ({"W2": "a"}, "network.names gives W2; it must give W1, W2 and so on without a gap"),
         ({"W1": "a", "W2": "b", "w3": "c"}, "network.names gives W1, W2, w3; it must give"),
+        ({"W1": "a", "W3": "b"}, "network.names gives W1, W3; it must give"),
         ({"W1": "a", "W2": "a"}, f"W1 ({M}, {N}) float32, W2 ({M}, {N}) float32; expected W1 (m"),
     ],
 )  # fmt: skip

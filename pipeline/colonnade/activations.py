@@ -1,6 +1,7 @@
-"""The nonlinearities: pairs (σ, σ′), held as data in one table.
+"""The nonlinearities: pairs (σ, σ′), held as data in a table, or imported by name.
 
-How they are computed, and how exactly, is `formulas`' matter.
+How they are computed, and how exactly, is the matter of `formulas`, and of `columnwise` where σ
+mixes the entries of a column.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from colonnade import formulas as f
+from colonnade.columnwise import COLUMNWISE, ColumnFormula
 from colonnade.errors import UsageError
-from colonnade.formulas import Array
+from colonnade.formulas import Array, Slope
+from colonnade.imported import Imported, check, imported, is_import, probes
 
-__all__ = ["ACTIVATIONS", "Activation", "Formula", "activation"]
+__all__ = ["ACTIVATIONS", "COLUMNWISE", "Activation", "Formula", "activation"]
 
 # Elements that a formula sees at a time, so that its temporaries stay in the L2 cache.
 _BLOCK = 32768
@@ -95,12 +98,14 @@ def _plain(name: str) -> str:
 
 
 # Names elsewhere. _plain makes LeakyRelu, hard_tanh and logsigmoid ours already.
-_ALIASES = {_plain(name): name for name in ACTIVATIONS} | {
+_ALIASES = {_plain(name): name for name in (*ACTIVATIONS, *COLUMNWISE)} | {
     "expit": "sigmoid",
     "geluapproximate": "gelu_tanh",
     "gelunew": "gelu_tanh",
     "gelupytorchtanh": "gelu_tanh",
     "hardsilu": "hard_swish",
+    "l2normalization": "l2_normalize",
+    "layernormalization": "layer_norm",
     "linear": "identity",
     "logistic": "sigmoid",
     "sine": "sin",
@@ -110,12 +115,12 @@ _ALIASES = {_plain(name): name for name in ACTIVATIONS} | {
 
 @dataclass(frozen=True)
 class Activation:
-    """An elementwise σ with its derivative; a plain value, made by `activation`.
+    """A σ with its derivative; a plain value, made by `activation`.
 
     Attributes
     ----------
     name
-        the key of `ACTIVATIONS`
+        the key of `ACTIVATIONS` or `COLUMNWISE`, or the ``package.module:object`` to import
     settings
         all of its parameters, as (name, value) pairs
     """
@@ -128,29 +133,58 @@ class Activation:
         """The parameters, name -> value."""
         return dict(self.settings)
 
+    @property
+    def columnwise(self) -> bool:
+        """Whether it mixes the entries of a column, as softmax does; imports what is imported."""
+        if self.name in ACTIVATIONS:
+            return False
+        return self.name in COLUMNWISE or imported(self.name).columnwise
+
     def value(self, z: ArrayLike) -> Array:
-        """σ(z), elementwise, in a new array of the shape of z.
+        """σ(z), in a new array of the shape of z: elementwise, or of each column of z (m, B).
 
         float32 and float64 are kept, other real types become float64, and what is not real
         raises TypeError.
         """
-        return _evaluate(partial(ACTIVATIONS[self.name].value, **self.parameters), z)
+        return cast("Array", self._of("value", z))
 
-    def slope(self, z: ArrayLike) -> Array:
-        """σ′(z), elementwise; shape and type are those of `value`."""
-        return _evaluate(partial(ACTIVATIONS[self.name].slope, **self.parameters), z)
+    def slope(self, z: ArrayLike) -> Slope:
+        """σ′(z), elementwise; shape and type are those of `value`.
+
+        Where σ is `columnwise`, a `LowRank`.
+        """
+        return self._of("slope", z)
+
+    def check(self, m: int) -> None:
+        """See that an imported σ can be had, and is one of columns of m; UsageError otherwise."""
+        if is_import(self.name):
+            check(imported(self.name), m)
+
+    def identity(self, m: int) -> list[Any]:
+        """Tell what makes it the σ that it is: name, parameters, and what imported code does."""
+        told: list[Any] = [self.name, sorted(self.settings)]
+        return [*told, probes(imported(self.name), m)] if is_import(self.name) else told
+
+    def _of(self, what: str, z: ArrayLike) -> Slope:
+        formula: Formula | ColumnFormula | Imported
+        formula = ACTIVATIONS.get(self.name) or COLUMNWISE.get(self.name) or imported(self.name)
+        function = partial(getattr(formula, what), **self.parameters)
+        return _evaluate(function, z, whole=self.columnwise)
 
 
-def _evaluate(function: Callable[[Array], Array], z: ArrayLike) -> Array:
+def _evaluate(function: Callable[[Array], Slope], z: ArrayLike, *, whole: bool) -> Slope:
     z = np.asarray(z)
     if z.dtype not in f.FORMATS:
         z = z.astype(np.float64, casting="same_kind")
+    if whole:
+        with np.errstate(over="ignore", under="ignore"):
+            return function(z)
     order: Any = "F" if z.flags.fnc else "C"
     flat = z.ravel(order=order)
     # What leaves the range is inf or 0, and exp(inf) is meant; invalid and divide stay loud.
     with np.errstate(over="ignore", under="ignore"):
         if flat.size <= _BLOCK:
-            out = function(flat)
+            out = cast("Array", function(flat))
             # identity gives what it is given
             out = out.copy() if np.may_share_memory(out, z) else out
         else:
@@ -166,10 +200,11 @@ def activation(name: str, **parameters: float) -> Activation:
     Parameters
     ----------
     name
-        a key of `ACTIVATIONS`, without regard to case, "_" and "-", or another common name of the
-        function, as swish, logistic, linear, gelu_new; the result has ours. Note that other
-        libraries give some names another meaning: jax.nn.gelu is `gelu_tanh` unless told otherwise,
-        and hard_sigmoid in ONNX is 0.2z + 0.5 where `hard_sigmoid` is z/6 + 0.5.
+        a key of `ACTIVATIONS` or `COLUMNWISE`, without regard to case, "_" and "-", or another
+        common name of the function, as swish, logistic, linear, gelu_new; the result has ours. Note
+        that other libraries give some names another meaning: jax.nn.gelu is `gelu_tanh` unless told
+        otherwise, and hard_sigmoid in ONNX is 0.2z + 0.5 where `hard_sigmoid` is z/6 + 0.5.
+        Or ``package.module:object``, as `imported` has it, which is imported when it is needed.
     **parameters
         those of the activation, with PyTorch's defaults. A parameter is rounded to the type of z.
 
@@ -183,12 +218,17 @@ def activation(name: str, **parameters: float) -> Activation:
     UsageError
         the name or a parameter is not known, or a parameter is out of its range
     """
+    if is_import(name):
+        if parameters:
+            raise UsageError(f"{name} is imported as it is, and takes no {', '.join(parameters)}")
+        return Activation(name)
     key = _ALIASES.get(_plain(name))
     if key is None:
         near = [_ALIASES[n] for n in difflib.get_close_matches(_plain(name), _ALIASES)]
         hint = f"nearest: {', '.join(dict.fromkeys(near))}; " if near else ""
-        raise UsageError(f"no activation {name!r}; {hint}known: {', '.join(ACTIVATIONS)}")
-    formula = ACTIVATIONS[key]
+        known = ", ".join((*ACTIVATIONS, *COLUMNWISE))
+        raise UsageError(f"no activation {name!r}; {hint}known: {known}, or package.module:object")
+    formula: Formula | ColumnFormula = ACTIVATIONS.get(key) or COLUMNWISE[key]
     allowed = ", ".join(f"{k}={v:g}" for k, v in formula.parameters.items()) or "none"
     for given, number in parameters.items():
         if given not in formula.parameters:

@@ -186,13 +186,19 @@ def status(store: str, as_json: bool) -> None:
     show_default=True,
     help="Of the choice of columns.",
 )
+@click.option(
+    "--import",
+    "imports",
+    is_flag=True,
+    help="Import an activation that is code; of a store that you trust.",
+)
 @_json
 @_log
 @_debug
-def verify(store: str, columns: int, seed: int, as_json: bool, log: str) -> None:
+def verify(store: str, columns: int, seed: int, imports: bool, as_json: bool, log: str) -> None:
     """Check all of STORE's checksums, and some columns against an independent derivative."""
     with listening(log) as listener:
-        found = verify_store(store, columns=columns, seed=seed, listener=listener)
+        found = verify_store(store, columns=columns, seed=seed, imports=imports, listener=listener)
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
     found.require()
 

@@ -8,6 +8,9 @@ chooses.
 
 Between its `bends` (the kinks of σ, and the extrema of σ′) σ′ is monotone. Its values on an
 interval therefore lie between those at the ends and at either side of each bend within.
+
+Of an imported σ no bends are known: its slopes on an interval are those at points spread over it,
+with as much again on either side.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from colonnade.imported import derivative, imported
 
 __all__ = ["DEFINITIONS", "LEAST", "Definition", "sigma", "slope_range"]
 
@@ -51,6 +56,8 @@ class Definition(NamedTuple):
 def sigma(name: str, parameters: Mapping[str, float], z: Array) -> NDArray[np.float64]:
     """σ(z), elementwise, in float64."""
     with np.errstate(all="ignore"):
+        if name not in DEFINITIONS:
+            return imported(name).value(np.asarray(z, np.float64))
         return DEFINITIONS[name].value(np.asarray(z, np.float64), **parameters)
 
 
@@ -61,6 +68,8 @@ def slope_range(
 
     Both sides of a kink count, and so does one that lies at an interval's end. NaN gives NaN.
     """
+    if name not in DEFINITIONS:
+        return _spread(name, low, high)
     value, bends, period = DEFINITIONS[name]
     if period is not None:
         # All slopes there are; far out, floats do not tell one bend from the next
@@ -78,6 +87,16 @@ def slope_range(
                 least = np.where(inside, np.minimum(least, slope), least)
                 most = np.where(inside, np.maximum(most, slope), most)
     return least, most
+
+
+def _spread(name: str, low: Array, high: Array) -> tuple[Array, Array]:
+    found = imported(name)
+    with np.errstate(all="ignore"):
+        points = [low + (high - low) * part for part in (0, 0.25, 0.5, 0.75, 1)]
+        slopes = [derivative(found, point) for point in points]
+        least = np.min([slope - error for slope, error in slopes], axis=0)
+        most = np.max([slope + error for slope, error in slopes], axis=0)
+        return 1.5 * least - 0.5 * most, 1.5 * most - 0.5 * least
 
 
 def _slope(value: Callable[..., Array], parameters: Mapping[str, float], z: Any) -> Array:

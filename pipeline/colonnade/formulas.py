@@ -24,6 +24,38 @@ from numpy.typing import NDArray
 Array: TypeAlias = NDArray[Any]  # float32 or float64
 
 
+class LowRank(NamedTuple):
+    """Slopes of a σ that mixes the entries of a column: Diag(d_k) + Σ_r a_rk b_rkᵀ at column k.
+
+    Attributes
+    ----------
+    d
+        (m, B).
+    A, B
+        (r, m, B) each.
+    """
+
+    d: Array
+    A: Array
+    B: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of its diagonals, (m, B)."""
+        return self.d.shape
+
+    def columns(self, start: int, stop: int) -> LowRank:
+        """Take the slopes of some columns."""
+        return LowRank(*(part[..., start:stop] for part in self))
+
+    def astype(self, dtype: Any) -> LowRank:
+        """Round to a type; without a copy where they have it."""
+        return LowRank(*(part.astype(dtype, copy=False) for part in self))
+
+
+Slope: TypeAlias = Array | LowRank
+
+
 class Format(NamedTuple):
     """What depends on the floating-point format, all of it exact there."""
 

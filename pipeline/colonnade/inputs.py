@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from colonnade.columns import Columns, open_columns
-from colonnade.errors import InputError, StoreError, TooLargeError
-from colonnade.jacobian import kernel_bytes, working_dtype
+from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError
 from colonnade.job import SCALINGS, Job
+from colonnade.kernel import kernel_bytes, scratch_bytes, slope_numbers, working_dtype
 from colonnade.labelling import find_labels
 from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
-from colonnade.plan import Capacity, Plan
+from colonnade.order import cheapest
+from colonnade.plan import Capacity, Plan, Work
 from colonnade.planner import make_plan
 from colonnade.sources import Slopes, Source
 from colonnade.store import InputRecord, input_record
@@ -92,6 +94,14 @@ class Checked:
             grid=grid,
             layout=output.layout,
             tile_columns=tile,
+            work=Work(
+                order=str(cheapest(network.sizes)),
+                flops=cheapest(network.sizes).flops,
+                forward_flops=2 * sum(layer.W.size for layer in network.layers[:-1]),
+                slope_numbers=slope_numbers(network),
+                scratch_bytes=scratch_bytes(network, output.dtype, tile),
+                has_slopes=network.has_slopes,
+            ),
         )
         if plan.grid.problem:
             anew = "" if grid is None else "Make the store anew (--overwrite). "
@@ -111,18 +121,19 @@ def check_job(job: Job) -> Checked:
     """
     _refuse_overlap(job)
     settings = job.network
-    names = settings.names.model_dump(exclude_none=True) if settings.names else None
     network = Network.load(
         settings.weights,
         settings.activation,
-        names,
+        settings.names,
         settings.storage_options,
         **{key: getattr(settings, key) for key in SCALINGS},
     )
-    # The store's record tells the activation, wherever it comes from
-    told = {"name": network.activation.name, **network.activation.parameters}
+    # The store's record tells the activations, wherever they come from
+    told: Any = [{"name": sigma.name, **sigma.parameters} for sigma in network.activations]
+    told = told[0] if len(told) == 1 else told
     job = job.model_copy(update={"network": settings.model_copy(update={"activation": told})})
     x = job.input
+    _refuse_factored(job, network)
     columns = open_columns(**x.asked)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
@@ -148,6 +159,22 @@ def _refuse_overlap(job: Job) -> None:
             )
 
 
+def _refuse_factored(job: Job, network: Network) -> None:
+    if job.output.layout == "dense" or network.has_slopes:
+        return
+    mixing = next((s.name for s in network.activations if s.columnwise), None)
+    why = (
+        f"it has {len(network.hidden)} hidden layers"
+        if len(network.hidden) != 1
+        else f"{mixing} mixes the entries of a column, so that its slope is a matrix"
+    )
+    raise NetworkError(
+        "output.layout: factored keeps a vector of slopes a column, of which U Diag(s′) W is made: "
+        "it is for networks with one hidden layer and an elementwise activation. Of this one, "
+        f"{why}. Set output.layout: dense."
+    )
+
+
 def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
     other = "columns_by_features"
     if job.input.orientation == other:
@@ -159,6 +186,6 @@ def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
         hint = " Choose those of the network's inputs, in their order, with input.features."
     return (
         f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
-        f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
+        f"(features): {', '.join(f'{name} {a.shape}' for name, a in network.arrays.items())} in "
         f"{job.network.weights}; X {columns.described}, in {job.input.path}.{hint}"
     )

@@ -144,7 +144,7 @@ def _numbers_of(path: str, data: bytes, name: str) -> NDArray[Any]:
         read_header(io.BytesIO(data), len(data))
         return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
     if suffix == ".npz":
-        arrays = load_npz(path, io.BytesIO(data))
+        arrays = load_npz(path, io.BytesIO(data)).arrays
         if name in arrays or len(arrays) == 1:
             return arrays[name] if name in arrays else next(iter(arrays.values()))
         raise ValueError(f"none of its arrays is {name}: {shown(', '.join(arrays))}")

@@ -1,13 +1,14 @@
-"""The network Y = U σ(W X + b 1ᵀ) + c 1ᵀ: its four arrays and its σ, checked and loaded."""
+"""The network: affine layers with a σ between each two, checked and loaded."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,23 +17,32 @@ from colonnade.activations import Activation, activation
 from colonnade.errors import NetworkError, UsageError
 from colonnade.locations import Options
 from colonnade.weights import (
-    ARRAYS,
     SHAPES,
     Chain,
     Given,
     Scaling,
+    array_names,
     described,
     estimator_weights,
     load_weights,
     told_sigma,
 )
 
-__all__ = ["ARRAYS", "Network"]
+__all__ = ["GivenActivation", "Layer", "Network", "array_names"]
+
+GivenActivation: TypeAlias = str | Mapping[str, Any] | Activation
 
 
-@dataclass(frozen=True, eq=False)
+class Layer(NamedTuple):
+    """An affine layer, W x + b: W (outputs, inputs) and b (outputs,)."""
+
+    W: NDArray[Any]
+    b: NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False, init=False)
 class Network:
-    """A network with one hidden layer, applied to each column of X (n, p) alone.
+    """A network, applied to each column of X (n, p) alone; with one hidden layer, or `chain`.
 
     Parameters
     ----------
@@ -49,6 +59,10 @@ class Network:
 
     Attributes
     ----------
+    layers
+        From X on.
+    activations
+        One between each two layers.
     folded
         Scalings that a file told or its user gave, and that are in the layers, in words.
 
@@ -57,14 +71,11 @@ class Network:
     NetworkError
         The shapes do not fit, or a value is no finite real number.
     UsageError
-        The activation is not known.
+        The activation is not known, or what is imported for it is none.
     """
 
-    W1: NDArray[Any]
-    b1: NDArray[Any]
-    W2: NDArray[Any]
-    b2: NDArray[Any]
-    activation: Activation
+    layers: tuple[Layer, ...]
+    activations: tuple[Activation, ...]
     folded: tuple[str, ...]
 
     def __init__(
@@ -73,18 +84,53 @@ class Network:
         b1: ArrayLike | None,
         W2: ArrayLike,
         b2: ArrayLike | None,
-        activation: str | Mapping[str, Any] | Activation,
+        activation: GivenActivation,
     ) -> None:
+        self._set([(W1, b1), (W2, b2)], [activation])
+
+    @classmethod
+    def chain(
+        cls,
+        layers: Iterable[tuple[ArrayLike, ArrayLike | None]],
+        activations: GivenActivation | Sequence[GivenActivation],
+    ) -> Network:
+        """Make a network of any depth: W_L σ(… W_2 σ(W_1 x + b_1) + b_2 …) + b_L.
+
+        Parameters
+        ----------
+        layers
+            W (outputs, inputs) and b (outputs,), or None for zeros, of each layer from X on. A
+            single one, without hidden units, is a network too.
+        activations
+            One for all hidden layers, or one for each.
+
+        Raises
+        ------
+        NetworkError, UsageError
+            As for the constructor.
+        """
+        network = cls.__new__(cls)
+        network._set(list(layers), activations)
+        return network
+
+    def _set(
+        self,
+        layers: Sequence[tuple[ArrayLike, ArrayLike | None]],
+        activations: GivenActivation | Sequence[GivenActivation],
+    ) -> None:
+        names = array_names(len(layers))
         given = {
             name: _as_array(name, array)
-            for name, array in zip(ARRAYS, (W1, b1, W2, b2), strict=True)
-            if array is not None or name in ("W1", "W2")
+            for name, array in zip(names, (a for layer in layers for a in layer), strict=True)
+            if array is not None or name[0] == "W"
         }
-        _check_shapes(given)
-        for bias, weights in (("b1", "W1"), ("b2", "W2")):
-            given.setdefault(bias, np.zeros(given[weights].shape[0], np.float32))
+        _check_shapes(given, len(layers))
         dtype = _common_dtype(given)
-        for name, array in given.items():
+        arrays = []
+        for name in names:
+            array = given.get(name)
+            if array is None:
+                array = np.zeros(len(given[f"W{name[1:]}"]), dtype)
             converted = np.array(array, dtype, order="C")
             wrong = converted.size - np.count_nonzero(np.isfinite(converted))
             if wrong:
@@ -93,41 +139,101 @@ class Network:
                     "weights must be finite."
                 )
             converted.flags.writeable = False
-            object.__setattr__(self, name, converted)
-        object.__setattr__(self, "activation", _as_activation(activation))
+            arrays.append(converted)
+        made = tuple(Layer(W, b) for W, b in zip(arrays[::2], arrays[1::2], strict=True))
+        object.__setattr__(self, "layers", made)
+        object.__setattr__(self, "activations", _as_activations(activations, len(made) - 1))
         object.__setattr__(self, "folded", ())
+        for sigma, m in zip(self.activations, self.hidden, strict=True):
+            sigma.check(m)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Inputs, the hidden units of each layer, outputs."""
+        return (int(self.layers[0].W.shape[1]), *(len(layer.b) for layer in self.layers))
+
+    @property
+    def hidden(self) -> tuple[int, ...]:
+        """Hidden units of each hidden layer."""
+        return self.sizes[1:-1]
 
     @property
     def m(self) -> int:
-        """Hidden units."""
-        return int(self.W1.shape[0])
+        """Hidden units, of all layers."""
+        return sum(self.hidden)
 
     @property
     def n(self) -> int:
         """Inputs."""
-        return int(self.W1.shape[1])
+        return self.sizes[0]
 
     @property
     def q(self) -> int:
         """Outputs."""
-        return int(self.W2.shape[0])
+        return self.sizes[-1]
+
+    @property
+    def has_slopes(self) -> bool:
+        """Whether σ′ at a column is a vector of m numbers: one hidden layer, σ elementwise."""
+        return len(self.activations) == 1 and not self.activations[0].columnwise
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """W1, b1, W2, b2 and so on, by name."""
+        names = array_names(len(self.layers))
+        return dict(zip(names, (a for layer in self.layers for a in layer), strict=True))
+
+    @property
+    def W1(self) -> NDArray[Any]:  # noqa: N802 (the names of the mathematics)
+        """The first layer's weights, (m, n); as the next three, of one hidden layer alone."""
+        return self._pair[0].W
+
+    @property
+    def b1(self) -> NDArray[Any]:
+        """The first layer's bias, (m,)."""
+        return self._pair[0].b
+
+    @property
+    def W2(self) -> NDArray[Any]:  # noqa: N802
+        """The second layer's weights, (q, m)."""
+        return self._pair[1].W
+
+    @property
+    def b2(self) -> NDArray[Any]:
+        """The second layer's bias, (q,)."""
+        return self._pair[1].b
+
+    @property
+    def activation(self) -> Activation:
+        """σ, where there is one."""
+        return self.activations[len(self._pair) - 2]
+
+    @property
+    def _pair(self) -> tuple[Layer, ...]:
+        if len(self.layers) != 2:
+            raise NetworkError(
+                f"this network has {len(self.hidden)} hidden layers, not one: look at its layers "
+                "and activations."
+            )
+        return self.layers
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or float64, the same for the four arrays."""
-        return self.W1.dtype
+        """float32 or float64, the same for all arrays."""
+        return self.layers[0].W.dtype
 
     def __repr__(self) -> str:
-        return f"Network(n={self.n}, m={self.m}, q={self.q}, {self.activation!r}, {self.dtype})"
+        m = " + ".join(map(str, self.hidden)) or "0"
+        told = ", ".join(repr(sigma) for sigma in self.activations)
+        return f"Network(n={self.n}, m={m}, q={self.q}, {told or 'affine'}, {self.dtype})"
 
     @property
     def fingerprint(self) -> str:
-        """Name the network by its content: sha256 over σ and the four arrays."""
+        """Name the network by its content: sha256 over its activations and arrays."""
         digest = hashlib.sha256()
-        parameters = sorted(self.activation.parameters.items())
-        digest.update(json.dumps([self.activation.name, parameters]).encode())
-        for name in ARRAYS:
-            array = getattr(self, name)
+        for sigma, m in zip(self.activations, self.hidden, strict=True):
+            digest.update(json.dumps(sigma.identity(m)).encode())
+        for name, array in self.arrays.items():
             digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
             digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
         return f"sha256:{digest.hexdigest()}"
@@ -136,7 +242,7 @@ class Network:
     def load(
         cls,
         path: str | Path,
-        activation: str | Mapping[str, Any] | Activation | None = None,
+        activation: GivenActivation | Sequence[GivenActivation] | None = None,
         names: Mapping[str, str] | None = None,
         storage_options: Options = None,
         *,
@@ -153,11 +259,12 @@ class Network:
             A .npz, .safetensors, .onnx, .pt, .pth, .keras, .h5 or .skops file, or a .zarr group;
             or its URL in an object store.
         activation
-            As for the constructor; not needed where the file tells it.
+            As for `chain`: one for all hidden layers, or a list; not needed where the file tells
+            them.
         names
             Which array of the file is which, as ``{"W1": "fc1.weight", …}``; a bias that is left
-            out is zero. Without it the file's arrays are W1, b1, W2, b2 by name or, failing
-            that, by the only way in which their shapes fit. Both matrices may be stored as
+            out is zero. Without it the file's arrays are W1, b1, W2, b2 and so on by name or,
+            failing that, by the only way in which their shapes fit. All matrices may be stored as
             (in, out); where the shapes fit either way, the format's convention holds.
         storage_options
             Of the object store, as in a job.
@@ -170,8 +277,8 @@ class Network:
         Raises
         ------
         NetworkError
-            The file cannot be read, does not hold one network with one hidden layer, or tells
-            another activation than the given one.
+            The file cannot be read, does not hold one network, or tells another activation than
+            the given one.
         """
         scaling = Scaling(input_mean, input_std, output_mean, output_std)
         try:
@@ -198,39 +305,43 @@ class Network:
         Raises
         ------
         NetworkError
-            It is something else, is not fitted, or has not one hidden layer.
+            It is something else, or is not fitted.
         """
         return cls._of(estimator_weights(estimator), None)
 
     @classmethod
-    def _of(cls, chain: Chain, given: str | Mapping[str, Any] | Activation | None) -> Network:
-        if len(chain.layers) != 2:
-            raise NetworkError(f"it holds {chain}; a network here has one hidden layer.")
-        (W1, b1), (W2, b2) = chain.layers
-        network = cls(W1, b1, W2, b2, _agreed(chain.activations[0], given))
+    def _of(
+        cls, chain: Chain, given: GivenActivation | Sequence[GivenActivation] | None
+    ) -> Network:
+        network = cls.chain(chain.layers, _agreed(chain.activations, given))
         object.__setattr__(network, "folded", chain.folded)
         return network
 
 
 def _agreed(
-    found: Mapping[str, Any] | None, given: str | Mapping[str, Any] | Activation | None
-) -> Activation:
-    """Take the activation that the file tells, which the given one must be, else the given one."""
-    if found is None:
-        if given is None:
+    found: Sequence[Mapping[str, Any] | None],
+    given: GivenActivation | Sequence[GivenActivation] | None,
+) -> list[Activation]:
+    """Take the activations that the file tells, which the given ones must be, else the latter."""
+    if given is None:
+        if None in found:
             raise NetworkError(
                 "the file does not tell the activation; give it (network.activation: tanh, say)."
             )
-        return _as_activation(given)
-    told = _as_activation(found)
-    if given is None:
-        return told
-    other = _as_activation(given)
-    same = told.name == other.name and np.allclose(
-        list(told.parameters.values()), list(other.parameters.values()), rtol=1e-6, atol=0
+        return [_as_activation(told) for told in found if told is not None]
+    asked = _as_activations(given, len(found))
+    return [
+        sigma if told is None else _same(_as_activation(told), sigma)
+        for told, sigma in zip(found, asked, strict=True)
+    ]
+
+
+def _same(told: Activation, given: Activation) -> Activation:
+    same = told.name == given.name and np.allclose(
+        list(told.parameters.values()), list(given.parameters.values()), rtol=1e-6, atol=0
     )
     if not same:
-        pair = [told_sigma({"name": a.name, **a.parameters}) for a in (told, other)]
+        pair = [told_sigma({"name": a.name, **a.parameters}) for a in (told, given)]
         raise NetworkError(
             f"the file tells the activation {pair[0]}, and given is {pair[1]}; leave "
             "network.activation out."
@@ -238,7 +349,25 @@ def _agreed(
     return told
 
 
-def _as_activation(given: str | Mapping[str, Any] | Activation) -> Activation:
+def _as_activations(
+    given: GivenActivation | Sequence[GivenActivation], count: int
+) -> tuple[Activation, ...]:
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        if len(given) != count:
+            raise UsageError(
+                f"{len(given)} activations are given, and the weights have {count + 1} layers, "
+                f"which take {count}: one between each two."
+            )
+        return tuple(_as_activation(each) for each in given)
+    if count == 0:
+        raise UsageError(
+            "the weights are of a single layer, W1, behind which no activation stands. If that is "
+            "meant, give an empty list of activations."
+        )
+    return (_as_activation(given),) * count
+
+
+def _as_activation(given: GivenActivation) -> Activation:
     if isinstance(given, Activation):
         return given
     if isinstance(given, str):
@@ -257,26 +386,31 @@ def _as_array(name: str, given: ArrayLike | None) -> NDArray[Any]:
         raise NetworkError(f"{name} is no array of numbers: {error}") from error
 
 
-def _check_shapes(arrays: Mapping[str, NDArray[Any]]) -> None:
-    W1, W2 = arrays["W1"], arrays["W2"]
-    fits = (
-        W1.ndim == 2
-        and W2.ndim == 2
-        and min(*W1.shape, *W2.shape) > 0
-        and W2.shape[1] == W1.shape[0]
-        and ("b1" not in arrays or arrays["b1"].shape == W1.shape[:1])
-        and ("b2" not in arrays or arrays["b2"].shape == W2.shape[:1])
-    )
-    if fits:
+def _check_shapes(arrays: Mapping[str, NDArray[Any]], count: int) -> None:
+    weights = [arrays[f"W{i}"] for i in range(1, count + 1)]
+    matrices = count > 0 and all(W.ndim == 2 and min(W.shape) > 0 for W in weights)
+    if (
+        matrices
+        and all(after.shape[1] == before.shape[0] for before, after in pairwise(weights))
+        and all(
+            array.shape == arrays[f"W{name[1:]}"].shape[:1]
+            for name, array in arrays.items()
+            if name[0] == "b"
+        )
+    ):
         return
     hints = []
-    if W1.ndim == 2 and W2.ndim == 2 and W2.shape[1] != W1.shape[0]:
-        hints.append(f"W2 has {W2.shape[1]} columns where W1 has {W1.shape[0]} rows (hidden units)")
-        if W2.shape[0] == W1.shape[1]:
-            hints.append("both may be stored input × output: transpose them")
+    for i, (before, after) in enumerate(pairwise(weights), start=1):
+        if before.ndim == after.ndim == 2 and after.shape[1] != before.shape[0]:
+            hints.append(
+                f"W{i + 1} has {after.shape[1]} columns where W{i} has {before.shape[0]} rows "
+                "(hidden units)"
+            )
+            if after.shape[0] == before.shape[1]:
+                hints.append("both may be stored input × output: transpose them")
     hint = f" {'; '.join(hints)}." if hints else ""
     raise NetworkError(
-        f"these shapes are not those of a network with one hidden layer: {described(arrays)}; "
+        f"these shapes are not those of a network: {described(arrays) or 'no layer'}; "
         f"expected {SHAPES}, none of them empty.{hint}"
     )
 

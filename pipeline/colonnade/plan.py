@@ -10,7 +10,7 @@ from typing import Any
 from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.words import counted, format_bytes, format_seconds
 
-__all__ = ["TASKS_PER_SECOND", "Calibration", "Capacity", "Plan"]
+__all__ = ["TASKS_PER_SECOND", "Calibration", "Capacity", "Plan", "Work"]
 
 # Tasks a second that a scheduler is asked to pass; it passes about three times as many on two
 # cores that it shares with the workers
@@ -48,12 +48,40 @@ class Calibration:
         return self.seconds_read + self.seconds_compute + self.seconds_write
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a column takes.
+
+    Attributes
+    ----------
+    order
+        The order of the products, as W2 D1 W1.
+    flops, forward_flops
+        Floating-point operations of its block, and of its slopes.
+    slope_numbers
+        Numbers of its slopes.
+    scratch_bytes
+        What a thread takes for products of some columns on the way to their blocks.
+    has_slopes
+        Whether its slopes are a vector of m numbers: one hidden layer, σ elementwise.
+    """
+
+    order: str
+    flops: int
+    forward_flops: int
+    slope_numbers: int
+    scratch_bytes: int = 0
+    has_slopes: bool = True
+
+
 @dataclass(frozen=True)
 class Plan:
     """A finished plan: look at it, then run it. Sizes in bytes.
 
     Attributes
     ----------
+    work
+        What a column takes.
     memory
         What a worker needs, term by term.
     batch
@@ -68,6 +96,7 @@ class Plan:
     """
 
     shapes: Shapes
+    work: Work
     products: tuple[str, ...]
     dtype: str
     grid: Grid
@@ -105,7 +134,7 @@ class Plan:
     @property
     def layouts(self) -> dict[str, int]:
         """Bytes of the main array in each layout; empty where the tensor is not kept."""
-        if "jacobian" not in self.products:
+        if "jacobian" not in self.products or not self.work.has_slopes:
             return {}
         shapes, itemsize = self.shapes, 4 if self.dtype == "float32" else 8
         numbers = {"dense": shapes.q * shapes.n, "factored": shapes.m}
@@ -123,6 +152,10 @@ class Plan:
             (
                 f"columns   p = {shapes.p:,}; inputs n = {shapes.n:,}, "
                 f"hidden units m = {shapes.m:,}, outputs q = {shapes.q:,}; {self.dtype}"
+            ),
+            (
+                f"work      {self.work.order}: {self.work.flops / 1e6:,.3g} Mflop a column, and "
+                f"{self.work.forward_flops / 1e6:,.3g} for the slopes"
             ),
             (
                 f"blocks    {grid.blocks:,} of {counted(grid.block_columns, 'column')}, "
@@ -186,6 +219,11 @@ class Plan:
         grid = self.grid
         return {
             "shapes": {name: getattr(self.shapes, name) for name in "pnmq"},
+            "work": {
+                "order": self.work.order,
+                "flops": self.work.flops,
+                "forward_flops": self.work.forward_flops,
+            },
             "products": list(self.products),
             "dtype": self.dtype,
             "blocks": grid.blocks,

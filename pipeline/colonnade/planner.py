@@ -15,7 +15,7 @@ from colonnade.layout import (
     Shapes,
     make_grid,
 )
-from colonnade.plan import TASKS_PER_SECOND, Capacity, Plan
+from colonnade.plan import TASKS_PER_SECOND, Capacity, Plan, Work
 from colonnade.products import make_arrays, needs_blocks
 from colonnade.words import counted, format_bytes
 
@@ -59,6 +59,7 @@ def make_plan(
     grid: Grid | None = None,
     layout: Literal["dense", "factored"] = "dense",
     tile_columns: int = 1,
+    work: Work | None = None,
 ) -> Plan:
     """Plan a run.
 
@@ -88,6 +89,8 @@ def make_plan(
         dense or factored.
     tile_columns
         Columns whose blocks are computed together.
+    work
+        What a column takes; by default, that of one hidden layer and an elementwise σ.
 
     Raises
     ------
@@ -96,12 +99,14 @@ def make_plan(
     """
     itemsize = 4 if dtype == "float32" else 8
     main = "jacobian" in products
+    n, m, q = shapes.n, shapes.m, shapes.q
+    work = work or Work("W2 D1 W1", 2 * m * n * q, 2 * m * n, m)
     # A job without the tensor is cut by what it works on instead
     numbers = max(shapes.n, shapes.m, shapes.q)
     if main:
         numbers = shapes.q * shapes.n if layout == "dense" else shapes.m
     column_bytes = numbers * itemsize
-    forms_blocks = needs_blocks(products, layout)
+    forms_blocks = needs_blocks(products, layout, elementwise=work.has_slopes)
     # Of what is not of a column, whatever the grid
     parts = sum(
         math.prod(array.shards) * array.itemsize
@@ -127,6 +132,7 @@ def make_plan(
             parts,
             layout,
             tile_columns * shapes.q * shapes.n * itemsize if forms_blocks else 0,
+            work,
         )
         return kept | {t: capacity.threads_per_worker * size for t, size in terms.items()}
 
@@ -154,11 +160,11 @@ def make_plan(
         )
     arrays = make_arrays(shapes, products, dtype, grid, layout)
     memory = needed(min(grid.block_columns, shapes.p))
-    rate = _blocks_per_second(shapes, dtype, grid, capacity)
+    rate = _blocks_per_second(shapes, work, dtype, grid, capacity)
     batch = _batch(rate, grid, capacity, x_chunk)
     x_reads = _reads(min(batch * grid.block_columns, shapes.p), x_chunk)
     plan = Plan(
-        shapes, products, dtype, grid, arrays, memory, capacity, batch, x_reads, rate / batch
+        shapes, work, products, dtype, grid, arrays, memory, capacity, batch, x_reads, rate / batch
     )
     _check_memory(plan, block_size, kept=kept)
     return plan
@@ -168,11 +174,13 @@ def _usable(memory: int) -> int:
     return int(_USABLE * memory)
 
 
-def _blocks_per_second(shapes: Shapes, dtype: str, grid: Grid, capacity: Capacity) -> float:
+def _blocks_per_second(
+    shapes: Shapes, work: Work, dtype: str, grid: Grid, capacity: Capacity
+) -> float:
     numbers = grid.block_columns * shapes.q * shapes.n
     seconds = (
         _SECONDS_PER_BLOCK
-        + 2 * shapes.m * numbers / _FLOPS_PER_SECOND[dtype]
+        + work.flops * grid.block_columns / _FLOPS_PER_SECOND[dtype]
         + numbers * (4 if dtype == "float32" else 8) / _BYTES_PER_SECOND
     )
     return capacity.total_threads / seconds
@@ -212,11 +220,12 @@ def _thread_memory(
     parts: int,
     layout: str,
     tile_bytes: int,
+    work: Work,
 ) -> dict[str, int]:
     """Bytes that a thread holds for a block of so many columns, term by term."""
     terms = {
         "columns of X": shapes.n * (x_row_bytes + working * strip),
-        "hidden units": _HIDDEN_COPIES * shapes.m * working * strip,
+        "hidden units": _HIDDEN_COPIES * work.slope_numbers * working * strip,
     }
     if main_bytes:
         block = main_bytes * columns
@@ -226,6 +235,8 @@ def _thread_memory(
             terms["encoding"] = 2 * block
     if tile_bytes:
         terms["tensor tile"] = tile_bytes
+    if tile_bytes and work.scratch_bytes:
+        terms["products of layers"] = work.scratch_bytes
     others = [name for name in products if name not in ("jacobian", "value")]
     if others:
         m, n, q = shapes.m, shapes.n, shapes.q

@@ -20,7 +20,7 @@ from xarray.core.indexing import (
 from colonnade.blas import one_blas_thread
 from colonnade.sources import Slopes, Source
 from colonnade.store import Store
-from colonnade.store.attributes import ATTRIBUTES
+from colonnade.store.attributes import attributes
 from colonnade.tiles import Tiles, overlapping, tile_columns
 
 __all__ = ["recovered"]
@@ -36,14 +36,15 @@ def recovered(store: Store) -> xr.Variable:
     the last bit to what a store of the tensor has there, on the same machine with the same BLAS.
     """
     tensor = Recovered(store)
-    tile = tile_columns(store.network(), tensor.dtype)
+    network = store.network(imports=False)
+    tile = tile_columns(network, tensor.dtype)
     p, q, n = tensor.shape
     columns = max(tile, _CHUNK_BYTES // (q * n * tensor.dtype.itemsize) // tile * tile)
     sizes = {"column": min(columns, p), "output": q, "input": n}
     return xr.Variable(
         ("column", "output", "input"),
         LazilyIndexedArray(tensor),
-        dict(ATTRIBUTES["jacobian"]),
+        attributes("jacobian", network),
         {"preferred_chunks": sizes},
     )
 
@@ -104,7 +105,9 @@ def _blocks(slopes: Slopes, tiles: Tiles, start: int, stop: int) -> NDArray[Any]
 def _opened(source: Source) -> tuple[Slopes, Tiles]:
     slopes = Slopes.open(source)
     store = slopes.store
-    return slopes, Tiles(store.network(), np.dtype(store.record.input.dtype), slopes.dtype)
+    return slopes, Tiles(
+        store.network(imports=False), np.dtype(store.record.input.dtype), slopes.dtype
+    )
 
 
 def _indices(key: Any, size: int) -> range | NDArray[np.intp]:

@@ -25,15 +25,26 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from colonnade.definitions import LEAST, sigma, slope_range
-from colonnade.jacobian import working_dtype
+from colonnade.kernel import working_dtype
 from colonnade.network import Network
 
-__all__ = ["Enclosure", "Reference", "excess"]
+__all__ = [
+    "FORMULAS",
+    "U64",
+    "Array",
+    "Enclosure",
+    "Reference",
+    "Rounding",
+    "anything",
+    "excess",
+    "unit",
+    "within",
+]
 
 Array = NDArray[np.float64]
 
-_FORMULAS = 128
-_U64 = 2.0**-53
+FORMULAS = 128
+U64 = 2.0**-53
 
 
 class Enclosure(NamedTuple):
@@ -65,7 +76,43 @@ def excess(stored: NDArray[Any], expected: Enclosure) -> NDArray[np.float64]:
     return np.where(allowed, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
 
-class Reference:
+class Rounding:
+    """What the types of results do to them, whatever the network.
+
+    Parameters
+    ----------
+    working, stored
+        The types between X and the blocks, and of the results.
+    significant_bits
+        To which the mantissas of the blocks are rounded; None where they are not.
+    """
+
+    def __init__(
+        self, working: DTypeLike, stored: DTypeLike, significant_bits: int | None = None
+    ) -> None:
+        self._working = np.finfo(np.dtype(working))
+        self._stored = np.finfo(np.dtype(stored))
+        self._cut = 0.0 if significant_bits is None else 2.0 ** -(significant_bits + 1)
+
+    def mean(self, total: Array, terms: Array, blocks: int, p: int) -> Enclosure:
+        """Enclose a mean over p columns.
+
+        Parameters
+        ----------
+        total, terms
+            The sum of the blocks' sums, and that of their absolute values.
+        blocks
+            How many blocks there are.
+        """
+        with np.errstate(all="ignore"):
+            radius = 2 * (blocks + 8) * U64 * terms / p + self._rounded(total / p)
+        return Enclosure(total / p, within(radius, terms / p, self._stored))
+
+    def _rounded(self, size: Any) -> Any:
+        return unit(self._stored) * np.abs(size) * 2 + 4 * float(self._stored.tiny)
+
+
+class Reference(Rounding):
     """The definitions of a network's results.
 
     Parameters
@@ -88,9 +135,7 @@ class Reference:
         )
         self._activation = network.activation
         self._shape = network.n, network.m, network.q
-        self._working = np.finfo(working_dtype(network, x_dtype, dtype))
-        self._stored = np.finfo(dtype)
-        self._cut = 0.0 if significant_bits is None else 2.0 ** -(significant_bits + 1)
+        super().__init__(working_dtype(network, x_dtype, dtype), dtype, significant_bits)
         sizes = [abs(given) for given in network.activation.parameters.values()]
         # What leaves the range at its small end, times what a formula multiplies it by
         self._least = max(LEAST, 4 * float(self._working.tiny)) * (1 + sum(sizes))
@@ -116,7 +161,7 @@ class Reference:
             shapes = {
                 "jacobian": (q, n), "slope": (m,), "value": (q,), "norm": (), "spectral_norm": ()
             }  # fmt: skip
-            return {name: _anything(shape) for name, shape in shapes.items()}
+            return {name: anything(shape) for name, shape in shapes.items()}
         with np.errstate(all="ignore"):
             jacobian, exact = self._jacobian(units)
             return {
@@ -127,29 +172,15 @@ class Reference:
                 "spectral_norm": self._spectral_norm(units, jacobian, exact),
             }
 
-    def mean(self, total: Array, terms: Array, blocks: int, p: int) -> Enclosure:
-        """Enclose a mean over p columns.
-
-        Parameters
-        ----------
-        total, terms
-            The sum of the blocks' sums, and that of their absolute values.
-        blocks
-            How many blocks there are.
-        """
-        with np.errstate(all="ignore"):
-            radius = 2 * (blocks + 8) * _U64 * terms / p + self._rounded(total / p)
-        return Enclosure(total / p, self._within(radius, terms / p, self._stored))
-
     def units(self, X: NDArray[Any]) -> _Units:
         """Enclose z and the slopes, as they are stored, at the columns of X (n, B)."""
         n = self._shape[0]
         X = X.astype(np.float64)
-        u = _unit(self._working)
+        u = unit(self._working)
         with np.errstate(all="ignore"):
             z = self._W @ X + self._b[:, None]
             size = np.abs(self._W) @ np.abs(X) + np.abs(self._b)[:, None]
-            delta = (n + 2) * (u + _U64) * size + _FORMULAS * u * np.abs(z)
+            delta = (n + 2) * (u + U64) * size + FORMULAS * u * np.abs(z)
             delta += 4 * (n + 1) * float(self._working.tiny)
             known = size < float(self._working.max) / 4
         z, delta = np.where(known, z, 0.0), np.where(known, delta, 0.0)
@@ -159,9 +190,9 @@ class Reference:
         centre, radius = (low + high) / 2, (high - low) / 2
         largest = np.maximum(np.abs(low), np.abs(high))
         # They are rounded to the type of the results before anything is made of them
-        rounding = _FORMULAS * u + 2 * _unit(self._stored)
+        rounding = FORMULAS * u + 2 * unit(self._stored)
         radius += rounding * largest + self._least + 4 * float(self._stored.tiny)
-        radius = self._within(radius, largest, self._stored)
+        radius = within(radius, largest, self._stored)
         # NaN in X is NaN in every unit; one that comes of infinities may be so in some order only
         nan = np.isnan(X).any(axis=0)
         z, centre = np.where(nan, np.nan, z), np.where(nan, np.nan, centre)
@@ -184,11 +215,11 @@ class Reference:
         most = np.abs(s) + r
         blocks = (self._U * s) @ self._W
         size = (U * most) @ W
-        exact = (U * r) @ W + (m + 8) * _U64 * size
+        exact = (U * r) @ W + (m + 8) * U64 * size
         largest = m * self._largest * (1 + np.max(most, axis=(1, 2), keepdims=True))
         least = 4 * float(self._stored.tiny) * largest
-        radius = exact + (m + 8) * _unit(self._stored) * size + least
-        return blocks, self._within(radius, largest, self._stored), exact
+        radius = exact + (m + 8) * unit(self._stored) * size + least
+        return blocks, within(radius, largest, self._stored), exact
 
     def _jacobian(self, units: _Units) -> tuple[Enclosure, Array]:
         """Enclose the stored block; return the bound before it was rounded beside it."""
@@ -199,16 +230,16 @@ class Reference:
         m = self._shape[1]
         z, delta = units.z[:, 0], units.delta[:, 0]
         centre, radius = (part[:, 0] for part in units.slope)
-        u = _unit(self._working)
+        u = unit(self._working)
         value = sigma(self._activation.name, self._activation.parameters, z)
         value = np.where(np.isnan(z), np.nan, value)
         # σ is continuous: over δ it moves by no more than its largest slope there takes it
-        r = delta * (np.abs(centre) + radius) + _FORMULAS * u * np.abs(value) + self._least
+        r = delta * (np.abs(centre) + radius) + FORMULAS * u * np.abs(value) + self._least
         U, c = np.abs(self._U), np.abs(self._c)
         size = U @ (np.abs(value) + r) + c
-        bound = U @ r + (m + 4) * (u + _U64) * size + self._rounded(size)
+        bound = U @ r + (m + 4) * (u + U64) * size + self._rounded(size)
         bound += 4 * float(self._working.tiny) * m * self._largest
-        return Enclosure(self._U @ value + self._c, self._within(bound, size, self._stored))
+        return Enclosure(self._U @ value + self._c, within(bound, size, self._stored))
 
     def _norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
         """‖J‖² is summed as sᵀ[(UᵀU) ∘ (WWᵀ)]s, whose terms' absolute values add up to ‖size‖²."""
@@ -216,13 +247,13 @@ class Reference:
         s = np.abs(units.slope.centre[:, 0]) + units.slope.radius[:, 0]
         size = np.linalg.norm((np.abs(self._U) * s) @ np.abs(self._W))
         norm = np.linalg.norm(block.centre)
-        square = (2 * m + n + q + 16) * _U64 * size**2 + m**2 * float(np.finfo(np.float64).tiny)
+        square = (2 * m + n + q + 16) * U64 * size**2 + m**2 * float(np.finfo(np.float64).tiny)
         # |√(a + e) − √a| is at most √|e|, and at most |e|/√a
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
         bound = np.linalg.norm(exact) + root + self._rounded(norm)
         largest = m**2 * self._largest**2 * q * n * max(1.0, float(np.max(s))) ** 2
-        bound = self._within(np.asarray(bound), size, self._stored)
-        return Enclosure(np.asarray(norm), self._within(bound, largest, np.finfo(np.float64)))
+        bound = within(np.asarray(bound), size, self._stored)
+        return Enclosure(np.asarray(norm), within(bound, largest, np.finfo(np.float64)))
 
     def _spectral_norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
         """Enclose ‖J‖₂, which moves by no more than the norm of what is added to J (Weyl).
@@ -237,29 +268,28 @@ class Reference:
         known = np.isfinite(centre).all()
         norm = np.linalg.norm(centre, 2) if known else np.float64(np.nan)
         k = min(q, n)
-        square = (8 * k * k + 2 * max(q, n) + 32) * _U64 * np.linalg.norm(centre) ** 2
+        square = (8 * k * k + 2 * max(q, n) + 32) * U64 * np.linalg.norm(centre) ** 2
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
         # Squares of what is tiny would vanish
         scale = max(float(exact.max()), float(np.finfo(np.float64).tiny))
-        bound: Any = scale * np.linalg.norm(exact / scale) + 16 * (q + n) * m * _U64 * size
+        bound: Any = scale * np.linalg.norm(exact / scale) + 16 * (q + n) * m * U64 * size
         bound += root + self._rounded(norm)
         largest = m * self._largest * (1 + s) * q * n
-        bound = self._within(np.asarray(bound), largest, self._stored)
+        bound = within(np.asarray(bound), largest, self._stored)
         return Enclosure(np.asarray(norm), bound)
 
-    def _rounded(self, size: Any) -> Any:
-        return _unit(self._stored) * np.abs(size) * 2 + 4 * float(self._stored.tiny)
 
-    @staticmethod
-    def _within(radius: Array, size: Any, kind: np.finfo[Any]) -> Array:
-        """Allow anything where numbers of this size may leave the range."""
-        inside: Array = np.where(np.asarray(size) >= float(kind.max) / 4, np.inf, radius)
-        return inside
+def within(radius: Array, size: Any, kind: np.finfo[Any]) -> Array:
+    """Allow anything where numbers of this size may leave the range."""
+    inside: Array = np.where(np.asarray(size) >= float(kind.max) / 4, np.inf, radius)
+    return inside
 
 
-def _anything(shape: tuple[int, ...]) -> Enclosure:
+def anything(shape: tuple[int, ...]) -> Enclosure:
+    """Allow any numbers."""
     return Enclosure(np.zeros(shape), np.full(shape, np.inf))
 
 
-def _unit(kind: np.finfo[Any]) -> float:
+def unit(kind: np.finfo[Any]) -> float:
+    """Roundoff of a type."""
     return float(kind.eps) / 2

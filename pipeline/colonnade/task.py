@@ -288,11 +288,12 @@ class _Work:
         if "slope" in buffers:
             for a, b in _within(at, at + B, self.store.grid.chunk_columns):
                 buffers["slope"].rows(a, b)[...] = S[:, a - at : b - at].T
-        of_blocks = [p for p in self.products if not p.of_slopes]
+        by_slopes = self.tiles.kernel.network.has_slopes
+        of_slopes = [p for p in self.products if by_slopes and p.of_slopes]
+        of_blocks = [p for p in self.products if p not in of_slopes]
         rows.start = at
-        for product in self.products:
-            if product.of_slopes:
-                product.slopes(S, rows)
+        for product in of_slopes:
+            product.slopes(S, rows)
         if not of_blocks and "jacobian" not in buffers:
             return
         for _, a, b in overlapping(first, first + B, self.tiles.columns):

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from colonnade.jacobian import Kernel
+from colonnade.kernel import Kernel
 from colonnade.network import Network
 
 __all__ = ["STRIP", "Tiles", "overlapping", "tile_columns"]
@@ -56,14 +56,14 @@ class Tiles:
     def slopes(
         self, X: NDArray[Any], start: int, values: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        """S′ of the columns from number `start` on: X (n, B) gives (m, B), of the results' type.
+        """S of the columns from number `start` on: X (n, B) gives (s, B), of the results' type.
 
         Parameters
         ----------
         values
             (B, q), to be filled with Yᵀ on the way.
         """
-        S = np.empty((self.kernel.network.m, X.shape[1]), self.kernel.dtype)
+        S = np.empty((self.kernel.numbers, X.shape[1]), self.kernel.dtype)
         for x, here, there in self._pieces(X, start):
             y = None if values is None else np.empty((x.shape[1], values.shape[1]), values.dtype)
             S[:, there] = self.kernel.slopes(x, y)[:, here]
@@ -74,7 +74,7 @@ class Tiles:
     def values(self, X: NDArray[Any], start: int, out: NDArray[Any]) -> None:
         """Fill `out` (B, q) with Yᵀ of the columns from number `start` on, X (n, B)."""
         for x, here, there in self._pieces(X, start):
-            out[there] = self.kernel.value(self.kernel.preactivation(x))[:, here].T
+            out[there] = self.kernel.value(x)[:, here].T
 
     def _pieces(self, X: NDArray[Any], start: int) -> Iterator[tuple[NDArray[Any], slice, slice]]:
         """Yield whole tiles of X, and where what is asked for lies in each, and it in that."""
@@ -89,7 +89,7 @@ class Tiles:
             yield piece, here, there
 
     def blocks(self, S: NDArray[Any], start: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """T of the columns from number `start` on, of which S (m, B) are the slopes.
+        """T of the columns from number `start` on, of which S (s, B) are the slopes.
 
         Parameters
         ----------

@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from colonnade.blockwise import BlockSums, column_cost
 from colonnade.columns import Columns
+from colonnade.deepreference import DeepReference, make_reference
 from colonnade.errors import InputError, NetworkError, StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
 from colonnade.locations import Options
 from colonnade.matrix import nonfinite
-from colonnade.network import ARRAYS, Network
+from colonnade.network import Network
 from colonnade.products import PRODUCTS
 from colonnade.reference import Enclosure, Reference, excess
 from colonnade.store import Failure, Store, Verification, input_record, network_record
@@ -43,6 +44,7 @@ def verify(
     *,
     columns: int = 64,
     seed: int = 0,
+    imports: bool = False,
     listener: Listener = ignore,
     storage_options: Options = None,
 ) -> Verification:
@@ -57,6 +59,8 @@ def verify(
         store, each chosen at random within its part. Error bounds are those of `reference`.
     seed
         Of that choice.
+    imports
+        Whether to import, and run, an activation that is code: do so for stores that you trust.
     listener
         Called with a `BlockChecked` for each block, in this thread.
     storage_options
@@ -77,7 +81,7 @@ def verify(
     """
     store = Store.open(path, storage_options)
     try:
-        return check(store, columns=columns, seed=seed, listener=listener)
+        return check(store, columns=columns, seed=seed, imports=imports, listener=listener)
     except OSError as error:
         raise StoreError(f"{path}: the store cannot be read: {error}.") from error
 
@@ -89,18 +93,19 @@ def check(
     *,
     columns: int = 64,
     seed: int = 0,
+    imports: bool = False,
     listener: Listener = ignore,
 ) -> Verification:
     """Verify an open store, as `verify` does.
 
     X and network, if they are known to be the store's own, are taken where the store's job names
-    another place, or its weights are damaged.
+    another place, or its weights are damaged; then its activation is known as well.
     """
     if columns < 0 or seed < 0:
         raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
     store.record.require_shapes()
     checks = _Checks(store, _chosen(store, columns, seed))
-    checks.open(X, network)
+    checks.open(X, network, imports=imports or network is not None)
     checks.labels()
     status, grid = store.status(), store.grid
     absent = set(status.missing)
@@ -153,7 +158,7 @@ class _Checks:
     refused: str | None = None
     _counted: set[int] = field(default_factory=set)
     _X: Columns | None = None
-    _reference: Reference | None = None
+    _reference: Reference | DeepReference | None = None
     _slopes_left: int = _SLOPES
     # Of the arrays that something is made of at the end: the sum of their rows and of these rows'
     # absolute values, and the largest
@@ -161,10 +166,10 @@ class _Checks:
     _terms: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
     _largest: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
 
-    def open(self, X: Columns | None, network: Network | None) -> None:
+    def open(self, X: Columns | None, network: Network | None, *, imports: bool) -> None:
         """Check the weights and X, without which no column can be computed again."""
         self._counted = self.store.counted()
-        network = self._network() or network
+        network = self._network(imports=imports) or network
         try:
             X = self.store.columns() if X is None else X
             found = input_record(X, self.store.grid.columns)
@@ -178,13 +183,15 @@ class _Checks:
                 f"{record.job.input.path} is not the X that the store was made of "
                 f"({'; '.join(different)}), so that no column was computed again"
             )
+        elif self.refused:
+            return
         elif network is None:
             self.refused = "the weights are damaged, so that no column was computed again"
         else:
             self._X = X
             output = record.job.output
             bits = output.significant_bits
-            self._reference = Reference(network, X.dtype, output.dtype, bits)
+            self._reference = make_reference(network, X.dtype, output.dtype, bits)
 
     def labels(self) -> None:
         """Read the coordinates, and compare names with those of the record."""
@@ -257,23 +264,30 @@ class _Checks:
                 expected = self._reference.mean(total, terms, grid.blocks, grid.columns)
             self._compare(name, None, (0, grid.columns), stored, expected)
 
-    def _network(self) -> Network | None:
+    def _network(self, *, imports: bool) -> Network | None:
         arrays = {}
-        for name in ARRAYS:
+        names = self.store.weights
+        for name in names:
             try:
                 arrays[name] = self._whole(name)
             except ValueError as error:
                 self._fail(name, None, str(error))
-        if len(arrays) < len(ARRAYS):
+        if len(arrays) < len(names):
             return None
-        record = self.store.record
+        if self.store.imported and not imports:
+            self.refused = (
+                f"the activation {', '.join(self.store.imported)} is code, which a store that may "
+                "be another's does not make run, so that no column was computed again; verify "
+                "with --import, if you trust it"
+            )
+            return None
         try:
-            network = Network(**arrays, activation=record.activation)
+            network = self.store.network_of(arrays)
         except NetworkError as error:
-            self._fail(", ".join(ARRAYS), None, str(error))
+            self._fail(", ".join(names), None, str(error))
             return None
-        if network_record(network) != record.network:
-            self._fail(", ".join(ARRAYS), None, "their fingerprint is not the store's")
+        if network_record(network) != self.store.record.network:
+            self._fail(", ".join(names), None, "their fingerprint is not the store's")
             return None
         return network
 
@@ -322,11 +336,12 @@ class _Checks:
         """
         start, stop = self.store.grid.bounds(block)
         network = self.store.record.network
-        m = network.hidden
+        m = sum(network.hidden)
         cost = (stop - start) * column_cost(network.inputs, m, network.outputs, stored)
         if not stored or block not in self.chosen or cost > self._slopes_left:
             return
-        if self._reference is None:
+        # Only of one hidden layer are they known closely
+        if not isinstance(self._reference, Reference):
             return
         sums = BlockSums(self._reference, stored)
         step = max(1, _STRIP // m)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import statistics
 import subprocess
@@ -64,6 +65,20 @@ def make_network(shape: Shape, dtype: Any, activation: str = "tanh") -> Any:
     U = (rng.standard_normal((shape.q, shape.m)) / shape.m**0.5).astype(dtype)
     b = rng.standard_normal(shape.m).astype(dtype)
     return cn.Network(W, b, U, np.zeros(shape.q, dtype), activation)
+
+
+def make_chain(sizes: Sequence[int], activation: str, dtype: Any) -> Any:
+    """A random network of several hidden layers, as `make_network` makes one of one."""
+    import numpy as np  # noqa: PLC0415
+
+    import colonnade as cn  # noqa: PLC0415
+
+    rng = np.random.default_rng(0)
+    layers = [
+        ((rng.standard_normal((m, n)) / n**0.5).astype(dtype), rng.standard_normal(m).astype(dtype))
+        for n, m in itertools.pairwise(sizes)
+    ]
+    return cn.Network.chain(layers, activation)
 
 
 def blas() -> str:

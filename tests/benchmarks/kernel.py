@@ -2,6 +2,9 @@
 
     python tests/benchmarks/kernel.py [--mebibytes 32 64] [--seconds 1] [--peers …] [--shapes …]
 
+Then networks of several hidden layers against the same two, the flops being those of the order of
+products that is chosen; and a σ that mixes a column's entries, as time over that of tanh.
+
 All sides run in one process on one core, in turn, and the median of each counts. The kernel's
 flops are 2mn + 2mqn a column; its time includes W X + b, σ′ and the blocks, in the tiles and into
 the shard buffer that a task uses. Peers return a new array, as they do for their users.
@@ -17,7 +20,17 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
-from common import SHAPES, Shape, fair, interleaved, machine, make_network, missing, table
+from common import (
+    SHAPES,
+    Shape,
+    fair,
+    interleaved,
+    machine,
+    make_chain,
+    make_network,
+    missing,
+    table,
+)
 
 PEERS = ["jax jacrev", "jax jacfwd", "torch jacrev", "einsum"]
 
@@ -102,6 +115,60 @@ def measure(
     return [*cells, ratio, *(f"{times[p] / few * B / times['kernel']:.1f}" for p in peers)]
 
 
+def measure_chain(sizes: list[int], dtype: Any, columns: int, seconds: float) -> list[Any]:
+    """A deep network against the peak, and against JAX, if it is there."""
+    import numpy as np  # noqa: PLC0415
+
+    from colonnade.order import cheapest  # noqa: PLC0415
+
+    rng = np.random.default_rng(0)
+    network = make_chain(sizes, "tanh", dtype)
+    X = rng.standard_normal((sizes[0], columns)).astype(dtype)
+    a, c = (rng.random((1536, 1536)).astype(dtype) for _ in range(2))
+    out = np.empty_like(a)
+    sides = {"peak": lambda: np.matmul(a, c, out=out), "kernel": kernel_side(network, X, dtype)}
+    if not missing(["jax"]):
+        import jax  # noqa: PLC0415
+        import jax.numpy as jnp  # noqa: PLC0415
+
+        jax.config.update("jax_enable_x64", val=True)
+        layers = [(jnp.asarray(W), jnp.asarray(b)) for W, b in network.layers]
+
+        def forward(x: Any) -> Any:
+            for W, b in layers[:-1]:
+                x = jnp.tanh(W @ x + b)
+            return layers[-1][0] @ x + layers[-1][1]
+
+        blocks = jax.jit(jax.vmap(jax.jacrev(forward)))
+        Xj = jnp.asarray(X.T)
+        sides["jax jacrev"] = lambda: blocks(Xj).block_until_ready()
+    times = interleaved(sides, seconds)
+    order = cheapest(tuple(sizes))
+    flops = order.flops + 2 * sum(W.size for W, _ in network.layers[:-1])
+    speed = flops * columns / times["kernel"]
+    ratio = f"{times['jax jacrev'] / times['kernel']:.1f}" if "jax jacrev" in times else "—"
+    peak = 2 * 1536**3 / times["peak"]
+    told = "-".join(map(str, sizes))
+    return [told, order, np.dtype(dtype).name, columns, f"{speed / 1e9:.0f}",
+            f"{speed / peak:.2f}", ratio]  # fmt: skip
+
+
+def measure_mixing(shape: Shape, dtype: Any, columns: int, seconds: float) -> list[Any]:
+    """The rate of σ that mix a column's entries, over that of tanh."""
+    import numpy as np  # noqa: PLC0415
+
+    X = np.random.default_rng(0).standard_normal((shape.n, columns)).astype(dtype)
+    sides = {
+        name: kernel_side(make_network(shape, dtype, name), X, dtype) for name in ("tanh", *MIXING)
+    }
+    times = interleaved(sides, seconds)
+    ratios = [f"{times['tanh'] / times[name]:.2f}" for name in MIXING]
+    return [shape, np.dtype(dtype).name, columns, *ratios]
+
+
+MIXING = ("softmax", "log_softmax", "layer_norm", "l2_normalize")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -111,6 +178,8 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=PEERS)
     parser.add_argument("--dtypes", nargs="+", default=["float32", "float64"])
     parser.add_argument("--shapes", nargs="*", help="m,n,q …")
+    parser.add_argument("--chains", nargs="*", default=["128,512,512,512,64"], help="n,m1,m2,…,q …")
+    parser.add_argument("--chain-columns", type=int, default=512)
     given = parser.parse_args()
     fair(threads=1)
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -128,6 +197,19 @@ def main() -> None:
     head = ["(m, n, q)", "dtype", "MiB", "columns", "GF/s", "of peak"]
     head += [f"{peer} ×" for peer in peers]
     table(f"Kernel on one core; {machine()}", head, rows)
+    deep = [
+        measure_chain(list(map(int, sizes.split(","))), dtype, given.chain_columns, given.seconds)
+        for dtype in given.dtypes
+        for sizes in given.chains
+    ]
+    head = ["sizes", "order", "dtype", "columns", "GF/s", "of peak", "jax jacrev ×"]
+    table("Several hidden layers", head, deep)
+    mixing = [
+        measure_mixing(shapes[0], dtype, given.chain_columns, given.seconds)
+        for dtype in given.dtypes
+    ]
+    head = ["(m, n, q)", "dtype", "columns", *(f"{name}, of tanh" for name in MIXING)]
+    table("σ that mix a column's entries", head, mixing)
 
 
 if __name__ == "__main__":

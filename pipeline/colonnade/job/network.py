@@ -6,13 +6,15 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import PlainValidator, TypeAdapter, WithJsonSchema
+from pydantic import AfterValidator, PlainValidator, TypeAdapter, WithJsonSchema
 
-from colonnade.activations import ACTIVATIONS, activation
-from colonnade.errors import UsageError
+from colonnade.activations import ACTIVATIONS, COLUMNWISE, activation
+from colonnade.errors import UsageError, shown
+from colonnade.imported import is_import
 from colonnade.job.labels import Names
 from colonnade.job.values import number
 from colonnade.locations import FilePath, Settings, StorageOptions
+from colonnade.weights import array_names
 
 __all__ = ["SCALINGS", "ArrayNames", "NetworkSettings"]
 
@@ -37,22 +39,33 @@ def _activation(given: Any) -> dict[str, Any]:
     return {"name": known.name, **known.parameters}
 
 
-ActivationName = Annotated[
-    dict[str, Any],
-    PlainValidator(_activation),
-    WithJsonSchema(
+def _activations(given: Any) -> dict[str, Any] | list[dict[str, Any]]:
+    if isinstance(given, list | tuple):
+        return [_activation(each) for each in given]
+    return _activation(given)
+
+
+_NAMES: dict[str, Any] = {
+    "anyOf": [
+        {"enum": sorted((*ACTIVATIONS, *COLUMNWISE))},
+        {"type": "string", "pattern": "^[^:]+:[^:]+$"},
+    ]
+}
+_ONE: dict[str, Any] = {
+    "anyOf": [
+        *_NAMES["anyOf"],
         {
-            "anyOf": [
-                {"enum": sorted(ACTIVATIONS)},
-                {
-                    "type": "object",
-                    "properties": {"name": {"enum": sorted(ACTIVATIONS)}},
-                    "required": ["name"],
-                    "additionalProperties": {"type": "number"},
-                },
-            ]
-        }
-    ),
+            "type": "object",
+            "properties": {"name": _NAMES},
+            "required": ["name"],
+            "additionalProperties": {"type": "number"},
+        },
+    ]
+}
+ActivationNames = Annotated[
+    dict[str, Any] | list[dict[str, Any]],
+    PlainValidator(_activations),
+    WithJsonSchema({"anyOf": [*_ONE["anyOf"], {"type": "array", "items": _ONE}]}),
 ]
 
 
@@ -82,28 +95,35 @@ Scaler = Annotated[
 ]
 
 
-class ArrayNames(Settings):
-    """Which array of the weights' file is which; a bias that is left out is zero."""
+def _layer_names(given: dict[str, str]) -> dict[str, str]:
+    known = array_names(sum(key.startswith("W") for key in given))
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise ValueError(
+            f"{', '.join(map(shown, unknown))}: allowed: W1, b1, W2, b2 and so on, without a gap"
+        )
+    absent = [key for key in known[::2] if key not in given]
+    if absent or not known:
+        raise ValueError(
+            f"allowed: the names of all weights; {', '.join(absent) or 'W1'} is not given"
+        )
+    return {key: given[key] for key in known if key in given}
 
-    W1: str
-    """First layer, (m, n)."""
-    b1: str | None = None
-    """First layer's bias, (m,)."""
-    W2: str
-    """Second layer, (q, m)."""
-    b2: str | None = None
-    """Second layer's bias, (q,)."""
+
+ArrayNames = Annotated[dict[str, str], AfterValidator(_layer_names)]
 
 
 class NetworkSettings(Settings):
-    """The network Y = U σ(W X + b) + c."""
+    """The network Y = U σ(W X + b) + c, or a deeper one."""
 
     weights: FilePath
     """A .npz, .safetensors, .onnx, .pt, .pth, .keras, .h5, .skops or .zarr; or s3://bucket/key."""
-    activation: ActivationName | None = None
-    """σ: a name, or {name: …} with its parameters; not needed where the file tells it."""
+    activation: ActivationNames | None = None
+    """σ: a name, {name: …} with its parameters, or package.module:object; or a list of these, one
+    for each hidden layer. Not needed where the file tells it."""
     names: ArrayNames | None = None
-    """Names of the arrays in the file; without them W1, b1, W2, b2, or found by shape."""
+    """Names of the arrays in the file, as {W1: …, b1: …, W2: …, b2: …}; without them those of that
+    name, or found by shape."""
     input_names: Names | None = None
     """Of the n inputs: a list, or a file, one a line or a JSON list; else those in X's store."""
     output_names: Names | None = None
@@ -118,3 +138,18 @@ class NetworkSettings(Settings):
     """The standard deviations of Y, likewise."""
     storage_options: StorageOptions | None = None
     """How the object store is reached, where it is in one."""
+
+    @property
+    def told(self) -> str:
+        """Names of the activations."""
+        return ", ".join(self._names) or "affine"
+
+    @property
+    def imported(self) -> list[str]:
+        """Activations that are the user's own code, by name."""
+        return [name for name in self._names if is_import(name)]
+
+    @property
+    def _names(self) -> list[str]:
+        given = self.activation or []
+        return [each["name"] for each in (given if isinstance(given, list) else [given])]

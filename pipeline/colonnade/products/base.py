@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.jacobian import Kernel
+from colonnade.kernel import Kernel
 from colonnade.layout import ArrayPlan, Grid, Shapes
 
 __all__ = ["Cut", "Product", "Rows", "slices", "weights"]

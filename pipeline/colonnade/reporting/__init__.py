@@ -98,8 +98,8 @@ def _facts(found: Summary) -> list[tuple[str, str]]:
     network, output = record.network, record.job.output
     return [
         ("Columns", f"{record.grid.columns:,}"),
-        ("Inputs × hidden × outputs", f"{network.inputs} × {network.hidden} × {network.outputs}"),
-        ("σ", str(record.activation["name"])),
+        ("Inputs × hidden × outputs", " × ".join(map(str, network.sizes))),
+        ("σ", record.job.network.told),
         ("Layout", f"{output.layout}, {output.dtype}"),
         ("Numbers", format_bytes(sum(plan.bytes for plan in record.plans))),
         ("Blocks", f"{record.grid.blocks - len(found.status.missing):,} of {record.grid.blocks:,}"),

@@ -29,7 +29,7 @@ from colonnade.job import Job
 from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import ArrayPlan, Grid
 from colonnade.locations import Options, storage_texts
-from colonnade.network import ARRAYS, Network
+from colonnade.network import Network, array_names
 from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
@@ -180,9 +180,9 @@ class Store:
         def fill(store: Any) -> None:
             group = zarr.create_group(store, attributes={KEY: record.model_dump(mode="json")})
             for array in array_plans(record, plan.grid):
-                arrays.create(group, array, job.output)
-            for name in ARRAYS:
-                arrays.create_weights(group, name, getattr(network, name))
+                arrays.create(group, array, job.output, network)
+            for array in arrays.weights_plans(network.sizes, network.dtype.name):
+                arrays.create_weights(group, array, network)
             arrays.create_labels(group, labels)
             for dimension, coordinate in coordinates.items():
                 arrays.create_coordinate(group, dimension, coordinate)
@@ -202,10 +202,35 @@ class Store:
         """How its columns fall into blocks."""
         return self.record.grid
 
-    def network(self) -> Network:
-        """Rebuild the network from the store's own arrays; ValueError where they are damaged."""
-        W1, b1, W2, b2 = (self.read(name) for name in ARRAYS)
-        return Network(W1, b1, W2, b2, self.record.activation)
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the arrays of the network."""
+        return array_names(len(self.record.network.sizes) - 1)
+
+    def network(self, *, imports: bool = True) -> Network:
+        """Rebuild the network from the store's own arrays; ValueError where they are damaged.
+
+        Parameters
+        ----------
+        imports
+            Whether to import an activation that is the user's own code. Who needs the weights
+            alone reads stores of other people too, and gets the identity in its place.
+        """
+        arrays = {name: self.read(name) for name in self.weights}
+        return self.network_of(arrays, imports=imports)
+
+    def network_of(self, arrays: Mapping[str, NDArray[Any]], *, imports: bool = True) -> Network:
+        """Build the network from its arrays by name and the store's activations."""
+        names, given = self.weights, self.record.activations
+        layers = [(arrays[W], arrays[b]) for W, b in zip(names[::2], names[1::2], strict=True)]
+        if self.imported and not imports:
+            given = [{"name": "identity"}] * (len(layers) - 1)
+        return Network.chain(layers, given)
+
+    @property
+    def imported(self) -> list[str]:
+        """Names of the activations that are the user's own code."""
+        return self.record.job.network.imported
 
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""
@@ -330,8 +355,8 @@ class Store:
 
     def restore_weights(self, network: Network) -> None:
         """Write the weights again."""
-        for name in ARRAYS:
-            self._array(name)[...] = getattr(network, name)
+        for name, values in network.arrays.items():
+            self._array(name)[...] = values
 
     def adopt(self, job: Job, x: InputRecord) -> None:
         """Take over a resumed run's job: its files may have moved, its cluster may be another.
@@ -410,7 +435,7 @@ class Store:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
             self._array(name)[...] = np.asarray(result).astype(self._array(name).dtype)
-        for name in {*self.record.arrays, *results, *ARRAYS, "nonfinite"}:
+        for name in {*self.record.arrays, *results, *self.weights, "nonfinite"}:
             arrays.clear_orphans(self._array(name))
         arrays.clear_orphans(self._group)
         clear_makings(self.place)

@@ -52,7 +52,7 @@ def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[s
     """Say which array is another one, and in what."""
     grid = record.grid
     weights = arrays.weights_plans(
-        record.shapes, "float64" if array("W1").dtype == np.float64 else "float32"
+        record.network.sizes, "float64" if array("W1").dtype == np.float64 else "float32"
     )
     planned = [*array_plans(record, grid), *weights]
     # While a store is made longer, an array may have the shape that it had

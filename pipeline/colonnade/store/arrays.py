@@ -20,9 +20,10 @@ from zarr.storage import LocalStore, ObjectStore
 from colonnade.errors import ColonnadeError
 from colonnade.job import OutputSettings
 from colonnade.labels import Coordinate, Labels
-from colonnade.layout import ArrayPlan, Shapes
+from colonnade.layout import ArrayPlan
+from colonnade.network import Network
 from colonnade.shards import ShardBuffer, ShardLayout
-from colonnade.store.attributes import ATTRIBUTES
+from colonnade.store.attributes import attributes
 
 __all__ = [
     "check_index",
@@ -42,12 +43,7 @@ __all__ = [
     "write",
 ]
 
-_WEIGHT_DIMENSIONS = {
-    "W1": ("hidden", "input"),
-    "b1": ("hidden",),
-    "W2": ("output", "hidden"),
-    "b2": ("output",),
-}
+_WEIGHTS = re.compile("([Wb])([1-9][0-9]*)")
 
 
 # 8 MiB, or 4: a reader loads a coordinate whole
@@ -56,12 +52,12 @@ _COORDINATE_CHUNK = 2**20
 _PARTIAL = ".partial"
 
 
-def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
+def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings, network: Network) -> None:
     """Create an array as it is planned, with a checksum behind every chunk."""
     compressors: list[Any] = [Crc32cCodec()]
-    attributes = dict(ATTRIBUTES[plan.name])
+    said = attributes(plan.name, network)
     if plan.name == "jacobian" and output.significant_bits is not None:
-        attributes["significant_bits"] = output.significant_bits
+        said["significant_bits"] = output.significant_bits
     if output.compression != "none" and plan.per_block:
         # Bits of one weight side by side: exponents repeat, and so do mantissas that are rounded
         compressors.insert(0, BloscCodec(cname=output.compression, clevel=5, shuffle="bitshuffle"))
@@ -77,22 +73,23 @@ def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
         # One directory an array: listing what is done is one scan, however many blocks there are
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=plan.dimensions,
-        attributes=attributes,
+        attributes=said,
     )
 
 
-def create_weights(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
+def create_weights(group: zarr.Group, plan: ArrayPlan, network: Network) -> None:
     """Write one of the weights, in one chunk."""
+    values = network.arrays[plan.name]
     array = group.create_array(
-        name,
+        plan.name,
         shape=values.shape,
         dtype=values.dtype,
         chunks=values.shape,
         compressors=[Crc32cCodec()],
         filters=None,
         fill_value=np.nan,
-        dimension_names=_WEIGHT_DIMENSIONS[name],
-        attributes=dict(ATTRIBUTES[name]),
+        dimension_names=plan.dimensions,
+        attributes=attributes(plan.name, network),
     )
     array[...] = values
 
@@ -134,13 +131,16 @@ def create_coordinate(group: zarr.Group, dimension: str, coordinate: Coordinate)
         array[start:stop] = coordinate.read(start, stop)
 
 
-def weights_plans(shapes: Shapes, dtype: str) -> list[ArrayPlan]:
-    """How the four arrays of a network of these sizes are stored."""
-    sizes = {"hidden": shapes.m, "input": shapes.n, "output": shapes.q}
+def weights_plans(sizes: tuple[int, ...], dtype: str) -> list[ArrayPlan]:
+    """How the arrays of a network are stored: inputs, hidden units of each layer, outputs."""
+    hidden = len(sizes) - 2
+    inner = ["hidden"] if hidden == 1 else [f"hidden{i}" for i in range(1, hidden + 1)]
+    dimensions = ["input", *inner, "output"]
     plans = []
-    for name, dimensions in _WEIGHT_DIMENSIONS.items():
-        shape = tuple(sizes[dimension] for dimension in dimensions)
-        plans.append(ArrayPlan(name, shape, shape, shape, dimensions, dtype, per_block=False))
+    for i in range(1, len(sizes)):
+        for name, ends in ((f"W{i}", (i, i - 1)), (f"b{i}", (i,))):
+            shape, told = tuple(sizes[e] for e in ends), tuple(dimensions[e] for e in ends)
+            plans.append(ArrayPlan(name, shape, shape, shape, told, dtype, per_block=False))
     return plans
 
 
@@ -161,7 +161,7 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
             return f"has the {what} {found}, not {expected}"
     if not is_raw(array, compressed=compressed):
         return f"has other codecs than those of compression {output.compression}"
-    weights = plan.name in _WEIGHT_DIMENSIONS
+    weights = _WEIGHTS.fullmatch(plan.name)
     if metadata.encode_chunk_key((0,)) != ("c/0" if weights else "c.0"):
         return "has its chunks under other names"
     return None
@@ -221,7 +221,7 @@ def read(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> NDA
     OSError where they are in an object store that is out of reach.
     """
     try:
-        return np.asarray(array[start:stop])
+        return np.asarray(array[start:stop] if array.ndim else array[...])
     except (ColonnadeError, MemoryError):
         raise
     except OSError as error:

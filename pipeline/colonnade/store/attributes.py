@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["ATTRIBUTES", "TENSOR"]
+from colonnade.network import Network
+
+__all__ = ["TENSOR", "attributes"]
 
 TENSOR = "np.einsum('kh,ih,hj->kij', slope, W2, W1)"
 """The tensor of a store of slopes, by whoever has read its arrays."""
 
 _Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
-ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
+_ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
     "jacobian": {
         "long_name": "Jacobian of the network's outputs with respect to its inputs, at each column",
         "formula": f"jacobian[k,i,j] = ∂y_i/∂x_j = Σ_h W2[i,h] σ′(z[h,k]) W1[h,j], z[h,k] = {_Z}",
@@ -73,8 +75,28 @@ ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
         "long_name": "number of columns of X that are not finite in each block that is done",
         "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
     },
-    "W1": {"long_name": "weights of the first layer, W"},
-    "b1": {"long_name": "bias of the first layer, b"},
-    "W2": {"long_name": "weights of the second layer, U"},
-    "b2": {"long_name": "bias of the second layer, c"},
 }
+
+
+def attributes(name: str, network: Network) -> dict[str, Any]:
+    """Describe an array of the store of a network."""
+    if name[0] in "Wb" and name[1:].isdecimal():
+        what = "weights" if name[0] == "W" else "bias"
+        return {"long_name": f"{what} of layer {name[1:]}, from the input on"}
+    said = dict(_ATTRIBUTES[name])
+    if not network.has_slopes:
+        said |= _general(len(network.layers)).get(name, {})
+    return said
+
+
+def _general(layers: int) -> dict[str, dict[str, str]]:
+    """Formulas of deeper networks, and of a σ that mixes the entries of a column."""
+    z = "z1 = W1 X[:,k] + b1" + "".join(
+        f", z{i} = W{i} σ(z{i - 1}) + b{i}" for i in range(2, layers + 1)
+    )
+    chain = "".join(f"W{i} D{i - 1}[k] " for i in range(layers, 1, -1))
+    return {
+        "jacobian": {"formula": f"jacobian[k] = {chain}W1, Dl[k] = ∂σ(zl)/∂zl, {z}"},
+        "value": {"formula": f"value[k] = z{layers}, {z}"},
+        "mean": {"formula": "mean[i,j] = Σ_k jacobian[k,i,j] / p"},
+    }

@@ -56,8 +56,18 @@ class NetworkRecord(BaseModel):
     model_config = ConfigDict(frozen=True)
     fingerprint: str
     inputs: PositiveInt
-    hidden: PositiveInt
+    hidden: tuple[PositiveInt, ...]
     outputs: PositiveInt
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Inputs, hidden units of each layer, outputs."""
+        return self.inputs, *self.hidden, self.outputs
+
+    @property
+    def told(self) -> str:
+        """Hidden units, as 512 + 512."""
+        return " + ".join(map(str, self.hidden)) or "0"
 
 
 class InputRecord(BaseModel):
@@ -177,9 +187,9 @@ class Record(BaseModel):
     runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
 
     @property
-    def activation(self) -> dict[str, Any]:
-        """σ, by its name and its parameters."""
-        return self.job.network.activation or {}
+    def activations(self) -> dict[str, Any] | list[dict[str, Any]]:
+        """σ by its name and its parameters, or each hidden layer's."""
+        return self.job.network.activation or []
 
     @model_validator(mode="after")
     def _has_grown(self) -> Self:
@@ -215,7 +225,7 @@ class Record(BaseModel):
 
     def _shapes(self, grid: Grid) -> Shapes:
         network = self.network
-        return Shapes(grid.columns, network.inputs, network.hidden, network.outputs)
+        return Shapes(grid.columns, network.inputs, sum(network.hidden), network.outputs)
 
     def require_shapes(self) -> None:
         """Raise IncompleteError where the arrays' lengths differ, because the store is growing."""
@@ -322,8 +332,8 @@ class Status:
             f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
             f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
             (
-                f"network   n = {network.inputs}, m = {network.hidden}, q = {network.outputs}, "
-                f"{record.activation['name']}; {record.job.network.weights}"
+                f"network   n = {network.inputs}, m = {network.told}, "
+                f"q = {network.outputs}, {record.job.network.told}; {record.job.network.weights}"
             ),
             f"input     {record.job.input.path}"
             + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
@@ -376,7 +386,7 @@ def _told(value: Any) -> str:
 def network_record(network: Network) -> NetworkRecord:
     """Describe a network for a store's attributes."""
     return NetworkRecord(
-        fingerprint=network.fingerprint, inputs=network.n, hidden=network.m, outputs=network.q
+        fingerprint=network.fingerprint, inputs=network.n, hidden=network.hidden, outputs=network.q
     )
 
 

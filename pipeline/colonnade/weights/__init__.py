@@ -15,7 +15,7 @@ from colonnade.locations import Options, storage_texts
 from colonnade.npyheader import read_header
 from colonnade.places import Objects, place_at
 from colonnade.urls import is_url
-from colonnade.weights.choice import ARRAYS, SHAPES, described
+from colonnade.weights.choice import SHAPES, array_names, described
 from colonnade.weights.keras_files import load_h5, load_keras
 from colonnade.weights.layouts import steps_of_arrays
 from colonnade.weights.loaded import Loaded
@@ -29,11 +29,11 @@ from colonnade.weights.torch_files import load_torch
 from colonnade.weights.zarr_groups import load_zarr
 
 __all__ = [
-    "ARRAYS",
     "SHAPES",
     "Chain",
     "Given",
     "Scaling",
+    "array_names",
     "described",
     "estimator_weights",
     "load_weights",

@@ -1,26 +1,31 @@
-"""Which of a file's arrays are W1, b1, W2 and b2: by name, or by shape."""
+"""Which of a file's arrays are W1, b1, W2, b2 and so on: by name, or by shape."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from itertools import islice, permutations
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, islice
 from typing import Any
 
 from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, shown
 
-__all__ = ["ARRAYS", "SHAPES", "NoWayError", "choose", "described", "listed"]
+__all__ = ["SHAPES", "NoWayError", "array_names", "choose", "described", "listed"]
 
-ARRAYS = ("W1", "b1", "W2", "b2")
-"""The names of the four arrays, in files, in stores and in the API."""
-
-SHAPES = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,)"
+SHAPES = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,), or more layers of that kind"
 _REMEDY = "Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}."
+# Of deeper networks the arrays are named: 9! orders are too many to try
+_MOST_LAYERS = 8
 
 
 class NoWayError(NetworkError):
     """The shapes of a file's arrays fit in no way."""
+
+
+def array_names(layers: int) -> tuple[str, ...]:
+    """Name the arrays of so many layers, in files, in stores and in the API: W1, b1, W2, b2, …."""
+    return tuple(f"{letter}{i}" for i in range(1, layers + 1) for letter in "Wb")
 
 
 def described(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -37,54 +42,96 @@ def listed(texts: Iterable[str]) -> str:
 def choose(
     arrays: dict[str, NDArray[Any]], names: dict[str, str] | None
 ) -> dict[str, NDArray[Any]]:
-    """Find W1, b1, W2, b2 among the arrays of a file."""
+    """Find W1, b1, W2, b2 and so on among the arrays of a file."""
     if names is not None:
-        if not {"W1", "W2"} <= set(names) <= set(ARRAYS):
+        known = array_names(_layers(names))
+        if not known or not set(known[::2]) <= set(names) <= set(known):
             raise NetworkError(
-                f"network.names gives {', '.join(names)}; it must give W1 and W2, and may give b1 "
-                "and b2."
+                f"network.names gives {listed(names)}; it must give W1, W2 and so on without a "
+                "gap, and may give their b1, b2 and so on."
             )
         absent = [f"{key} = {shown(name)!r}" for key, name in names.items() if name not in arrays]
         if absent:
             raise NetworkError(
                 f"network.names asks for {', '.join(absent)}; the file holds {listed(arrays)}."
             )
-        return {key: arrays[name] for key, name in names.items()}
-    if not {"W1", "W2"} <= set(arrays):
+        return {key: arrays[names[key]] for key in known if key in names}
+    known = array_names(_layers(arrays))
+    if not known:
         return _choose_by_shape(arrays)
     # A single number, a count of training steps for one, is no part of any network
-    more = {name for name, array in arrays.items() if name not in ARRAYS and array.ndim > 0}
+    more = {name for name, array in arrays.items() if name not in known and array.ndim > 0}
+    if len(known) == 2 and more:
+        return _choose_by_shape(arrays)
     if not more:
-        return {name: arrays[name] for name in ARRAYS if name in arrays}
+        return {name: arrays[name] for name in known if name in arrays}
     raise NetworkError(
-        f"besides W1, b1, W2 and b2 there is {listed(sorted(more))}: another layer, a scaling, "
+        f"besides W1 to {known[-1]} there is {listed(sorted(more))}: another layer, a scaling, "
         f"a bias under another name? Without it this would be another network. "
         f"The file holds {described(arrays)}. {_REMEDY}"
     )
+
+
+def _layers(names: Iterable[str]) -> int:
+    """Count the weights W1, W2 and so on, up to a gap."""
+    known = set(names)
+    return next(i for i in count() if f"W{i + 1}" not in known)
 
 
 def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
     matrices = [name for name, array in arrays.items() if array.ndim == 2]
     vectors = [name for name, array in arrays.items() if array.ndim == 1]
     found = f"The file holds {described(arrays) or 'no array'}."
-    if len(matrices) != 2 or len(vectors) > 2 or len(arrays) != len(matrices) + len(vectors):
+    if (
+        not 0 < len(matrices) <= _MOST_LAYERS
+        or len(vectors) > len(matrices)
+        or len(arrays) != len(matrices) + len(vectors)
+    ):
         raise NetworkError(
-            f"a network with one hidden layer has two matrices and up to two vectors. "
-            f"{found} {_REMEDY}"
+            "a network has a matrix for each layer, two with one hidden layer, and up to as many "
+            f"vectors; of more than {_MOST_LAYERS} layers the arrays must be named. {found} "
+            f"{_REMEDY}"
         )
-    ways = []
-    for first, second in permutations(matrices):
-        W1, W2 = arrays[first], arrays[second]
-        if W2.shape[1] != W1.shape[0]:
-            continue
-        for b1, b2 in permutations([*vectors, None, None][:2]):
-            fits_b1 = b1 is None or arrays[b1].shape == W1.shape[:1]
-            fits_b2 = b2 is None or arrays[b2].shape == W2.shape[:1]
-            way = {"W1": first, "b1": b1, "W2": second, "b2": b2}
-            if fits_b1 and fits_b2 and way not in ways:
-                ways.append(way)
+    ways = list(islice(_ways(arrays, matrices, vectors), 2))
     if len(ways) == 1:
-        return {key: arrays[name] for key, name in ways[0].items() if name is not None}
+        return {key: arrays[name] for key, name in ways[0].items()}
     if ways:
         raise NetworkError(f"the shapes fit {SHAPES} in more than one way. {found} {_REMEDY}")
     raise NoWayError(f"the shapes fit {SHAPES} in no way. {found} {_REMEDY}")
+
+
+def _ways(
+    arrays: dict[str, NDArray[Any]], matrices: list[str], vectors: list[str]
+) -> Iterator[dict[str, str]]:
+    """Yield each way in which matrices make a chain, and vectors their biases."""
+    if Counter(arrays[name].shape for name in vectors) - Counter(
+        arrays[name].shape[:1] for name in matrices
+    ):
+        return
+    for order in _chains(arrays, [], matrices):
+        rows = [arrays[name].shape[0] for name in order]
+        weights = {f"W{i}": name for i, name in enumerate(order, start=1)}
+        for biases in _biases(arrays, rows, vectors):
+            yield weights | {f"b{i + 1}": name for i, name in biases.items()}
+
+
+def _chains(
+    arrays: dict[str, NDArray[Any]], begun: list[str], left: list[str]
+) -> Iterator[list[str]]:
+    if not left:
+        yield begun
+    for name in left:
+        if not begun or arrays[name].shape[1] == arrays[begun[-1]].shape[0]:
+            yield from _chains(arrays, [*begun, name], [other for other in left if other != name])
+
+
+def _biases(
+    arrays: dict[str, NDArray[Any]], rows: list[int], vectors: list[str]
+) -> Iterator[dict[int, str]]:
+    if not vectors:
+        yield {}
+        return
+    for i, size in enumerate(rows):
+        if arrays[vectors[0]].shape == (size,):
+            for rest in _biases(arrays, [*rows[:i], -1, *rows[i + 1 :]], vectors[1:]):
+                yield {i: vectors[0], **rest}
