@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import yaml
@@ -20,6 +21,12 @@ settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+LOCAL = {"kind": "local", "workers": 2}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "shared_cluster: jobs run on a cluster kept for all tests")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -38,20 +45,39 @@ def X() -> np.ndarray:  # noqa: N802 (the letter of the mathematics)
     return make_columns()
 
 
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[dict[str, Any]]:
+    """The settings of a cluster of two workers that is kept for all tests: none waits for it."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield {"kind": "address", "address": cluster.scheduler_address, "workers": 2}
+
+
 @pytest.fixture
-def job(tmp_path: Path, network: Network, X: np.ndarray) -> Callable[..., dict[str, Any]]:
-    """A job on the small network, its files in place; sections are updated by keyword."""
-    return make_jobs(tmp_path, network, X)
+def job(
+    tmp_path: Path, network: Network, X: np.ndarray, request: pytest.FixtureRequest
+) -> Callable[..., dict[str, Any]]:
+    """A job on the small network, its files in place; sections are updated by keyword.
+
+    It runs on a cluster of its own, or, in files marked so, on the shared one.
+    """
+    shared = request.node.get_closest_marker("shared_cluster") is not None
+    cluster = request.getfixturevalue("shared_cluster") if shared else LOCAL
+    return make_jobs(tmp_path, network, X, cluster)
 
 
 @pytest.fixture(scope="session")
 def local_bits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What that job's store holds on a local cluster: so must any other's, bit by bit."""
-    document = make_jobs(tmp_path_factory.mktemp("local"), make_network(), make_columns())()
+    folder = tmp_path_factory.mktemp("local")
+    document = make_jobs(folder, make_network(), make_columns(), LOCAL)()
     return bits(cn.run(document).store)
 
 
-def make_jobs(folder: Path, network: Network, X: np.ndarray) -> Callable[..., dict[str, Any]]:
+def make_jobs(
+    folder: Path, network: Network, X: np.ndarray, cluster: dict[str, Any]
+) -> Callable[..., dict[str, Any]]:
     save_network(folder / "network.npz", network)
     np.save(folder / "X.npy", X)
 
@@ -65,7 +91,7 @@ def make_jobs(folder: Path, network: Network, X: np.ndarray) -> Callable[..., di
                 "block_size": 13 * Q * N * 4,
                 "products": ["jacobian", "value", "norm", "mean"],
             },
-            "cluster": {"kind": "local", "workers": 2},
+            "cluster": LOCAL if "kind" in sections.get("cluster", {}) else cluster,
         }
         for section, changes in sections.items():
             document[section] = {**document[section], **changes}

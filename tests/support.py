@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,10 @@ import pytest
 
 from colonnade import Network
 from colonnade.errors import ColonnadeError
+from colonnade.layout import Grid, Shapes
 from colonnade.places import Place
+from colonnade.products import PRODUCTS, Rows, make_arrays
+from colonnade.tiles import Tiles
 
 # n, m, q and p are unequal primes, so that a swapped dimension shows
 N, M, Q, P = 5, 7, 3, 101
@@ -46,6 +49,40 @@ def make_columns(n: int = N, p: int = P, dtype: Any = np.float32, seed: int = 1)
 
 def save_network(path: Path, network: Network) -> None:
     np.savez(path, W1=network.W1, b1=network.b1, W2=network.W2, b2=network.b2)
+
+
+def results(
+    network: Network,
+    X: np.ndarray,
+    dtype: str,
+    names: Sequence[str] = tuple(PRODUCTS),
+    by: str = "",
+) -> dict[str, np.ndarray]:
+    """Each array of a store with one block, as a task computes it; `by` blocks where it is said."""
+    p = X.shape[1]
+    tiles = Tiles(network, X.dtype, dtype)
+    values = np.empty((p, network.q), dtype)
+    S = tiles.slopes(X, 0, values)
+    T = tiles.blocks(S, 0)
+    plans = make_arrays(Shapes(p, network.n, network.m, network.q), names, dtype, Grid(p, p, p))
+    arrays = {plan.name: np.full(plan.shape, 7, plan.dtype) for plan in plans}
+    arrays |= {"jacobian": T, "slope": S.T, "value": values}
+    for product in (PRODUCTS[name](tiles.kernel) for name in names):
+        if product.name in ("jacobian", "value"):
+            continue
+        rows = Rows(lambda name, start, stop: arrays[name][start:stop])
+        product.begin(rows)
+        for a, b in ((0, p // 3), (p // 3, p)):
+            rows.start = a
+            if b > a and product.of_slopes and by != "blocks":
+                product.slopes(S[:, a:b], rows)
+            elif b > a:
+                product.blocks(T[a:b], rows)
+        product.end(rows)
+        if product.made_of is not None:
+            made = product.final(iter([arrays[product.made_of]]), p)
+            arrays[product.statistic] = np.asarray(made).astype(dtype)
+    return arrays
 
 
 def put_npy(place: Place, X: np.ndarray) -> None:

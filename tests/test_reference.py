@@ -10,11 +10,11 @@ import pytest
 
 from colonnade import Network
 from colonnade.activations import ACTIVATIONS, activation
+from colonnade.blockwise import BlockSums
 from colonnade.definitions import DEFINITIONS, sigma, slope_range
-from colonnade.jacobian import Kernel
 from colonnade.reference import Reference, excess
 from colonnade.rounding import round_mantissa
-from support import make_columns, make_network
+from support import make_columns, make_network, results
 from test_activations import DIGITS, REFERENCE
 
 EPS = float(np.finfo(np.float64).eps)
@@ -88,12 +88,13 @@ def test_both_sides_of_a_kink_count_and_no_others() -> None:
     assert most.tolist() == [1, 1, 1, 0]
 
 
+OF_COLUMNS = ("jacobian", "slope", "value", "norm", "spectral_norm")
+
+
 def computed(network: Network, X: np.ndarray, dtype: str) -> dict[str, np.ndarray]:
     """A column's results each, as a task computes them."""
-    kernel = Kernel(network, X.dtype, dtype, X.shape[1])
-    Z = kernel.preactivation(X)
-    S = kernel.slope(Z)
-    return {"jacobian": kernel.blocks(S), "value": kernel.value(Z).T, "norm": kernel.norm(S)}
+    found = results(network, X, dtype, ["norm", "spectral_norm"])
+    return {name: found[name] for name in OF_COLUMNS}
 
 
 def worst(network: Network, X: np.ndarray, dtype: str, results: dict[str, np.ndarray]) -> float:
@@ -103,6 +104,25 @@ def worst(network: Network, X: np.ndarray, dtype: str, results: dict[str, np.nda
         expected = reference.column(X[:, k])
         largest = max(largest, *(excess(r[k], expected[name]).max() for name, r in results.items()))
     return largest
+
+
+def worst_sum(network: Network, X: np.ndarray, dtype: str, found: dict[str, np.ndarray]) -> float:
+    """The same of a block's statistics, and of what is made of them at the end."""
+    reference = Reference(network, X.dtype, dtype)
+    sums = BlockSums(reference, SUMS)
+    for part in np.array_split(X, 2, axis=1):
+        sums.add(part)
+    enclosures = sums.enclosures()
+    largest = max(excess(found[name][0], enclosures[name]).max() for name in SUMS)
+    for name in ("mean", "mean_abs", "gram"):
+        (total,) = found[f"{name}_blocks"]
+        expected = reference.mean(total, np.abs(total), 1, X.shape[1])
+        largest = max(largest, excess(found[name], expected).max())
+    return float(largest)
+
+
+STATISTICS = ("mean", "mean_abs", "max_abs", "gram")
+SUMS = [f"{name}_blocks" for name in STATISTICS]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -127,13 +147,11 @@ def test_no_false_alarm(case: dict[str, Any], dtype: str) -> None:
                 assert worst(network, X, dtype, computed(network, X, dtype)) <= 1
                 unbiased = Network(network.W1, None, network.W2, None, network.activation)
                 assert worst(unbiased, X, dtype, computed(unbiased, X, dtype)) <= 1
-                S = Kernel(network, x_dtype, dtype, 8)
-                total = S.slope(S.preactivation(X)).sum(axis=1, dtype=np.float64)
-                reference = Reference(network, x_dtype, dtype)
-                assert excess(total, reference.slope_sum(X)).max() <= 1
-                mean = S.mean(total / X.shape[1])
-                expected = reference.mean(total, np.abs(total), 1, X.shape[1])
-                assert excess(mean, expected).max() <= 1
+                sums = results(network, X, dtype, STATISTICS)
+                assert worst_sum(network, X, dtype, sums) <= 1
+                usual = X[:, 9:13] if X.shape[1] > 13 else X[:, 3:7]
+                sums = results(network, usual, dtype, STATISTICS)
+                assert worst_sum(network, usual, dtype, sums) <= 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -143,6 +161,7 @@ def test_no_false_alarm_in_long_sums(dtype: str) -> None:
         network = make_network(n, m, q)
         for X in (make_columns(n, 5) + np.float32(100), np.full((n, 2), np.float32(0.1))):
             assert worst(network, X, dtype, computed(network, X, dtype)) <= 1
+            assert worst_sum(network, X, dtype, results(network, X, dtype, STATISTICS)) <= 1
 
 
 @pytest.mark.parametrize("bits", [1, 9, 22])
@@ -199,7 +218,7 @@ def test_wrong_blocks_are_noticed(case: dict[str, Any], spoil: Any, dtype: str) 
         assert excess(T[k], reference.column(X[:, k])["jacobian"]).max() > 1
 
 
-@pytest.mark.parametrize("name", ["jacobian", "value", "norm"])
+@pytest.mark.parametrize("name", OF_COLUMNS)
 def test_nan_where_it_must_be_and_nowhere_else(name: str) -> None:
     network, X = make_network(), make_columns(p=2)
     right = computed(network, X, "float32")
@@ -212,10 +231,15 @@ def test_nan_where_it_must_be_and_nowhere_else(name: str) -> None:
     assert np.isposinf(excess(right[name][1], nan)).all()
 
 
-def test_value_and_norm_are_compared_closely() -> None:
+def test_the_others_are_compared_closely() -> None:
     network, X = make_network(), make_columns(p=3)
-    results = computed(network, X, "float32")
-    assert worst(network, X, "float32", results) <= 1
-    for name in ("value", "norm"):
-        spoilt = {**results, name: results[name] * np.float32(1.0001)}
+    right = computed(network, X, "float32")
+    assert worst(network, X, "float32", right) <= 1
+    for name in ("slope", "value", "norm", "spectral_norm"):
+        spoilt = {**right, name: right[name] * np.float32(1.0001)}
         assert worst(network, X, "float32", spoilt) > 1
+    right = results(network, X, "float32", STATISTICS)
+    assert worst_sum(network, X, "float32", right) <= 1
+    for name in SUMS:
+        spoilt = {**right, name: right[name] * np.float32(1.0001)}
+        assert worst_sum(network, X, "float32", spoilt) > 1

@@ -32,6 +32,7 @@ from colonnade.errors import (
     UsageError,
 )
 from colonnade.jacobian import forward, jacobian, slopes
+from colonnade.materializing import materialize
 from colonnade.network import Network
 from colonnade.planning import plan
 from colonnade.run import run
@@ -60,6 +61,7 @@ __all__ = [
     "activation",
     "forward",
     "jacobian",
+    "materialize",
     "open",
     "plan",
     "report",

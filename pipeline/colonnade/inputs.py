@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import InputError, StoreError, TooLargeError
-from colonnade.jacobian import kernel_bytes, strip_columns, working_dtype
+from colonnade.jacobian import kernel_bytes, working_dtype
 from colonnade.job import Job
 from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
 from colonnade.plan import Capacity, Plan
 from colonnade.planner import make_plan
+from colonnade.slopes import Slopes, Source
 from colonnade.store import InputRecord, input_record
+from colonnade.tiles import STRIP, tile_columns
 from colonnade.urls import is_url, overlap
 
 __all__ = ["Checked", "check_job"]
@@ -20,12 +24,38 @@ __all__ = ["Checked", "check_job"]
 
 @dataclass(frozen=True)
 class Checked:
-    """A job whose files have been opened and found to fit."""
+    """A job whose files have been opened and found to fit.
+
+    Attributes
+    ----------
+    columns
+        X, or slopes from which the store is made instead.
+    x
+        Which X that is.
+    """
 
     job: Job
     network: Network
-    columns: Columns
+    columns: Columns | Slopes
     x: InputRecord
+
+    def first(self, columns: int) -> InputRecord:
+        """Describe X as it was when it had so many columns, if it has grown since.
+
+        Raises
+        ------
+        InputError
+            It cannot be read.
+        """
+        # What slopes were made of is described in their store, and may have gone
+        if columns >= self.x.columns or isinstance(self.columns, Slopes):
+            return self.x
+        return _described(self.columns, columns)
+
+    @property
+    def slopes(self) -> Source | None:
+        """The store whose slopes stand for X, if they do."""
+        return Source.of(self.columns.store) if isinstance(self.columns, Slopes) else None
 
     def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
         """Plan the job for a cluster, in the grid of a store if one is there.
@@ -36,26 +66,33 @@ class Checked:
             It does not fit a worker's memory, or a store.
         """
         network, output = self.network, self.job.output
-        strip = strip_columns(network, output.dtype)
+        tile = tile_columns(network, output.dtype)
+        x_itemsize = self.columns.copies * self.columns.dtype.itemsize
+        if isinstance(self.columns, Slopes):
+            x_itemsize = -(-x_itemsize * network.m // network.n)
+        x_dtype = np.dtype(self.x.dtype)
         plan = make_plan(
             Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
             products=output.products,
             dtype=output.dtype,
-            x_itemsize=self.columns.copies * self.columns.dtype.itemsize,
+            x_itemsize=x_itemsize,
             x_chunk_columns=self.columns.chunk_columns,
-            working_itemsize=working_dtype(network, self.columns.dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype, strip, norm="norm" in output.products),
-            strip_columns=strip,
+            working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
+            kernel_bytes=kernel_bytes(network, output.dtype, tile, norm="norm" in output.products),
+            strip_columns=STRIP,
             compression=output.compression,
             objects=is_url(output.path) or is_url(self.columns.path),
             capacity=capacity,
             block_size=output.block_size,
             chunk_size=output.chunk_size,
             grid=grid,
+            layout=output.layout,
+            tile_columns=tile,
         )
         if plan.grid.problem:
+            anew = "" if grid is None else "Make the store anew (--overwrite). "
             raise TooLargeError(
-                f"{plan.grid.problem}. Raise output.block_size and output.chunk_size."
+                f"{plan.grid.problem}. {anew}Raise output.block_size and output.chunk_size."
             )
         return plan
 
@@ -73,13 +110,17 @@ def check_job(job: Job) -> Checked:
     names = settings.names.model_dump(exclude_none=True) if settings.names else None
     network = Network.load(settings.weights, settings.activation, names, settings.storage_options)
     x = job.input
-    columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
+    columns = open_columns(**x.asked)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
+    return Checked(job, network, columns, _described(columns))
+
+
+def _described(columns: Columns, most: int | None = None) -> InputRecord:
     try:
-        return Checked(job, network, columns, input_record(columns))
+        return input_record(columns, most)
     except (OSError, ValueError, MemoryError) as error:
-        raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
+        raise InputError(f"{columns.path}: X cannot be read: {error}") from error
 
 
 def _refuse_overlap(job: Job) -> None:
@@ -98,11 +139,12 @@ def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
     if job.input.orientation == other:
         other = "features_by_columns"
     hint = ""
-    if columns.p == network.n:
+    if columns.p == network.n and " read as " in columns.described:
         hint = f" X fits the other way round: set input.orientation: {other}."
+    elif columns.n > network.n:
+        hint = " Choose those of the network's inputs, in their order, with input.features."
     return (
         f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
         f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
-        f"{job.network.weights}; X {columns.stored_shape}, read as {job.input.orientation}, "
-        f"in {job.input.path}.{hint}"
+        f"{job.network.weights}; X {columns.described}, in {job.input.path}.{hint}"
     )

@@ -175,7 +175,7 @@ def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, norm: bool
     columns
         As for `Kernel`.
     norm
-        Whether norms are asked for, which take two m × m matrices more while the first is made.
+        Whether norms are asked for: an m × m matrix, and another one while it is made.
     """
     m, n, q = network.m, network.n, network.q
     itemsize = np.dtype(dtype).itemsize
@@ -248,12 +248,6 @@ class Kernel:
         network = self.network
         Wb: NDArray[Any] = np.column_stack([network.W1, network.b1])
         return Wb.astype(self.working_dtype, copy=False)
-
-    # ‖U Diag(s) W‖²_F = Σ_hg s_h (UᵀU)[h,g] (WWᵀ)[h,g] s_g, in float64: the sum may cancel
-    @cached_property
-    def _gram(self) -> NDArray[np.float64]:
-        U, W = self.network.W2.astype(np.float64), self.network.W1.astype(np.float64)
-        return (U.T @ U) * (W @ W.T)
 
     def preactivation(self, X: NDArray[Any]) -> NDArray[Any]:
         """Z = W X + b 1ᵀ: X (n, B) gives (m, B) in the working dtype."""
@@ -340,22 +334,6 @@ class Kernel:
             np.multiply(Wt, s, out=scaled[:b])
             product = self._U @ scaled[:b].reshape(b * n, m).T
             out[k : k + b] = product.reshape(q, b, n).transpose(1, 0, 2)
-
-    def norm(self, S: NDArray[Any]) -> NDArray[Any]:
-        """‖J_k‖_F for every column of S (m, B): (B,), without forming a block."""
-        width = max(1, _SLICE_BYTES // (8 * self.network.m))
-        squared = np.empty(S.shape[1])
-        for k in range(0, S.shape[1], width):
-            s = S[:, k : k + width].astype(np.float64, copy=False)
-            squared[k : k + width] = np.einsum("hk,hk->k", s, self._gram @ s)
-        # Rounding may leave a vanishing norm's square below zero; NaN stays NaN
-        return np.sqrt(np.maximum(squared, 0)).astype(self.dtype, copy=False)
-
-    def mean(self, s: NDArray[np.float64]) -> NDArray[Any]:
-        """Mean block U Diag(mean s′) W from the mean slope (m,): (q, n); J is linear in s′."""
-        U, W = self.network.W2.astype(np.float64), self.network.W1.astype(np.float64)
-        mean: NDArray[Any] = (U * s) @ W
-        return mean.astype(self.dtype)
 
 
 def _blocks(X: NDArray[Any], network: Network, out_dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -14,7 +14,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MIB", "ArrayPlan", "Grid", "Shapes", "make_arrays", "make_grid", "nonfinite_plan"]
+__all__ = [
+    "DENSE_CHUNK_BYTES",
+    "FACTORED_CHUNK_BYTES",
+    "MIB",
+    "ArrayPlan",
+    "Grid",
+    "Shapes",
+    "make_grid",
+    "nonfinite_plan",
+]
 
 MIB = 2**20
 
@@ -24,7 +33,9 @@ _BLOCK_BYTES = 64 * MIB
 _SMALLEST_BLOCK = MIB
 _BLOCKS = 32
 # Smaller ones serve a reader of one column better, larger ones the matrix product
-_CHUNK_BYTES = 16 * MIB
+DENSE_CHUNK_BYTES = 16 * MIB
+# Slopes of some hundred columns, from which a reader computes a tensor's chunk
+FACTORED_CHUNK_BYTES = MIB
 
 _MOST_COLUMNS = 2**60
 # Each is a file, a task, and a number in the list of what is missing; a chunk, a piece for xarray
@@ -110,8 +121,15 @@ def make_grid(
     block_size: int | Literal["auto"],
     chunk_size: int | Literal["auto"],
     room: int | None,
+    *,
+    chunk_bytes: int = DENSE_CHUNK_BYTES,
+    least: int = 1,
+    tile: int = 1,
 ) -> Grid:
     """Cut p columns into blocks and chunks of these sizes.
+
+    Both are whole tiles where they are larger than one, and a block that is sized automatically is
+    a tile at the least: what a tile has in common is then computed once.
 
     Parameters
     ----------
@@ -121,46 +139,28 @@ def make_grid(
         Bytes, or auto.
     room
         Columns of a block at most; None where memory sets no bound.
+    chunk_bytes
+        What auto means for a chunk.
+    least
+        Columns of a block of automatic size at the least.
+    tile
+        Columns that are computed together.
     """
+
+    def whole(columns: int) -> int:
+        return columns // tile * tile if columns > tile else columns
+
     if block_size == "auto":
         target = min(max(p * column_bytes // _BLOCKS, _SMALLEST_BLOCK), _BLOCK_BYTES)
-        block = max(1, target // column_bytes)
+        block = max(target // column_bytes, least, tile)
         block = block if room is None else max(1, min(block, room))
     else:
         block = max(1, block_size // column_bytes)
-    block = min(block, p)
-    chunk = max(1, (_CHUNK_BYTES if chunk_size == "auto" else chunk_size) // column_bytes)
+    block = min(whole(block), p)
+    chunk = whole(max(1, (chunk_bytes if chunk_size == "auto" else chunk_size) // column_bytes))
     if chunk >= block:
         return Grid(p, block, block)
     return Grid(p, block // chunk * chunk, chunk)
-
-
-def make_arrays(
-    shapes: Shapes, products: tuple[str, ...], dtype: str, grid: Grid
-) -> tuple[ArrayPlan, ...]:
-    """Plan the arrays that the run makes, the main one last of those that are written per block."""
-    p, n, m, q = shapes.p, shapes.n, shapes.m, shapes.q
-    B, C = grid.block_columns, grid.chunk_columns
-    column, out, inp = "column", "output", "input"
-    known = {
-        "mean": [
-            ArrayPlan("mean", (q, n), (q, n), (q, n), (out, inp), dtype, per_block=False),
-            # A block's Σ_k s′_k; kept, so that a resumed run sums what an undisturbed one sums
-            ArrayPlan(
-                "slope_sum", (grid.blocks, m), (1, m), (1, m), ("block", "hidden"), "float64",
-                per_block=True,
-            ),
-        ],
-        "norm": [ArrayPlan("norm", (p,), (B,), (B,), (column,), dtype, per_block=True)],
-        "value": [ArrayPlan("value", (p, q), (B, q), (B, q), (column, out), dtype, per_block=True)],
-        "jacobian": [
-            ArrayPlan(
-                "jacobian", (p, q, n), (B, q, n), (C, q, n), (column, out, inp), dtype,
-                per_block=True,
-            )
-        ],
-    }  # fmt: skip
-    return tuple(array for name, arrays in known.items() if name in products for array in arrays)
 
 
 def nonfinite_plan(grid: Grid) -> ArrayPlan:

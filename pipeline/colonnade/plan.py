@@ -103,6 +103,15 @@ class Plan:
         return sum(array.bytes for array in self.arrays)
 
     @property
+    def layouts(self) -> dict[str, int]:
+        """Bytes of the main array in each layout; empty where the tensor is not kept."""
+        if "jacobian" not in self.products:
+            return {}
+        shapes, itemsize = self.shapes, 4 if self.dtype == "float32" else 8
+        numbers = {"dense": shapes.q * shapes.n, "factored": shapes.m}
+        return {layout: shapes.p * count * itemsize for layout, count in numbers.items()}
+
+    @property
     def memory_needed(self) -> int:
         """Bytes that a worker needs at its peak."""
         return sum(self.memory.values())
@@ -132,6 +141,7 @@ class Plan:
                 f"{format_bytes(array.bytes)}"
                 for array in self.arrays
             ),
+            *self._told_layouts(),
             f"memory    a worker needs {format_bytes(self.memory_needed)} of "
             + (
                 "an amount that the cluster will tell"
@@ -160,6 +170,17 @@ class Plan:
             )
         return "\n".join(lines)
 
+    def _told_layouts(self) -> list[str]:
+        sizes = self.layouts
+        if not sizes:
+            return []
+        told = ", ".join(f"{layout} {format_bytes(size)}" for layout, size in sizes.items())
+        smaller = min(sizes, key=lambda layout: sizes[layout])
+        verdict = f"{smaller} is the smaller"
+        if len(set(sizes.values())) == 1:
+            verdict = "they are alike"
+        return [f"layouts   {told}: {verdict} (output.layout)"]
+
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values, for JSON."""
         grid = self.grid
@@ -176,6 +197,7 @@ class Plan:
             "chunk_columns": grid.chunk_columns,
             "block_bytes": self.block_bytes,
             "output_bytes": self.output_bytes,
+            "layouts": self.layouts,
             "arrays": [
                 {
                     "name": array.name,

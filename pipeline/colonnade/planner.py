@@ -7,8 +7,16 @@ from bisect import bisect_right
 from typing import Literal
 
 from colonnade.errors import TooLargeError
-from colonnade.layout import MIB, Grid, Shapes, make_arrays, make_grid
+from colonnade.layout import (
+    DENSE_CHUNK_BYTES,
+    FACTORED_CHUNK_BYTES,
+    MIB,
+    Grid,
+    Shapes,
+    make_grid,
+)
 from colonnade.plan import TASKS_PER_SECOND, Capacity, Plan
+from colonnade.products import make_arrays, needs_blocks
 from colonnade.words import counted, format_bytes
 
 __all__ = ["make_plan"]
@@ -22,6 +30,8 @@ _CLIENT_BYTES = 16 * MIB
 # Arrays of (m, B) alive at once: Z, σ(Z) or S′, and the temporaries of an activation.
 _HIDDEN_COPIES = 4
 
+# A block's bytes over those of the sums that are kept of each, at the least
+_BLOCK_OVER_PARTS = 8
 # Tasks for each thread, at the least, so that threads end at about the same time
 _TASKS_PER_THREAD = 8
 # What a block costs a thread whatever its size, and what a thread computes and writes in a second,
@@ -47,13 +57,15 @@ def make_plan(
     block_size: int | Literal["auto"] = "auto",
     chunk_size: int | Literal["auto"] = "auto",
     grid: Grid | None = None,
+    layout: Literal["dense", "factored"] = "dense",
+    tile_columns: int = 1,
 ) -> Plan:
     """Plan a run.
 
     Parameters
     ----------
     products
-        In the order of the job file's list: jacobian, value, norm, mean.
+        Their names, in the order in which a store lists them.
     dtype
         float32 or float64: of the results.
     x_itemsize, working_itemsize
@@ -72,6 +84,10 @@ def make_plan(
         Bytes, or auto.
     grid
         That of a store which exists; the sizes above are then not asked.
+    layout
+        dense or factored.
+    tile_columns
+        Columns whose blocks are computed together.
 
     Raises
     ------
@@ -79,9 +95,19 @@ def make_plan(
         The plan does not fit a worker's memory.
     """
     itemsize = 4 if dtype == "float32" else 8
-    dense = "jacobian" in products
+    main = "jacobian" in products
     # A job without the tensor is cut by what it works on instead
-    column_bytes = (shapes.q * shapes.n if dense else max(shapes.n, shapes.m, shapes.q)) * itemsize
+    numbers = max(shapes.n, shapes.m, shapes.q)
+    if main:
+        numbers = shapes.q * shapes.n if layout == "dense" else shapes.m
+    column_bytes = numbers * itemsize
+    forms_blocks = needs_blocks(products, layout)
+    # Of what is not of a column, whatever the grid
+    parts = sum(
+        math.prod(array.shards) * array.itemsize
+        for array in make_arrays(shapes, products, dtype, Grid(shapes.p, 1, 1), layout)
+        if array.per_block and array.dimensions[0] != "column"
+    )
     x_chunk = min(x_chunk_columns, shapes.p)
 
     def needed(columns: int) -> dict[str, int]:
@@ -97,6 +123,10 @@ def make_plan(
             columns,
             min(columns, strip_columns),
             compression,
+            column_bytes if main else 0,
+            parts,
+            layout,
+            tile_columns * shapes.q * shapes.n * itemsize if forms_blocks else 0,
         )
         return kept | {t: capacity.threads_per_worker * size for t, size in terms.items()}
 
@@ -109,10 +139,20 @@ def make_plan(
             room = bisect_right(
                 range(1, shapes.p + 1), usable, key=lambda columns: sum(needed(columns).values())
             )
-        # The other arrays are read by the block: only the tensor is cut finer
-        finest = chunk_size if dense else shapes.p * column_bytes
-        grid = make_grid(shapes.p, column_bytes, block_size, finest, room)
-    arrays = make_arrays(shapes, products, dtype, grid)
+        # The other arrays are read by the block: only the main one is cut finer
+        finest = chunk_size if main else shapes.p * column_bytes
+        grid = make_grid(
+            shapes.p,
+            column_bytes,
+            block_size,
+            finest,
+            room,
+            chunk_bytes=DENSE_CHUNK_BYTES if layout == "dense" else FACTORED_CHUNK_BYTES,
+            # What is kept of each block is little beside the block
+            least=-(-_BLOCK_OVER_PARTS * parts // column_bytes),
+            tile=tile_columns,
+        )
+    arrays = make_arrays(shapes, products, dtype, grid, layout)
     memory = needed(min(grid.block_columns, shapes.p))
     rate = _blocks_per_second(shapes, dtype, grid, capacity)
     batch = _batch(rate, grid, capacity, x_chunk)
@@ -168,18 +208,30 @@ def _thread_memory(
     columns: int,
     strip: int,
     compression: str,
+    main_bytes: int,
+    parts: int,
+    layout: str,
+    tile_bytes: int,
 ) -> dict[str, int]:
     """Bytes that a thread holds for a block of so many columns, term by term."""
     terms = {
         "columns of X": shapes.n * (x_row_bytes + working * strip),
         "hidden units": _HIDDEN_COPIES * shapes.m * working * strip,
     }
-    if "jacobian" in products:
-        tensor = shapes.q * shapes.n * itemsize * columns
-        terms["tensor block"] = tensor
+    if main_bytes:
+        block = main_bytes * columns
+        terms["tensor block" if layout == "dense" else "slope block"] = block
         if compression != "none":
             # The chunks as they are compressed, and the shard that they are joined to
-            terms["encoding"] = 2 * tensor
+            terms["encoding"] = 2 * block
+    if tile_bytes:
+        terms["tensor tile"] = tile_bytes
+    others = [name for name in products if name not in ("jacobian", "value")]
+    if others:
+        m, n, q = shapes.m, shapes.n, shapes.q
+        # Their shards, and what they make those of, in float64
+        outer = 2 * 8 * m * m if "gram" in products else 0
+        terms["products"] = parts + itemsize * 2 * columns + outer + 8 * (q * n + 3 * m * strip)
     if "value" in products:
         terms["values"] = shapes.q * (itemsize * columns + 2 * working * strip)
     return terms

@@ -8,6 +8,7 @@ import xarray as xr
 
 from colonnade.errors import IncompleteError, StoreError, reason
 from colonnade.locations import Options
+from colonnade.recovered import recovered
 from colonnade.store import Store
 
 __all__ = ["open"]
@@ -34,7 +35,7 @@ def open(  # noqa: A001
     Raises
     ------
     IncompleteError
-        Blocks are missing, and `incomplete` is not set.
+        Blocks are missing, and `incomplete` is not set; or the store is just growing.
     StoreError
         There is no store of colonnade at the path.
     """
@@ -52,11 +53,15 @@ def open(  # noqa: A001
             f"{path} is not whole: {status.progress} and it is {status.state}; what is missing "
             f"reads as NaN. {remedy}, or open it as it is with incomplete=True."
         )
+    store.record.require_shapes()
     try:
         dataset: xr.Dataset = xr.open_zarr(store.place.zarr(), consolidated=False)
     # xarray decodes attributes too, and raises whatever damaged ones happen to break
     except Exception as error:
         raise StoreError(f"{path}: xarray cannot open this store: {reason(error)}") from error
+    if "slope" in dataset:
+        # With the chunks that it prefers
+        dataset = dataset.assign(jacobian=recovered(store)).chunk()
     if not whole:
         dataset.attrs["incomplete"] = f"{status.progress}; what is missing reads as NaN"
     return dataset

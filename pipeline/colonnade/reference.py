@@ -106,49 +106,43 @@ class Reference:
 
         Returns
         -------
-        jacobian (q, n), value (q,) and norm (), by name. A NaN in x makes them NaN. Where W x + b,
-        or what is made of it, may leave the range of the type that it is computed in, anything is
-        allowed.
+        jacobian (q, n), slope (m,), value (q,), norm () and spectral_norm (), by name. A NaN in x
+        makes them NaN. Where W x + b, or what is made of it, may leave the range of the type that
+        it is computed in, anything is allowed.
         """
-        units = self._units(x[:, None])
+        units = self.units(x[:, None])
         if np.isinf(units.slope.radius).any():
-            q, n = self._U.shape[0], self._W.shape[1]
-            shapes = {"jacobian": (q, n), "value": (q,), "norm": ()}
+            n, m, q = self._shape
+            shapes = {
+                "jacobian": (q, n), "slope": (m,), "value": (q,), "norm": (), "spectral_norm": ()
+            }  # fmt: skip
             return {name: _anything(shape) for name, shape in shapes.items()}
         with np.errstate(all="ignore"):
             jacobian, exact = self._jacobian(units)
             return {
                 "jacobian": jacobian,
+                "slope": Enclosure(units.slope.centre[:, 0], units.slope.radius[:, 0]),
                 "value": self._value(units),
                 "norm": self._norm(units, jacobian, exact),
+                "spectral_norm": self._spectral_norm(units, jacobian, exact),
             }
 
-    def slope_sum(self, X: NDArray[Any]) -> Enclosure:
-        """Enclose Σ_k σ′(W x_k + b): X (n, B) gives (m,)."""
-        slope = self._units(X).slope
-        terms = np.abs(slope.centre) + slope.radius
-        with np.errstate(all="ignore"):
-            rounding = (X.shape[1] + 8) * _U64 * terms.sum(axis=1)
-            return Enclosure(slope.centre.sum(axis=1), slope.radius.sum(axis=1) + rounding)
-
     def mean(self, total: Array, terms: Array, blocks: int, p: int) -> Enclosure:
-        """Enclose U Diag(Σ_k s′_k / p) W.
+        """Enclose a mean over p columns.
 
         Parameters
         ----------
         total, terms
-            (m,), the sum of the blocks' slope sums and that of their absolute values.
-        blocks, p
-            How many blocks, and columns, there are.
+            The sum of the blocks' sums, and that of their absolute values.
+        blocks
+            How many blocks there are.
         """
-        m = self._shape[1]
         with np.errstate(all="ignore"):
-            mean = self._U @ ((total / p)[:, None] * self._W)
-            size = (np.abs(self._U) * (terms / p)) @ np.abs(self._W)
-            radius = 2 * (blocks + m + 8) * _U64 * size + self._rounded(size)
-        return Enclosure(mean, self._within(radius, size, self._stored))
+            radius = 2 * (blocks + 8) * _U64 * terms / p + self._rounded(total / p)
+        return Enclosure(total / p, self._within(radius, terms / p, self._stored))
 
-    def _units(self, X: NDArray[Any]) -> _Units:
+    def units(self, X: NDArray[Any]) -> _Units:
+        """Enclose z and the slopes, as they are stored, at the columns of X (n, B)."""
         n = self._shape[0]
         X = X.astype(np.float64)
         u = _unit(self._working)
@@ -163,25 +157,43 @@ class Reference:
             self._activation.name, self._activation.parameters, z - delta, z + delta
         )
         centre, radius = (low + high) / 2, (high - low) / 2
-        radius += _FORMULAS * u * np.maximum(np.abs(low), np.abs(high)) + self._least
+        largest = np.maximum(np.abs(low), np.abs(high))
+        # They are rounded to the type of the results before anything is made of them
+        rounding = _FORMULAS * u + 2 * _unit(self._stored)
+        radius += rounding * largest + self._least + 4 * float(self._stored.tiny)
+        radius = self._within(radius, largest, self._stored)
         # NaN in X is NaN in every unit; one that comes of infinities may be so in some order only
         nan = np.isnan(X).any(axis=0)
         z, centre = np.where(nan, np.nan, z), np.where(nan, np.nan, centre)
         return _Units(z, delta, Enclosure(centre, np.where(known | nan, radius, np.inf)))
 
+    @property
+    def weights(self) -> tuple[Array, Array]:
+        """U and W."""
+        return self._U, self._W
+
+    def blocks(self, s: Array, r: Array) -> tuple[Array, Array, Array]:
+        """Compute the blocks of slopes s ± r, (m, B) each.
+
+        Returns
+        -------
+        The blocks (B, q, n), how far they may be off, and that before they were rounded.
+        """
+        m = self._shape[1]
+        U, W, s, r = np.abs(self._U), np.abs(self._W), s.T[:, None, :], r.T[:, None, :]
+        most = np.abs(s) + r
+        blocks = (self._U * s) @ self._W
+        size = (U * most) @ W
+        exact = (U * r) @ W + (m + 8) * _U64 * size
+        largest = m * self._largest * (1 + np.max(most, axis=(1, 2), keepdims=True))
+        least = 4 * float(self._stored.tiny) * largest
+        radius = exact + (m + 8) * _unit(self._stored) * size + least
+        return blocks, self._within(radius, largest, self._stored), exact
+
     def _jacobian(self, units: _Units) -> tuple[Enclosure, Array]:
         """Enclose the stored block; return the bound before it was rounded beside it."""
-        m = self._shape[1]
-        s, r = units.slope.centre[:, 0], units.slope.radius[:, 0]
-        U, W = np.abs(self._U), np.abs(self._W)
-        block = self._U @ (s[:, None] * self._W)
-        size = (U * (np.abs(s) + r)) @ W
-        exact = (U * r) @ W + (m + 8) * _U64 * size
-        least = 4 * float(self._stored.tiny) * m * self._largest * (1 + np.max(np.abs(s) + r))
-        radius = exact + (m + 8) * _unit(self._stored) * size + least
-        radius += self._cut * (np.abs(block) + radius)
-        largest = m * self._largest * (1 + np.max(np.abs(s) + r))
-        return Enclosure(block, self._within(radius, largest, self._stored)), exact
+        (block,), (radius,), (exact,) = self.blocks(*units.slope)
+        return Enclosure(block, radius + self._cut * (np.abs(block) + radius)), exact
 
     def _value(self, units: _Units) -> Enclosure:
         m = self._shape[1]
@@ -211,6 +223,26 @@ class Reference:
         largest = m**2 * self._largest**2 * q * n * max(1.0, float(np.max(s))) ** 2
         bound = self._within(np.asarray(bound), size, self._stored)
         return Enclosure(np.asarray(norm), self._within(bound, largest, np.finfo(np.float64)))
+
+    def _spectral_norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
+        """Enclose ‖J‖₂, which moves by no more than the norm of what is added to J (Weyl).
+
+        It is made of triangles of U and W, whose errors are relative to the norms of these; and its
+        square is the eigenvalue of a matrix whose errors are relative to ‖J‖²_F.
+        """
+        n, m, q = self._shape
+        s = np.max(np.abs(units.slope.centre) + units.slope.radius)
+        size = np.linalg.norm(self._U) * s * np.linalg.norm(self._W)
+        centre = block.centre
+        known = np.isfinite(centre).all()
+        norm = np.linalg.norm(centre, 2) if known else np.float64(np.nan)
+        k = min(q, n)
+        square = (8 * k * k + 2 * max(q, n) + 32) * _U64 * np.linalg.norm(centre) ** 2
+        root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
+        bound = np.linalg.norm(exact) + 16 * (q + n) * m * _U64 * size + root + self._rounded(norm)
+        largest = m * self._largest * (1 + s) * q * n
+        bound = self._within(np.asarray(bound), largest, self._stored)
+        return Enclosure(np.asarray(norm), bound)
 
     def _rounded(self, size: Any) -> Any:
         return _unit(self._stored) * np.abs(size) * 2 + 4 * float(self._stored.tiny)

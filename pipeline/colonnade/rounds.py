@@ -7,12 +7,13 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from colonnade.clusters import Cluster
-from colonnade.dispatch import Lost, batches, dispatch, in_flight
+from colonnade.dispatch import Lost, answering, batches, dispatch, in_flight
 from colonnade.environment import versions
 from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stopping
 from colonnade.job import ClusterSettings, LocalCluster
 from colonnade.locations import storage_texts
+from colonnade.slopes import Source
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store
 from colonnade.task import Address, Failed, Unfit, compute_blocks, reach
@@ -34,6 +35,7 @@ def compute(
     settings: ClusterSettings,
     stop: Stop,
     listener: Listener,
+    slopes: Source | None = None,
 ) -> Iterator[BlockDone | BlockFailed]:
     """Compute the missing blocks on the cluster and yield what becomes of each.
 
@@ -44,6 +46,8 @@ def compute(
     ----------
     batch
         Blocks of one task, at the most.
+    slopes
+        A store that the slopes are taken from, instead of X.
 
     Raises
     ------
@@ -53,13 +57,14 @@ def compute(
         The lease, or all workers, are lost; or a worker cannot, or must not, compute blocks.
     """
     options = tuple(storage_texts(store.record.job.output.storage_options).items())
-    address = Address(store.path, store.record.id, lease.run, options, tuple(versions().items()))
+    here = tuple(versions().items())
+    address = Address(store.path, store.record.id, lease.run, options, slopes, here)
     watch = _Watch(cluster, store, lease, settings, stop, listener)
     rounds = _Rounds(cluster, store, address, watch)
     try:
         # What this process can reach, so can those of this machine
         if not isinstance(settings, LocalCluster):
-            _check_reach(cluster, address, watch)
+            _check_reach(cluster, store, address, watch)
         yield from rounds.all(missing, batch)
     except _TimeIsUp:
         return
@@ -116,16 +121,18 @@ class _Rounds:
                     )
 
 
-def _check_reach(cluster: Cluster, address: Address, watch: _Watch) -> None:
+def _check_reach(cluster: Cluster, store: Store, address: Address, watch: _Watch) -> None:
     """Refuse workers that do not reach the store or X."""
     found: dict[str, str | Exception | None] = {}
     workers: list[str] | None = None
     for pause in (*_PAUSES, 0.0):
         watch.goes_on()
-        answers = cluster.client.run(reach, address, workers=workers, on_error="return")
+        with answering(cluster.client):
+            answers = cluster.client.run(reach, address, workers=workers, on_error="return")
         # Of a worker that has gone meanwhile there is nothing to tell
         found = {worker: told for worker, told in answers.items() if isinstance(told, str)}
-        if not found:
+        # Where it was replaced meanwhile, the run ends for that reason
+        if not found or not store.is_current():
             return
         # A network file system may show to others a little later what was made just now
         workers = list(found)

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -25,16 +25,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from colonnade.blas import one_blas_thread
 from colonnade.columns import Columns
 from colonnade.environment import differences, versions
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
-from colonnade.jacobian import Kernel, strip_columns
 from colonnade.matrix import nonfinite
 from colonnade.places import Place, place_at
+from colonnade.products import PRODUCTS, Product, Rows
 from colonnade.rounding import round_mantissa
 from colonnade.shards import ShardBuffer
+from colonnade.slopes import Slopes, Source
 from colonnade.store import Holder, Store, holder
+from colonnade.tiles import STRIP, Tiles, overlapping
 
 __all__ = ["Address", "Failed", "Released", "Unfit", "compute_block", "compute_blocks", "reach"]
 
@@ -55,14 +58,16 @@ class Address:
     """Where a store is, which making of it, and for which run, that must hold it.
 
     On a cluster that outlives a run, the path may be overwritten before the next one, and the
-    next one's X may lie elsewhere. `options` are those of the object store that it is in,
-    `versions` those of the client, with which nothing else may be mixed.
+    next one's X may lie elsewhere. `options` are those of the object store that it is in; `slopes`,
+    a store that holds the slopes, from which this one is made instead of from X; `versions`, those
+    of the client, with which nothing else may be mixed.
     """
 
     path: str
     id: str
     run: str
     options: tuple[tuple[str, str], ...] = ()
+    slopes: Source | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
 
@@ -96,7 +101,10 @@ def reach(address: Address) -> str | None:
         store = Store.open(address.path, dict(address.options))
         if store.record.id != address.id:
             return f"there is another store at {address.path} there, or an older one"
-        store.columns()
+        if address.slopes is None:
+            store.columns()
+        else:
+            Slopes.open(address.slopes)
         name = f"W1/{uuid.uuid4().hex}.partial"
         store.place.write(name, b"-")
         store.place.remove(name)
@@ -157,10 +165,11 @@ def compute_block(address: Address, block: int) -> BlockDone:
     started, clock = time.time(), time.perf_counter()
     work = _prepare(address)
     start, stop = work.store.grid.bounds(block)
-    X = work.columns.read(start, stop)
+    X = work.source.read(start, stop)
     read = time.perf_counter()
     nonfinite = work.nonfinite(X, start)
-    buffers = work.compute(X)
+    with one_blas_thread():
+        buffers = work.compute(X, start)
     computed = time.perf_counter()
     if not work.store.is_current():
         raise StoreError(_REPLACED.format(address.path))
@@ -211,11 +220,9 @@ class _Work:
     """What the blocks of one store share in one process."""
 
     store: Store
-    columns: Columns
-    kernel: Kernel
-    chunk_columns: int
-    strip: int
-    significant_bits: int | None
+    source: Columns | Slopes
+    tiles: Tiles
+    products: tuple[Product, ...]
     local: threading.local = field(default_factory=threading.local)
 
     def nonfinite(self, X: NDArray[Any], start: int) -> int:
@@ -226,9 +233,11 @@ class _Work:
         ValueError
             There are some, and the job says that they are to fail.
         """
+        if isinstance(self.source, Slopes):
+            return self.source.nonfinite(start, start + X.shape[1])
         count = 0
-        for first in range(0, X.shape[1], self.strip):
-            strip = X[:, first : first + self.strip]
+        for first in range(0, X.shape[1], STRIP):
+            strip = X[:, first : first + STRIP]
             found = nonfinite(strip)
             count += len(found)
             if len(found) and self.store.record.job.input.nonfinite == "fail":
@@ -240,35 +249,87 @@ class _Work:
                 )
         return count
 
-    def compute(self, X: NDArray[Any]) -> dict[str, ShardBuffer]:
+    def compute(self, X: NDArray[Any], start: int) -> dict[str, ShardBuffer]:
         """Compute the block's shard of every array, in buffers that the thread's next block takes.
 
-        In strips of columns that do not cross a chunk of the tensor, so that Z and S′ are small.
+        `start` is the number of its first column. In strips, so that Z and S′ are small.
         """
         buffers = self._buffers()
-        columns = X.shape[1]
-        if "slope_sum" in buffers:
-            buffers["slope_sum"].rows(0, 1)[...] = 0
-        for first in range(0, columns, self.chunk_columns):
-            end = min(first + self.chunk_columns, columns)
-            for start in range(first, end, self.strip):
-                self._strip(X, start, min(start + self.strip, end), buffers)
+        rows = Rows(lambda name, first, last: buffers[name].rows(first, last))
+        for product in self.products:
+            product.begin(rows)
+        for _, a, b in overlapping(start, start + X.shape[1], STRIP):
+            self._strip(X[:, a - start : b - start], a, start, buffers, rows)
+        for product in self.products:
+            product.end(rows)
         return buffers
 
     def _strip(
-        self, X: NDArray[Any], start: int, stop: int, buffers: dict[str, ShardBuffer]
+        self,
+        X: NDArray[Any],
+        first: int,
+        start: int,
+        buffers: dict[str, ShardBuffer],
+        rows: Rows,
     ) -> None:
-        kernel = self.kernel
-        values = buffers["value"].rows(start, stop) if "value" in buffers else None
-        S = kernel.slopes(X[:, start:stop], values)
-        if "slope_sum" in buffers:
-            buffers["slope_sum"].rows(0, 1)[0] += S.sum(axis=1, dtype=np.float64)
-        if "norm" in buffers:
-            buffers["norm"].rows(start, stop)[...] = kernel.norm(S)
-        if "jacobian" in buffers:
-            T = kernel.blocks(S, buffers["jacobian"].rows(start, stop))
-            if self.significant_bits is not None:
-                round_mantissa(T, self.significant_bits)
+        """Compute the columns from number `first` on, of a block that begins at `start`."""
+        output = self.store.record.job.output
+        at, B = first - start, X.shape[1]
+        values = buffers["value"].rows(at, at + B) if "value" in buffers else None
+        if isinstance(self.source, Slopes):
+            S = X
+            if values is not None:
+                values[...] = self.source.values(first, first + B)
+        elif values is not None and output.products == ("value",):
+            self.tiles.values(X, first, values)
+            return
+        else:
+            S = self.tiles.slopes(X, first, values)
+        if "slope" in buffers:
+            for a, b in _within(at, at + B, self.store.grid.chunk_columns):
+                buffers["slope"].rows(a, b)[...] = S[:, a - at : b - at].T
+        of_blocks = [p for p in self.products if not p.of_slopes]
+        rows.start = at
+        for product in self.products:
+            if product.of_slopes:
+                product.slopes(S, rows)
+        if not of_blocks and "jacobian" not in buffers:
+            return
+        for _, a, b in overlapping(first, first + B, self.tiles.columns):
+            self._tile(S[:, a - first : b - first], a, a - start, buffers, of_blocks, rows)
+
+    def _tile(
+        self,
+        S: NDArray[Any],
+        number: int,
+        at: int,
+        buffers: dict[str, ShardBuffer],
+        products: Sequence[Product],
+        rows: Rows,
+    ) -> None:
+        chunk = self.store.grid.chunk_columns
+        main, bits = buffers.get("jacobian"), self.store.record.job.output.significant_bits
+        end = at + S.shape[1]
+        pieces = list(_within(at, end, chunk)) if main is not None else []
+        # Where it is stored, if it lies in one chunk
+        place = main.rows(at, end) if main is not None and len(pieces) == 1 else self._scratch(S)
+        T = self.tiles.blocks(S, number, place)
+        rows.start = at
+        for product in products:
+            product.blocks(T, rows)
+        if bits is not None:
+            round_mantissa(T, bits)
+        if main is not None and len(pieces) > 1:
+            for a, b in pieces:
+                main.rows(a, b)[...] = T[a - at : b - at]
+
+    def _scratch(self, S: NDArray[Any]) -> NDArray[Any]:
+        kernel = self.tiles.kernel
+        T: NDArray[Any] | None = getattr(self.local, "tile", None)
+        if T is None:
+            shape = (self.tiles.columns, kernel.network.q, kernel.network.n)
+            T = self.local.tile = np.empty(shape, kernel.dtype)
+        return T[: S.shape[1]]
 
     def _buffers(self) -> dict[str, ShardBuffer]:
         buffers: dict[str, ShardBuffer] | None = getattr(self.local, "buffers", None)
@@ -277,6 +338,11 @@ class _Work:
                 name: self.store.buffer(name) for name in self.store.record.arrays
             }
         return buffers
+
+
+def _within(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
+    """Cut rows where chunks of that width meet."""
+    return ((a, b) for _, a, b in overlapping(start, stop, width))
 
 
 @lru_cache(maxsize=1)
@@ -289,13 +355,15 @@ def _cached(address: Address) -> _Work:
     store = Store.open(address.path, dict(address.options))
     if store.record.id != address.id:
         raise StoreError(_REPLACED.format(address.path))
-    columns, network = store.columns(), store.network()
-    dtype = store.record.job.output.dtype
-    chunk_columns = store.grid.chunk_columns
-    strip = min(chunk_columns, strip_columns(network, dtype))
-    kernel = Kernel(network, columns.dtype, dtype, strip)
-    bits = store.record.job.output.significant_bits
-    return _Work(store, columns, kernel, chunk_columns, strip, bits)
+    network, output = store.network(), store.record.job.output
+    source = store.columns() if address.slopes is None else Slopes.open(address.slopes)
+    tiles = Tiles(network, np.dtype(store.record.input.dtype), output.dtype)
+    products = tuple(
+        PRODUCTS[name](tiles.kernel)
+        for name in output.products
+        if name not in ("jacobian", "value")
+    )
+    return _Work(store, source, tiles, products)
 
 
 _preparing = threading.Lock()

@@ -2,12 +2,13 @@
 
 Every chunk of every array is read, one at a time, by zarr, which checks its crc32c; that finds what
 a disk or a copy has changed. What was computed wrongly has right checksums: for that, columns
-spread over the store are compared with `reference`, which shares nothing with the kernel, and the
-mean with the slope sums that it is made of.
+spread over the store are compared with `reference`, which shares nothing with the kernel, and
+statistics with the blocks' parts that they are made of.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from colonnade.blockwise import BlockSums, column_cost
 from colonnade.columns import Columns
 from colonnade.errors import InputError, NetworkError, StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
 from colonnade.locations import Options
 from colonnade.matrix import nonfinite
 from colonnade.network import ARRAYS, Network
+from colonnade.products import PRODUCTS
 from colonnade.reference import Enclosure, Reference, excess
 from colonnade.store import Failure, Store, Verification, input_record, network_record
 
@@ -31,6 +34,8 @@ __all__ = ["Failure", "Verification", "check", "verify"]
 _SLOPES = 2**22
 # Slopes at a time, each a few complex numbers
 _STRIP = 2**18
+_SUMMED = {p.made_of for p in PRODUCTS.values() if p.made_of and not p.largest}
+_COMPARED = {p.made_of for p in PRODUCTS.values() if p.made_of and p.largest}
 
 
 def verify(
@@ -65,6 +70,8 @@ def verify(
     ------
     StoreError
         There is no store of colonnade at the path, or its metadata is damaged.
+    IncompleteError
+        A run that made it longer has been stopped before all of its arrays were.
     UsageError
         columns or seed is negative.
     """
@@ -91,7 +98,7 @@ def check(
     """
     if columns < 0 or seed < 0:
         raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
-    store.check_metadata()
+    store.record.require_shapes()
     checks = _Checks(store, _chosen(store, columns, seed))
     checks.open(X, network)
     status, grid = store.status(), store.grid
@@ -147,9 +154,11 @@ class _Checks:
     _X: Columns | None = None
     _reference: Reference | None = None
     _slopes_left: int = _SLOPES
-    # Σ_b of the slope sums and of their absolute values
-    _total: Any = 0.0
-    _terms: Any = 0.0
+    # Of the arrays that something is made of at the end: the sum of their rows and of these rows'
+    # absolute values, and the largest
+    _total: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
+    _terms: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
+    _largest: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
 
     def open(self, X: Columns | None, network: Network | None) -> None:
         """Check the weights and X, without which no column can be computed again."""
@@ -157,7 +166,7 @@ class _Checks:
         network = self._network() or network
         try:
             X = self.store.columns() if X is None else X
-            found = input_record(X)
+            found = input_record(X, self.store.grid.columns)
         except (InputError, OSError, ValueError) as error:
             self.refused = f"X cannot be read, so that no column was computed again: {error}"
             return
@@ -179,15 +188,18 @@ class _Checks:
     def block(self, block: int) -> None:
         """Read a block's shards, and compare its columns that were chosen."""
         kept: dict[int, dict[str, NDArray[Any]]] = {k: {} for k in self.chosen.get(block, [])}
-        for name in self.store.record.arrays:
-            for start, rows in self._shard(name, block):
-                if name == "slope_sum":
-                    self._slope_sum(block, rows[0])
-                    continue
-                for k, arrays in kept.items():
+        parts: dict[str, NDArray[Any]] = {}
+        for plan in (plan for plan in self.store.plans if plan.per_block):
+            of_columns = plan.dimensions[0] == "column"
+            for start, rows in self._shard(plan.name, block):
+                self._gather(plan.name, rows)
+                if not of_columns:
+                    parts[plan.name] = rows[0]
+                for k in kept if of_columns else ():
                     if start <= k < start + len(rows):
                         # A view would keep the chunk
-                        arrays[name] = rows[k - start].copy()
+                        kept[k][plan.name] = rows[k - start].copy()
+        self._parts(block, parts)
         if block in self._counted:
             for _ in self._shard("nonfinite", block):
                 pass
@@ -203,22 +215,34 @@ class _Checks:
                 self._compare(name, block, (k, k + 1), stored, expected[name])
 
     def final(self, *, whole: bool) -> None:
-        """Check what was written at the end: the mean, against the slope sums of all blocks."""
-        if "mean" not in self.store.record.job.output.products:
+        """Check what was written at the end, against the parts of all blocks."""
+        store, grid = self.store, self.store.grid
+        if not store.is_whole():
+            absent = [plan.name for plan in store.plans if store.is_absent(plan)]
+            for name in absent:
+                self._fail(name, None, "it is missing")
             return
-        if not self.store.is_whole():
-            self._fail("mean", None, "it is missing")
-            return
-        grid = self.store.grid
-        try:
-            mean = self._whole("mean")
-        except ValueError as error:
-            self._fail("mean", None, str(error))
-            return
-        wrong = any(failure.array == "slope_sum" for failure in self.failures)
-        if whole and not wrong and self._reference is not None:
-            expected = self._reference.mean(self._total, self._terms, grid.blocks, grid.columns)
-            self._compare("mean", None, (0, grid.columns), mean, expected)
+        failed = {failure.array for failure in self.failures}
+        for product in (PRODUCTS[name] for name in store.record.job.output.products):
+            if product.made_of is None:
+                continue
+            name = product.statistic
+            try:
+                stored = self._whole(name)
+            except ValueError as error:
+                self._fail(name, None, str(error))
+                continue
+            if not whole or product.made_of in failed:
+                continue
+            if product.largest:
+                centre = np.asarray(self._largest[product.made_of], np.float64)
+                expected = Enclosure(centre, np.full(centre.shape, np.finfo(np.float64).tiny))
+            elif self._reference is None:
+                continue
+            else:
+                total, terms = self._total[product.made_of], self._terms[product.made_of]
+                expected = self._reference.mean(total, terms, grid.blocks, grid.columns)
+            self._compare(name, None, (0, grid.columns), stored, expected)
 
     def _network(self) -> Network | None:
         arrays = {}
@@ -264,31 +288,44 @@ class _Checks:
             yield start, rows
         if not bad:
             self.shards += 1
-        elif name == "slope_sum":
+        elif name.endswith("_blocks"):
             self._fail(name, block, bad[0][2])
         else:
             self._fail(name, block, bad[0][2], (bad[0][0], bad[-1][1]))
 
-    def _slope_sum(self, block: int, stored: NDArray[Any]) -> None:
+    def _gather(self, name: str, rows: NDArray[Any]) -> None:
+        """Take note of rows that something is made of at the end."""
         with np.errstate(all="ignore"):
-            self._total = self._total + stored
-            self._terms = self._terms + np.abs(stored)
+            if name in _SUMMED:
+                self._total[name] = self._total[name] + rows.sum(axis=0)
+                self._terms[name] = self._terms[name] + np.abs(rows).sum(axis=0)
+            elif name in _COMPARED:
+                self._largest[name] = np.maximum(self._largest[name], rows.max(axis=0))
+
+    def _parts(self, block: int, stored: dict[str, NDArray[Any]]) -> None:
+        """Compare a block's parts in the statistics, which take all of its columns.
+
+        Of whole blocks, as many as there is time for.
+        """
         start, stop = self.store.grid.bounds(block)
-        m = self.store.record.network.hidden
-        # A sum needs all of its terms: whole blocks, as many as there is time for
-        if block not in self.chosen or (stop - start) * m > self._slopes_left:
+        network = self.store.record.network
+        m = network.hidden
+        cost = (stop - start) * column_cost(network.inputs, m, network.outputs, stored)
+        if not stored or block not in self.chosen or cost > self._slopes_left:
             return
+        if self._reference is None:
+            return
+        sums = BlockSums(self._reference, stored)
         step = max(1, _STRIP // m)
-        centre, radius = np.zeros(m), np.zeros(m)
         for first in range(start, stop, step):
             X = self._read(first, min(first + step, stop))
-            if X is None or self._reference is None:
+            if X is None:
                 return
-            part = self._reference.slope_sum(X)
-            centre, radius = centre + part.centre, radius + part.radius
-        self._slopes_left -= (stop - start) * m
+            sums.add(X)
+        self._slopes_left -= cost
         self.sums += 1
-        self._compare("slope_sum", block, (start, stop), stored, Enclosure(centre, radius))
+        for name, expected in sums.enclosures().items():
+            self._compare(name, block, (start, stop), stored[name], expected)
 
     def _read(self, start: int, stop: int) -> NDArray[Any] | None:
         if self._X is None:

@@ -118,7 +118,9 @@ def applied(job: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> No
 
 def blocks(server: s3.Server, url: str) -> int:
     place = server.place(f"{url}/jacobian")
-    return sum("/c." in meta["path"] for metas in place._store.list(place._prefix) for meta in metas)
+    return sum(
+        "/c." in meta["path"] for metas in place._store.list(place._prefix) for meta in metas
+    )
 
 
 @pytest.mark.usefixtures("applied")

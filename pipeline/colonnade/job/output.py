@@ -14,11 +14,16 @@ from pydantic import (
 
 from colonnade.job.values import Size, number
 from colonnade.locations import FilePath, Settings, StorageOptions
+from colonnade.pathfields import KNOWN
+from colonnade.urls import SCHEMES
 
-__all__ = ["OutputSettings", "Product"]
+__all__ = ["Layout", "OutputSettings", "Product"]
 
-Product = Literal["jacobian", "value", "norm", "mean"]
+Product = Literal[
+    "jacobian", "value", "norm", "spectral_norm", "mean", "mean_abs", "max_abs", "gram"
+]
 """What a store may hold; this order is the order in which stores list it."""
+Layout = Literal["dense", "factored"]
 
 # Bits of the mantissa that are stored, less one: to keep all of them is no rounding
 _MANTISSA = {"float32": 22, "float64": 51}
@@ -41,6 +46,21 @@ def _listed(given: Any) -> Any:
     return given
 
 
+# Without braces but those of fields
+OutputPath = Annotated[
+    FilePath,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "anyOf": [
+                {
+                    "pattern": rf"^({'|'.join(SCHEMES)})://[A-Za-z0-9._-]+(/([^%?#\\{{}}]|{KNOWN})*)?$"
+                },
+                {"pattern": rf"^(?!.*://)(?=.*\S)([^{{}}]|{KNOWN})*$"},
+            ],
+        }
+    ),
+]
 Bits = Annotated[
     int | None,
     PlainValidator(_bits),
@@ -71,14 +91,14 @@ Products = Annotated[
 class OutputSettings(Settings):
     """The Zarr store."""
 
-    path: FilePath
-    """Where the store is made: a path, or s3://bucket/prefix."""
-    layout: Literal["dense"] = "dense"
-    """dense: the tensor itself."""
+    path: OutputPath
+    """Where the store is made: a path, or s3://bucket/prefix; {date} makes one a night."""
+    layout: Layout = "dense"
+    """dense: the tensor itself; factored: the slopes, of which any part of it is computed again."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the results."""
     block_size: Size = "auto"
-    """Bytes of the tensor that one task computes and writes: a Zarr shard."""
+    """Bytes of the tensor, or of slopes, that one task computes and writes: a Zarr shard."""
     chunk_size: Size = "auto"
     """Bytes that a reader fetches at the least: a Zarr chunk within the shard."""
     compression: Literal["none", "lz4", "zstd"] = "none"
@@ -86,7 +106,7 @@ class OutputSettings(Settings):
     significant_bits: Bits = None
     """Bits of the tensor's mantissas that are kept: an error of 2^-(bits + 1) of each number."""
     products: Products = ("jacobian",)
-    """What to keep: the tensor, Y, ‖J_k‖_F of each column, the mean block."""
+    """What to keep: the tensor, Y, norms of each column's block, statistics over all columns."""
     storage_options: StorageOptions | None = None
     """How the object store is reached, where it is in one."""
 
@@ -95,6 +115,11 @@ class OutputSettings(Settings):
         bits = self.significant_bits
         if bits is None:
             return self
+        if self.layout == "factored":
+            raise ValueError(
+                "significant_bits rounds the tensor, which layout: factored does not store; "
+                "leave it out, or set layout: dense"
+            )
         if self.compression == "none":
             raise ValueError(
                 "significant_bits saves nothing without compression; set compression: lz4 or zstd"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 __all__ = ["Place"]
@@ -18,9 +20,12 @@ class Place(ABC):
     ----------
     url
         The place as users write it.
+    options
+        How its object store is reached, where it is in one.
     """
 
     url: str
+    options: Mapping[str, str] = MappingProxyType({})
 
     def __str__(self) -> str:
         return self.url

@@ -70,8 +70,12 @@ class Objects(Place):
         parts = urlsplit(url)
         self.url = url.rstrip("/")
         self.scheme, self.bucket, self._prefix = parts.scheme, parts.netloc, parts.path.strip("/")
-        self._options = dict(options or {})
+        self.options = dict(options or {})
         self._store = self._connect(f"{self.scheme}://{self.bucket}")
+
+    def below(self, name: str) -> Objects:
+        """Find the place of a file below the prefix."""
+        return Objects(f"{self.url}/{name}", self.options)
 
     def names(self) -> set[str] | None:
         """Names directly below the prefix; None where it is a key and no prefix."""
@@ -172,10 +176,10 @@ class Objects(Place):
         return f"{self._prefix}/{name}".strip("/")
 
     def _connect(self, url: str) -> Any:
-        client = {"timeout": _SECONDS} | {k: v for k, v in self._options.items() if k in _CLIENT}
+        client = {"timeout": _SECONDS} | {k: v for k, v in self.options.items() if k in _CLIENT}
         # Options that are given keep obstore from looking for this one itself
         client.setdefault("allow_http", os.environ.get("AWS_ALLOW_HTTP", "false"))
-        config: Any = {k: v for k, v in self._options.items() if k not in _CLIENT}
+        config: Any = {k: v for k, v in self.options.items() if k not in _CLIENT}
         try:
             return import_module("obstore.store").from_url(
                 url,

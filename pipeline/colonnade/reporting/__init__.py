@@ -96,13 +96,12 @@ def _page(found: Summary) -> str:
 def _facts(found: Summary) -> list[tuple[str, str]]:
     record = found.status.record
     network, output = record.network, record.job.output
-    numbers = sum(int(np.prod(shape)) for shape in record.shapes().values())
     return [
         ("Columns", f"{record.grid.columns:,}"),
         ("Inputs × hidden × outputs", f"{network.inputs} × {network.hidden} × {network.outputs}"),
         ("σ", str(record.job.network.activation["name"])),
         ("Layout", f"{output.layout}, {output.dtype}"),
-        ("Numbers", format_bytes(numbers * (4 if output.dtype == "float32" else 8))),
+        ("Numbers", format_bytes(found.bytes)),
         ("Blocks", f"{record.grid.blocks - len(found.status.missing):,} of {record.grid.blocks:,}"),
     ]
 

@@ -7,35 +7,41 @@ is done is asked of the store: a block is done when its shard of each array is t
 from __future__ import annotations
 
 import json
+import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from colonnade.columns import Columns, open_columns
 from colonnade.environment import versions
-from colonnade.errors import StoreError, reason, shown
+from colonnade.errors import StoreError, shown
+from colonnade.events import BlockFailed, Listener, ignore
 from colonnade.job import Job
-from colonnade.layout import Grid, Shapes, make_arrays, nonfinite_plan
+from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
-from colonnade.places import Directory, Objects, Place, place_at
+from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
+from colonnade.store.agreement import array_plans, check, product_plans, shapes
 from colonnade.store.findings import Failure, Verification
 from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
-from colonnade.store.making import clear_makings, destroy, make, unfinished
+from colonnade.store.making import clear_makings, destroy, make
+from colonnade.store.opening import KEY, REMEDY, check_document, opened, why
 from colonnade.store.record import (
-    FORMAT,
+    MOST_FAILED,
+    FailedBlock,
+    Growth,
     InputRecord,
     NetworkRecord,
     Record,
@@ -43,6 +49,7 @@ from colonnade.store.record import (
     input_record,
     network_record,
 )
+from colonnade.words import now
 
 __all__ = [
     "Failure",
@@ -62,10 +69,8 @@ __all__ = [
     "network_record",
 ]
 
-KEY = "colonnade"
-# Ours take some kilobytes
-_MOST_METADATA = 16 * 2**20
-_REMEDY = "Restore it from a copy, or delete it and run its job again."
+# Of an array that is read some rows at a time
+_PART_BYTES = 64 * 2**20
 
 
 class Store:
@@ -109,73 +114,18 @@ class Store:
             Something else is there.
         """
         place = place_at(path, storage_texts(storage_options))
-        foreign = f"{path}: this is no store of colonnade"
+        found = opened(place)
+        if found is None:
+            return None
+        store = cls(place, *found)
         try:
-            names = place.names()
-            if names == set() or (names is not None and _is_unfinished(place, names)):
-                return None
-        except (
-            OSError
-        ) as error:  # a name that is too long, say; an object store that is out of reach
-            if isinstance(place, Directory):
-                raise StoreError(f"{foreign}: {error.strerror}.") from None
-            raise StoreError(f"{path}: this cannot be read: {error} (output.path).") from error
-        if names is None:
-            raise StoreError(f"{foreign}, but a file.")
-        try:
-            _check_document(place)
-            group = zarr.open_group(place.zarr(), mode="r+", use_consolidated=False)
-            attributes = group.attrs.asdict()
-        # zarr raises whatever damaged metadata happens to break
-        except Exception as error:
-            raise StoreError(f"{foreign}: {_reason(error)}.") from error
-        if KEY not in attributes:
-            raise StoreError(f"{foreign}: the Zarr group there has no attribute {KEY!r}.")
-        made = attributes[KEY]
-        if isinstance(made, Mapping) and made.get("format") != FORMAT:
-            raise StoreError(
-                f"{path}: the store has format {shown(repr(made.get('format')))}; this version of "
-                f"colonnade reads format {FORMAT}."
-            )
-        try:
-            record = Record.model_validate(made)
-        except ValidationError as error:
-            where = ", ".join(
-                shown(
-                    f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}", 200
-                )
-                for e in error.errors()[:5]
-            )
-            raise StoreError(
-                f"{path}: the store's attribute {KEY!r} is damaged: {where}. {_REMEDY}"
-            ) from error
-        store = cls(place, group, record)
-        store._check()
+            check(store.path, store.record, store._array)
+        except StoreError:
+            # It may have been made anew, or longer, since its record was read
+            if store.is_current():
+                raise
+            return cls.find(path, storage_options)
         return store
-
-    def _check(self) -> None:
-        """Refuse arrays that are not those of which the store's record tells."""
-        record, output = self.record, self.record.job.output
-        network = record.network
-        shapes = Shapes(record.grid.columns, network.inputs, network.hidden, network.outputs)
-        plans = make_arrays(shapes, output.products, output.dtype, record.grid)
-        damaged = f"{self.path}: the store's attribute {KEY!r} is damaged"
-        if record.input.columns != record.grid.columns:
-            raise StoreError(f"{damaged}: input.columns are not grid.columns. {_REMEDY}")
-        if record.arrays != tuple(plan.name for plan in plans if plan.per_block):
-            raise StoreError(f"{damaged}: arrays are not those of its products. {_REMEDY}")
-        dtype = "float64" if self._array("W1").dtype == np.float64 else "float32"
-        for plan in (*plans, nonfinite_plan(record.grid), *arrays.weights_plans(shapes, dtype)):
-            array = self._array(plan.name)
-            try:
-                problem = arrays.disagreement(array, plan, output)
-            except NotImplementedError as error:  # of chunks in no regular grid
-                problem = _reason(error)
-            if problem:
-                raise StoreError(
-                    f"{self.path}: the store is damaged: its array {plan.name} "
-                    f"{shown(problem, 300)}, as its attribute {KEY!r} tells. {_REMEDY}"
-                )
 
     @classmethod
     def create(
@@ -186,6 +136,7 @@ class Store:
         x: InputRecord,
         old: Store | None = None,
         run: str | None = None,
+        listener: Listener = ignore,
     ) -> Store:
         """Make the arrays at the job's output path and write the weights.
 
@@ -195,6 +146,8 @@ class Store:
             The store to replace.
         run
             The run that holds the new store from its first moment on.
+        listener
+            As for `hold`.
 
         Raises
         ------
@@ -205,7 +158,7 @@ class Store:
         record = Record(
             state="writing",
             id=uuid.uuid4().hex,
-            created=_now(),
+            created=now(),
             job=job,
             network=network_record(network),
             input=x,
@@ -216,20 +169,30 @@ class Store:
 
         def fill(store: Any) -> None:
             group = zarr.create_group(store, attributes={KEY: record.model_dump(mode="json")})
-            for array in (*plan.arrays, nonfinite_plan(plan.grid)):
+            for array in array_plans(record, plan.grid):
                 arrays.create(group, array, job.output)
             for name in ARRAYS:
                 arrays.create_weights(group, name, getattr(network, name))
 
         try:
-            make(place, record.id, fill, None if old is None else old.is_current, run)
+            make(place, record.id, fill, None if old is None else old.is_current, run, listener)
             return cls.open(job.output.path, job.output.storage_options)
         except (OSError, StoreError) as error:
             if run is not None:
                 release(place, run)
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"{place}: the store cannot be made: {_reason(error)}.") from error
+            raise StoreError(f"{place}: the store cannot be made: {why(error)}.") from error
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of what it holds."""
+        return shapes(self.record, self.grid)
+
+    @property
+    def plans(self) -> tuple[ArrayPlan, ...]:
+        """Its arrays that a run makes, as its record tells."""
+        return product_plans(self.record, self.grid)
 
     @property
     def grid(self) -> Grid:
@@ -237,24 +200,30 @@ class Store:
         return self.record.grid
 
     def network(self) -> Network:
-        """Rebuild the network from the store's own arrays."""
+        """Rebuild the network from the store's own arrays; ValueError where they are damaged."""
         W1, b1, W2, b2 = (self.read(name) for name in ARRAYS)
         return Network(W1, b1, W2, b2, self.record.job.network.activation)
 
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""
         x = self.record.job.input
-        return open_columns(x.path, x.array, x.orientation, x.storage_options)
+        return open_columns(**x.asked)
 
     def done(self) -> set[int]:
         """Blocks whose shard of every array is there: one listing of each array's keys."""
-        return set.intersection(*(arrays.present(self._array(name)) for name in self.record.arrays))
+        found = [arrays.present(self._array(name)) for name in self.record.arrays]
+        former = self.record.former
+        # Of the block in which X ended before it grew, there may be no more than that
+        partial = set() if former is None else {former.columns // former.block_columns}
+        return set.intersection(*found) - partial
 
     def is_whole(self) -> bool:
         """Whether the store says that it is complete, and what `finish` wrote is there."""
-        finals = set(self.record.job.output.products) - set(self.record.arrays)
-        there = all(arrays.present(self._array(name)) for name in finals)
-        return self.record.state == "complete" and there
+        return self.record.state == "complete" and not any(map(self.is_absent, self.plans))
+
+    def is_absent(self, plan: ArrayPlan) -> bool:
+        """Whether an array that is written at the end is not there."""
+        return not plan.per_block and not arrays.present(self._array(plan.name))
 
     def is_current(self) -> bool:
         """Whether the store at the path is still this one; another run may have replaced it."""
@@ -283,13 +252,17 @@ class Store:
         """Blocks in which columns of X are not finite."""
         return arrays.present(self._array("nonfinite"))
 
+    def count(self, block: int) -> int:
+        """Count the columns of X in a block that are not finite."""
+        return int(self.read_rows("nonfinite", block, block + 1)[0])
+
     def nonfinite(self) -> int:
         """Count the columns of X that are not finite, in the blocks that have been written."""
         try:
             return arrays.total(self._array("nonfinite"))
         except ValueError as error:
             raise StoreError(
-                f"{self.path}: the store's array nonfinite is damaged: {_reason(error)}. "
+                f"{self.path}: the store's array nonfinite is damaged: {why(error)}. "
                 "colonnade run --repair JOB computes it again."
             ) from error
 
@@ -304,19 +277,31 @@ class Store:
         written = sum(
             arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
         )
-        # An upload takes its time. A block that is missing is better than another store's
-        if isinstance(self.place, Objects) and not self.is_current():
+        # An upload takes its time. A block that is missing is better than another store's, or one
+        # that ends where X did
+        start, stop = self.grid.bounds(block)
+        partial = stop - start < self.grid.block_columns
+        if (partial or isinstance(self.place, Objects)) and not self.is_current():
             self.discard(block)
             raise StoreError(f"{self.path}: another run has made the store anew.")
         return written
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read one array whole; for the small ones."""
-        return np.asarray(self._array(name)[...])
+        """Read one of the small arrays whole; ValueError as for `read_rows`."""
+        return self.read_rows(name)
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read rows of an array; ValueError where what is stored is not what was written."""
         return arrays.read(self._array(name), start, stop)
+
+    def read_parts(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read an array in whole shards, some at a time, from its first row to its last."""
+        array = self._array(name)
+        rows = (array.shards or array.chunks)[0]
+        row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+        step = max(1, _PART_BYTES // (rows * row_bytes)) * rows
+        for start in range(0, array.shape[0], step):
+            yield self.read_rows(name, start, min(start + step, array.shape[0]))
 
     def chunks(self, name: str, block: int) -> list[tuple[int, int]]:
         """First row, and the one after the last, of each chunk of a block's shard of an array.
@@ -329,19 +314,6 @@ class Store:
         array = self._array(name)
         arrays.check_index(array, block)
         return arrays.chunks(array, block)
-
-    def check_metadata(self) -> None:
-        """Raise StoreError where the arrays' metadata cannot be read, or is not this store's."""
-        for name, shape in self.record.shapes().items():
-            array = self._array(name)
-            rows = (array.shards or array.chunks)[0]
-            expected = {"mean": shape[0], "slope_sum": 1}.get(name, self.grid.block_columns)
-            if array.shape != shape or rows != expected:
-                raise StoreError(
-                    f"{self.path}: the metadata of the array {name!r} is damaged: its shape is "
-                    f"{array.shape} in shards of {rows}, and must be {shape} in shards of "
-                    f"{expected}."
-                )
 
     def discard(self, block: int) -> None:
         """Delete a block's shards, the main array's first: from then on it is not done."""
@@ -358,10 +330,54 @@ class Store:
         for name in ARRAYS:
             self._array(name)[...] = getattr(network, name)
 
-    def adopt(self, job: Job) -> None:
-        """Take over a resumed run's job: its files may have moved, its cluster may be another."""
-        if job != self.record.job or self.record.state != "writing":
-            self._update(job=job, state="writing", finished=None, nonfinite=None)
+    def adopt(self, job: Job, x: InputRecord) -> None:
+        """Take over a resumed run's job: its files may have moved, its cluster may be another.
+
+        Where X has grown the store does, so that a kill at any moment leaves a store that nobody
+        takes for complete and the same command finishes: first its record says so, with a new id,
+        for which former runs' workers write nothing; then goes what depends on where X ended;
+        then the arrays get their shapes.
+        """
+        self.end_growth()
+        columns = self.grid.columns
+        if x.columns > columns:
+            self._update(
+                state="writing",
+                id=uuid.uuid4().hex,
+                job=job,
+                input=x,
+                grid=replace(self.grid, columns=x.columns),
+                growth=Growth(columns=columns, begun=now()),
+                finished=None,
+                nonfinite=None,
+                failed=(),
+            )
+            self.end_growth()
+        elif job != self.record.job or self.record.state != "writing" or self.record.failed:
+            self._update(job=job, state="writing", finished=None, nonfinite=None, failed=())
+
+    def end_growth(self) -> None:
+        """Finish making the store longer, where a run that did so was killed."""
+        former, growth = self.record.former, self.record.growth
+        if former is None or growth is None:
+            return
+        if former.columns % former.block_columns:
+            self.discard(former.blocks - 1)
+        for name in [plan.name for plan in self.plans if not plan.per_block]:
+            arrays.remove(self._array(name), 0)
+        for plan in array_plans(self.record, self.grid):
+            array = self._array(plan.name)
+            if array.shape != plan.shape:
+                array.resize(plan.shape)
+        self._arrays.clear()
+        self._update(growth=growth.model_copy(update={"resized": True}))
+
+    def fail(self, failures: Iterable[BlockFailed]) -> None:
+        """Note the first blocks that have failed, and why, for those who ask for the status."""
+        noted = (FailedBlock(block=f.block, cause=shown(f.cause, 500)) for f in failures)
+        # If its disk fails, so have the blocks, which is told anyway
+        with suppress(OSError):
+            self._update(failed=tuple(islice(noted, MOST_FAILED)))
 
     def log(self, run: RunRecord) -> None:
         """Keep what a run has done, before anything is said of the store's state."""
@@ -370,24 +386,25 @@ class Store:
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""
         for name, result in results.items():
-            self._array(name)[...] = result
+            self._array(name)[...] = np.asarray(result).astype(self._array(name).dtype)
         for name in {*self.record.arrays, *results, *ARRAYS, "nonfinite"}:
             arrays.clear_orphans(self._array(name))
+        arrays.clear_orphans(self._group)
         clear_makings(self.place)
-        self._update(state="complete", finished=_now(), nonfinite=self.nonfinite())
+        self._update(failed=(), state="complete", finished=now(), nonfinite=self.nonfinite())
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
             try:
-                _check_document(self.place, name)
+                check_document(self.place, name)
                 array = self._group.get(name)
             # zarr raises whatever damaged metadata happens to break
             except Exception as error:
                 raise StoreError(
-                    f"{self.path}: the store's array {name} is damaged: {_reason(error)}. {_REMEDY}"
+                    f"{self.path}: the store's array {name} is damaged: {why(error)}. {REMEDY}"
                 ) from error
             if not isinstance(array, zarr.Array):
-                raise StoreError(f"{self.path}: the store has no array {name!r}. {_REMEDY}")
+                raise StoreError(f"{self.path}: the store has no array {name!r}. {REMEDY}")
             # Else a block of zeros (saturated slopes) would leave no key, and never be done
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]
@@ -397,20 +414,3 @@ class Store:
             raise StoreError(f"{self.path}: another run has made the store anew.")
         self.record = self.record.model_copy(update=changes)
         self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
-
-
-def _check_document(place: Place, node: str = "") -> None:
-    """Raise ValueError where reading a node's metadata would take for ever, or all memory."""
-    place.check(f"{node}/zarr.json".lstrip("/"), _MOST_METADATA)
-
-
-def _is_unfinished(place: Place, names: set[str]) -> bool:
-    return "zarr.json" not in names and unfinished(place)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _reason(error: Exception) -> str:
-    return reason(error).rstrip(".")

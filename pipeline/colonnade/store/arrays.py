@@ -18,6 +18,7 @@ from colonnade.errors import ColonnadeError
 from colonnade.job import OutputSettings
 from colonnade.layout import ArrayPlan, Shapes
 from colonnade.shards import ShardBuffer, ShardLayout
+from colonnade.store.attributes import ATTRIBUTES
 
 __all__ = [
     "check_index",
@@ -35,37 +36,6 @@ __all__ = [
     "write",
 ]
 
-_Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
-_ATTRIBUTES: dict[str, dict[str, Any]] = {
-    "jacobian": {
-        "long_name": "Jacobian of the network's outputs with respect to its inputs, at each column",
-        "formula": f"jacobian[k,i,j] = ∂y_i/∂x_j = Σ_h W2[i,h] σ′(z[h,k]) W1[h,j], z[h,k] = {_Z}",
-    },
-    "value": {
-        "long_name": "output of the network at each column",
-        "formula": f"value[k,i] = y_i = Σ_h W2[i,h] σ(z[h,k]) + b2[i], z[h,k] = {_Z}",
-    },
-    "norm": {
-        "long_name": "Frobenius norm of the Jacobian at each column",
-        "formula": "norm[k] = sqrt(Σ_ij jacobian[k,i,j]²)",
-    },
-    "mean": {
-        "long_name": "mean of the Jacobian over all columns",
-        "formula": "mean[i,j] = Σ_k jacobian[k,i,j] / p = Σ_h W2[i,h] (Σ_k σ′(z[h,k]) / p) W1[h,j]",
-    },
-    "slope_sum": {
-        "long_name": "sum of the slopes over the columns of each block",
-        "formula": f"slope_sum[b,h] = Σ_(k in block b) σ′(z[h,k]), z[h,k] = {_Z}",
-    },
-    "nonfinite": {
-        "long_name": "number of columns of X that are not finite in each block that is done",
-        "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
-    },
-    "W1": {"long_name": "weights of the first layer, W"},
-    "b1": {"long_name": "bias of the first layer, b"},
-    "W2": {"long_name": "weights of the second layer, U"},
-    "b2": {"long_name": "bias of the second layer, c"},
-}
 _WEIGHT_DIMENSIONS = {
     "W1": ("hidden", "input"),
     "b1": ("hidden",),
@@ -81,7 +51,7 @@ _PARTIAL = ".partial"
 def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings) -> None:
     """Create an array as it is planned, with a checksum behind every chunk."""
     compressors: list[Any] = [Crc32cCodec()]
-    attributes = dict(_ATTRIBUTES[plan.name])
+    attributes = dict(ATTRIBUTES[plan.name])
     if plan.name == "jacobian" and output.significant_bits is not None:
         attributes["significant_bits"] = output.significant_bits
     if output.compression != "none" and plan.per_block:
@@ -114,7 +84,7 @@ def create_weights(group: zarr.Group, name: str, values: NDArray[Any]) -> None:
         filters=None,
         fill_value=np.nan,
         dimension_names=_WEIGHT_DIMENSIONS[name],
-        attributes=_ATTRIBUTES[name],
+        attributes=dict(ATTRIBUTES[name]),
     )
     array[...] = values
 
@@ -137,7 +107,7 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
         "shape": (array.shape, plan.shape),
         "shards": (array.shards or array.chunks, plan.shards),
         "chunks": (array.chunks, plan.chunks),
-        "dimensions": (metadata.dimension_names, plan.dimensions),
+        "dimensions": (metadata.dimension_names or (), plan.dimensions),
         "type": (str(array.dtype), plan.dtype),
         "fill value": (str(array.fill_value), str(plan.fill_value)),
     }
@@ -173,19 +143,24 @@ def write(array: zarr.Array[Any], block: int, buffer: ShardBuffer) -> int:
 
 
 def present(array: zarr.Array[Any]) -> set[int]:
-    """Find the blocks whose shard of an array is there: one listing of its keys."""
+    """Find the blocks whose shard of an array is there: one listing of its keys.
+
+    The only number of an array without dimensions counts as block 0.
+    """
     keys = zarr.core.sync.sync(_list(array))
+    if not array.shape:
+        return {0} if "c" in keys else set()
     shards = -(-array.shape[0] // (array.shards or array.chunks)[0])
     name = re.compile(r"c\.(0|[1-9][0-9]*)" + r"\.0" * (array.ndim - 1))
     found = (int(match[1]) for match in map(name.fullmatch, keys) if match)
     return {block for block in found if block < shards}
 
 
-def clear_orphans(array: zarr.Array[Any]) -> None:
+def clear_orphans(node: zarr.Array[Any] | zarr.Group) -> None:
     """Delete what killed processes left half written."""
-    for key in zarr.core.sync.sync(_list(array)):
+    for key in zarr.core.sync.sync(_list(node)):
         if key.endswith(_PARTIAL):
-            zarr.core.sync.sync(array.store.delete(f"{array.path}/{key}"))
+            zarr.core.sync.sync(node.store.delete(f"{node.path}/{key}".lstrip("/")))
 
 
 def chunks(array: zarr.Array[Any], block: int) -> list[tuple[int, int]]:
@@ -293,5 +268,5 @@ def put(array: zarr.Array[Any], key: str, data: NDArray[np.uint8]) -> None:
         zarr.core.sync.sync(array.store.set(path, buffer))
 
 
-async def _list(array: zarr.Array[Any]) -> set[str]:
-    return {key async for key in array.store.list_dir(array.path)}
+async def _list(node: zarr.Array[Any] | zarr.Group) -> set[str]:
+    return {key async for key in node.store.list_dir(node.path)}

@@ -49,7 +49,7 @@ class Verification:
     sampled
         How many columns were computed again, each with every array's numbers.
     sums
-        For how many blocks the slope sum was computed again, from all of their columns.
+        For how many blocks the parts in the statistics were computed again, from all columns.
     errors
         array -> largest error over its bound; up to 1 is rounding.
     missing
@@ -141,9 +141,9 @@ class Verification:
                 for name, error in self.errors.items()
             ),
         ]
-        if self.sums or "mean" in self.errors:
+        if self.sums or any(name.endswith("_blocks") for name in self.errors):
             lines.append(
-                f"slope_sum of {self.sums:,} of {self.grid.blocks:,} blocks computed again"
+                f"sums      of {self.sums:,} of {self.grid.blocks:,} blocks computed again"
             )
         if self.missing:
             lines.append(f"missing   {self._missing}")

@@ -1,0 +1,131 @@
+"""Statistics over all columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from colonnade.layout import ArrayPlan
+from colonnade.products.base import Cut, Product, Rows, slices, weights
+
+__all__ = ["Gram", "MaxAbs", "Mean", "MeanAbs"]
+
+
+class Mean(Product):
+    """The mean block."""
+
+    name = "mean"
+    of_slopes = True
+    made_of = "mean_blocks"
+    statistic = "mean"
+
+    @staticmethod
+    @override
+    def arrays(cut: Cut) -> list[ArrayPlan]:
+        return cut.statistic("mean", cut.output, cut.input)
+
+    @override
+    def begin(self, rows: Rows) -> None:
+        rows.part("mean_blocks")[...] = 0
+
+    @override
+    def slopes(self, S: NDArray[Any], rows: Rows) -> None:
+        rows.add("slope", S.sum(axis=1, dtype=np.float64))
+
+    @override
+    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+        rows.part("mean_blocks")[...] += T.sum(axis=0, dtype=np.float64)
+
+    @override
+    def end(self, rows: Rows) -> None:
+        if "slope" in rows.kept:
+            # J is linear in s′
+            U, W = weights(self.kernel)
+            rows.part("mean_blocks")[...] = (U * rows.kept["slope"]) @ W
+
+
+class MeanAbs(Product):
+    """The mean of |J_k|, entry by entry."""
+
+    name = "mean_abs"
+    made_of = "mean_abs_blocks"
+    statistic = "mean_abs"
+
+    @staticmethod
+    @override
+    def arrays(cut: Cut) -> list[ArrayPlan]:
+        return cut.statistic("mean_abs", cut.output, cut.input)
+
+    @override
+    def begin(self, rows: Rows) -> None:
+        rows.part("mean_abs_blocks")[...] = 0
+
+    @override
+    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+        total = rows.part("mean_abs_blocks")
+        for _, t in slices(T, T[0].size):
+            total += np.abs(t).sum(axis=0, dtype=np.float64)
+
+
+class MaxAbs(Product):
+    """The largest of |J_k|, entry by entry."""
+
+    name = "max_abs"
+    made_of = "max_abs_blocks"
+    statistic = "max_abs"
+    largest = True
+
+    @staticmethod
+    @override
+    def arrays(cut: Cut) -> list[ArrayPlan]:
+        return cut.statistic("max_abs", cut.output, cut.input, dtype=cut.dtype)
+
+    @override
+    def begin(self, rows: Rows) -> None:
+        rows.part("max_abs_blocks")[...] = 0
+
+    @override
+    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+        found = rows.part("max_abs_blocks")
+        for _, t in slices(T, T[0].size):
+            np.maximum(found, np.abs(t).max(axis=0), out=found)
+
+
+class Gram(Product):
+    """The mean of J_kᵀ J_k, from whose largest eigenvalues active subspaces are taken."""
+
+    name = "gram"
+    of_slopes = True
+    made_of = "gram_blocks"
+    statistic = "gram"
+
+    @staticmethod
+    @override
+    def arrays(cut: Cut) -> list[ArrayPlan]:
+        # xarray takes no dimension twice
+        return cut.statistic("gram", cut.input, ("other_input", cut.shapes.n))
+
+    @override
+    def begin(self, rows: Rows) -> None:
+        rows.part("gram_blocks")[...] = 0
+
+    @override
+    def slopes(self, S: NDArray[Any], rows: Rows) -> None:
+        s = S.astype(np.float64)
+        rows.add("outer", s @ s.T)
+
+    @override
+    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+        total = rows.part("gram_blocks")
+        for _, t in slices(T, T[0].size):
+            flat = t.reshape(-1, T.shape[2]).astype(np.float64)
+            total += flat.T @ flat
+
+    @override
+    def end(self, rows: Rows) -> None:
+        if "outer" in rows.kept:
+            U, W = weights(self.kernel)
+            rows.part("gram_blocks")[...] = W.T @ ((U.T @ U) * rows.kept["outer"]) @ W

@@ -1,0 +1,80 @@
+"""What the arrays of a store say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["ATTRIBUTES", "TENSOR"]
+
+TENSOR = "np.einsum('kh,ih,hj->kij', slope, W2, W1)"
+"""The tensor of a store of slopes, by whoever has read its arrays."""
+
+_Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
+ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
+    "jacobian": {
+        "long_name": "Jacobian of the network's outputs with respect to its inputs, at each column",
+        "formula": f"jacobian[k,i,j] = ∂y_i/∂x_j = Σ_h W2[i,h] σ′(z[h,k]) W1[h,j], z[h,k] = {_Z}",
+    },
+    "slope": {
+        "long_name": "slopes of the hidden units at each column, of which the Jacobian is made",
+        "formula": f"slope[k,h] = σ′(z[h,k]), z[h,k] = {_Z}",
+        "jacobian": TENSOR,
+    },
+    "value": {
+        "long_name": "output of the network at each column",
+        "formula": f"value[k,i] = y_i = Σ_h W2[i,h] σ(z[h,k]) + b2[i], z[h,k] = {_Z}",
+    },
+    "norm": {
+        "long_name": "Frobenius norm of the Jacobian at each column",
+        "formula": "norm[k] = sqrt(Σ_ij jacobian[k,i,j]²)",
+    },
+    "mean": {
+        "long_name": "mean of the Jacobian over all columns",
+        "formula": "mean[i,j] = Σ_k jacobian[k,i,j] / p = Σ_h W2[i,h] (Σ_k σ′(z[h,k]) / p) W1[h,j]",
+    },
+    "mean_blocks": {
+        "long_name": "sum of the Jacobian over the columns of each block",
+        "formula": "mean_blocks[b,i,j] = Σ_(k in block b) jacobian[k,i,j]",
+    },
+    "mean_abs": {
+        "long_name": "mean absolute value of the Jacobian over all columns",
+        "formula": "mean_abs[i,j] = Σ_k |jacobian[k,i,j]| / p",
+    },
+    "mean_abs_blocks": {
+        "long_name": "sum of the absolute values of the Jacobian over the columns of each block",
+        "formula": "mean_abs_blocks[b,i,j] = Σ_(k in block b) |jacobian[k,i,j]|",
+    },
+    "max_abs": {
+        "long_name": "largest absolute value of the Jacobian over all columns",
+        "formula": "max_abs[i,j] = max_k |jacobian[k,i,j]|",
+    },
+    "max_abs_blocks": {
+        "long_name": "largest absolute value of the Jacobian over the columns of each block",
+        "formula": "max_abs_blocks[b,i,j] = max_(k in block b) |jacobian[k,i,j]|",
+    },
+    "gram": {
+        "long_name": "mean of JᵀJ over all columns",
+        "formula": "gram[j,l] = Σ_ki jacobian[k,i,j] jacobian[k,i,l] / p",
+    },
+    "gram_blocks": {
+        "long_name": "sum of JᵀJ over the columns of each block",
+        "formula": "gram_blocks[b,j,l] = Σ_(k in block b) Σ_i jacobian[k,i,j] jacobian[k,i,l]",
+    },
+    "spectral_norm": {
+        "long_name": "largest singular value of the Jacobian at each column",
+        "formula": "spectral_norm[k] = max_(‖v‖=1) ‖jacobian[k] v‖",
+    },
+    "spectral_norm_max": {
+        "long_name": "largest singular value of the Jacobian over all columns",
+        "formula": "spectral_norm_max = max_k spectral_norm[k]",
+    },
+    "nonfinite": {
+        "long_name": "number of columns of X that are not finite in each block that is done",
+        "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
+    },
+    "W1": {"long_name": "weights of the first layer, W"},
+    "b1": {"long_name": "bias of the first layer, b"},
+    "W2": {"long_name": "weights of the second layer, U"},
+    "b2": {"long_name": "bias of the second layer, c"},
+}
