@@ -14,10 +14,10 @@ import colonnade
 FLOORS = {
     12: ["cli"],
     11: ["materializing"],
-    10: ["run", "planning", "submit", "reporting"],
+    10: ["run", "planning", "reporting", "submit"],
     9: ["rounds", "verify", "reader"],
     8: ["task", "inputs", "recovered", "blockwise"],
-    7: ["slopes", "dispatch", "reference"],
+    7: ["sources", "dispatch", "reference"],
     6: ["store", "planner", "tiles"],
     5: ["products", "clusters", "progress"],
     4: ["jacobian"],

@@ -77,7 +77,7 @@ def test_a_local_cluster_of_the_size_asked(job, network, X) -> None:
     assert last is finished
     assert isinstance(last, RunFinished)
     assert (last.state, last.blocks_computed, last.blocks_failed) == ("complete", BLOCKS, 0)
-    assert last.bytes_written == P * (Q * N + Q + 1) * 4 + BLOCKS * M * 8
+    assert last.bytes_written == P * (Q * N + Q + 1) * 4 + BLOCKS * Q * N * 8
 
     ds = cn.open(finished.store)
     T = cn.jacobian(network, X).astype(np.float64)
@@ -181,7 +181,7 @@ def test_resuming_keeps_the_grid_of_the_store(make, job) -> None:
     assert bits(store) == expected
 
 
-@pytest.mark.parametrize("array", ["jacobian", "norm", "slope_sum", "mean"])
+@pytest.mark.parametrize("array", ["jacobian", "norm", "mean_blocks", "mean"])
 def test_what_has_gone_from_a_complete_store_is_made_again(make, array: str) -> None:
     store = Path(cn.run(make()).store)
     expected = bits(store)
@@ -494,7 +494,7 @@ def test_plan_touches_nothing(job, tmp_path) -> None:
     before = sorted(tmp_path.rglob("*"))
     planned = cn.plan(job())
     assert planned.grid.blocks == BLOCKS
-    assert planned.output_bytes == (P * (Q * N + Q + 1) + Q * N) * 4 + BLOCKS * M * 8
+    assert planned.output_bytes == (P * (Q * N + Q + 1) + Q * N) * 4 + BLOCKS * Q * N * 8
     assert sorted(tmp_path.rglob("*")) == sorted(
         {*before, tmp_path / "network.npz", tmp_path / "X.npy"}
     )

@@ -109,6 +109,29 @@ def plan(job: str, overrides: tuple[str, ...], calibrate: bool, as_json: bool) -
 
 
 @_cli.command()
+@click.argument("factored", metavar="FACTORED")
+@click.argument("dense", metavar="DENSE")
+@_set
+@click.option("--overwrite", is_flag=True, help="Replace the store at DENSE.")
+@click.option("--repair", is_flag=True, help="Verify DENSE; compute damaged blocks again.")
+@_log
+@_debug
+def materialize(
+    factored: str, dense: str, overrides: tuple[str, ...], overwrite: bool, repair: bool, log: str
+) -> None:
+    """Make a store of the tensor at DENSE of the slopes in the store FACTORED.
+
+    On the cluster of FACTORED's job; X is not read. The same command resumes.
+    """
+    with listening(log) as listener:
+        finished = materialize_store(
+            factored, dense, overrides, overwrite=overwrite, repair=repair, listener=listener
+        )
+    if log != "json":
+        click.echo(told(finished))
+
+
+@_cli.command()
 @_job
 @_set
 @click.option(
@@ -130,29 +153,6 @@ def submit(job: str, overrides: tuple[str, ...], only_print: bool, wait: bool) -
     click.echo(f"log: {submission.handover.log(job_id)}", err=True)
     if wait:
         click.echo(submission.wait(job_id), err=True)
-
-
-@_cli.command()
-@click.argument("factored", metavar="FACTORED")
-@click.argument("dense", metavar="DENSE")
-@_set
-@click.option("--overwrite", is_flag=True, help="Replace the store at DENSE.")
-@click.option("--repair", is_flag=True, help="Verify DENSE; compute damaged blocks again.")
-@_log
-@_debug
-def materialize(
-    factored: str, dense: str, overrides: tuple[str, ...], overwrite: bool, repair: bool, log: str
-) -> None:
-    """Make a store of the tensor at DENSE of the slopes in the store FACTORED.
-
-    On the cluster of FACTORED's job; X is not read. The same command resumes.
-    """
-    with listening(log) as listener:
-        finished = materialize_store(
-            factored, dense, overrides, overwrite=overwrite, repair=repair, listener=listener
-        )
-    if log != "json":
-        click.echo(told(finished))
 
 
 @_cli.command()

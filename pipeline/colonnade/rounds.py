@@ -13,7 +13,7 @@ from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stopping
 from colonnade.job import ClusterSettings, LocalCluster
 from colonnade.locations import storage_texts
-from colonnade.slopes import Source
+from colonnade.sources import Source
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store
 from colonnade.task import Address, Failed, Unfit, compute_blocks, reach

@@ -33,7 +33,7 @@ from colonnade.layout import Grid
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
 from colonnade.rounds import compute
-from colonnade.slopes import Slopes
+from colonnade.sources import Slopes
 from colonnade.stopping import Stop, stoppable
 from colonnade.store import Lease, RunLog, Store, hold, network_record
 from colonnade.verify import Verification, check

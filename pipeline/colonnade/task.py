@@ -35,7 +35,7 @@ from colonnade.places import Place, place_at
 from colonnade.products import PRODUCTS, Product, Rows
 from colonnade.rounding import round_mantissa
 from colonnade.shards import ShardBuffer
-from colonnade.slopes import Slopes, Source
+from colonnade.sources import Slopes, Source
 from colonnade.store import Holder, Store, holder
 from colonnade.tiles import STRIP, Tiles, overlapping
 

@@ -11,8 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from colonnade.columns import Columns
 from colonnade.errors import IncompleteError, shown
 from colonnade.job import Job
-from colonnade.layout import Grid
+from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.network import Network
+from colonnade.products import make_arrays
 from colonnade.store.history import MOST_RUNS, RunRecord
 from colonnade.store.lease import Holder
 from colonnade.words import format_seconds
@@ -178,6 +179,25 @@ class Record(BaseModel):
         if self.growth is None or self.growth.resized:
             return None
         return replace(self.grid, columns=self.growth.columns)
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of what the store holds."""
+        return self._shapes(self.grid)
+
+    @property
+    def plans(self) -> tuple[ArrayPlan, ...]:
+        """The arrays that a run makes."""
+        return self.plans_in(self.grid)
+
+    def plans_in(self, grid: Grid) -> tuple[ArrayPlan, ...]:
+        """Plan the arrays that a run makes, in a grid of the store's blocks."""
+        output = self.job.output
+        return make_arrays(self._shapes(grid), output.products, output.dtype, grid, output.layout)
+
+    def _shapes(self, grid: Grid) -> Shapes:
+        network = self.network
+        return Shapes(grid.columns, network.inputs, network.hidden, network.outputs)
 
     def require_shapes(self) -> None:
         """Raise IncompleteError where the arrays' lengths differ, because the store is growing."""
