@@ -35,7 +35,7 @@ from support import (
     snapshot,
 )
 
-ARRAYS = ("jacobian", "value", "norm", "mean", "slope_sum", "nonfinite", "W1", "b1", "W2", "b2")
+ARRAYS = ("jacobian", "value", "norm", "mean", "mean_blocks", "nonfinite", "W1", "b1", "W2", "b2")
 DOCUMENTS = ("zarr.json", *(f"{name}/zarr.json" for name in ARRAYS))
 B, C = 12, 3
 Document = dict[str, Any]
@@ -118,14 +118,14 @@ def everywhere(columns: int, block: int, chunk: int) -> Callable[[Path], None]:
     def spoil(store: Path) -> None:
         def by(document: Document) -> None:
             blocks = -(-columns // block)
-            by_blocks = names[0] in ("slope_sum", "nonfinite")
+            by_blocks = names[0] in ("mean_blocks", "nonfinite")
             document["shape"][0] = blocks if by_blocks else columns
             if not by_blocks:
                 document["chunk_grid"]["configuration"]["chunk_shape"][0] = block
             if document["codecs"][0]["name"] == "sharding_indexed":
                 document["codecs"][0]["configuration"]["chunk_shape"][0] = chunk
 
-        for names in (["jacobian"], ["value"], ["norm"], ["slope_sum"], ["nonfinite"]):
+        for names in (["jacobian"], ["value"], ["norm"], ["mean_blocks"], ["nonfinite"]):
             change(store, f"{names[0]}/zarr.json", by)
         grid = {"columns": columns, "block_columns": block, "chunk_columns": chunk}
         said(grid=grid, input__columns=columns)(store)
@@ -139,7 +139,7 @@ LIES: list[tuple[Callable[[Path], None], str]] = [
     *((said(grid__block_columns=value), SIZES) for value in (0, -12, 10**18, 2)),
     *((said(grid__chunk_columns=value), SIZES) for value in (0, -3, 10**18)),
     *((said(grid__columns=value), SIZES) for value in (0, -101, 10**30, 11)),
-    (said(grid__block_columns=24), "its array slope_sum has the shape (9, 7), not (5, 7)"),
+    (said(grid__block_columns=24), "its array mean_blocks has the shape (9, 3, 5), not (5, 3, 5)"),
     (said(grid__block_columns=14), "block_columns must be a multiple of chunk_columns"),
     (said(grid__chunk_columns=1), "jacobian has the chunks (3, 3, 5), not (1, 3, 5)"),
     (said(grid__columns=102), "input.columns are not grid.columns"),
@@ -153,7 +153,7 @@ LIES: list[tuple[Callable[[Path], None], str]] = [
     (said(arrays=[]), "arrays are not those of its products"),
     (said(arrays=["../../X", "jacobian"]), "arrays are not those of its products"),
     (said(arrays=[3] * 999), f"{DAMAGED}arrays.0"),
-    (said(network__hidden=8), "its array slope_sum has the shape"),
+    (said(network__hidden=8), "its array W1 has the shape"),
     (said(network__hidden=0), f"{DAMAGED}network.hidden"),
     (said(network__outputs=10**12), "its array mean has the shape"),
     (said(network__inputs=-1), f"{DAMAGED}network.inputs"),

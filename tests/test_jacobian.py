@@ -127,38 +127,6 @@ def test_blocks_are_the_diagonal_of_the_whole_derivative() -> None:
     np.testing.assert_allclose(whole, expected, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_norm_and_mean_equal_their_definitions(dtype: type) -> None:
-    network, X = make_network(dtype=dtype), make_columns(dtype=dtype)
-    kernel = Kernel(network, dtype, dtype, P)
-    S = kernel.slope(kernel.preactivation(X))
-    T = by_definition(network, X)
-    eps = np.finfo(dtype).eps
-    norms = np.sqrt((T**2).sum(axis=(1, 2)))
-    np.testing.assert_allclose(kernel.norm(S), norms, rtol=100 * eps)
-    mean = kernel.mean(S.mean(axis=1, dtype=np.float64))
-    np.testing.assert_allclose(mean, T.mean(axis=0), rtol=100 * eps, atol=100 * eps)
-    assert kernel.norm(S).dtype == mean.dtype == dtype
-
-
-def test_norm_in_many_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    network, X = make_network(), make_columns()
-    kernel = Kernel(network, X.dtype, np.float32, P)
-    S = kernel.slope(kernel.preactivation(X))
-    whole = kernel.norm(S)
-    monkeypatch.setattr(jacobian_module, "_SLICE_BYTES", 3 * 8 * M)
-    np.testing.assert_allclose(kernel.norm(S), whole, rtol=1e-6)
-
-
-def test_norm_of_a_vanishing_jacobian_is_zero() -> None:
-    """Two hidden units that cancel: the square's rounding must not make a NaN."""
-    W, U = np.ones((2, 3)), np.array([[1.0, -1.0]])
-    network = cn.Network(W, None, U, None, "tanh")
-    X = make_columns(3, 17, np.float64)
-    kernel = Kernel(network, X.dtype, np.float64, 17)
-    assert np.all(kernel.norm(kernel.slope(kernel.preactivation(X))) == 0)
-
-
 @pytest.mark.parametrize("chunks", [(N, P), (N, 13), (2, 13), (1, 1)])
 def test_dask_arrays(network: cn.Network, X: np.ndarray, chunks: tuple[int, int]) -> None:
     lazy = da.from_array(X, chunks=chunks)

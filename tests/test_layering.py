@@ -14,10 +14,10 @@ import colonnade
 FLOORS = {
     12: ["cli"],
     11: ["materializing"],
-    10: ["run", "planning", "operators", "reporting"],
+    10: ["run", "planning", "operators", "reporting", "submit"],
     9: ["rounds", "verify", "reader"],
     8: ["task", "inputs", "recovered", "blockwise"],
-    7: ["slopes", "dispatch", "reference"],
+    7: ["sources", "dispatch", "reference"],
     6: ["store", "planner", "tiles"],
     5: ["products", "clusters", "progress"],
     4: ["jacobian", "labelling"],
@@ -25,6 +25,7 @@ FLOORS = {
     2: ["job", "layout", "npyranges", "weights"],
     1: ["activations", "stopping", "npyfile", "matrix", "places", "locations", "labels"],
     0: [
+        "environment",
         "errors",
         "events",
         "formulas",

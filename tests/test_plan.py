@@ -21,6 +21,7 @@ from colonnade.job import Product
 from colonnade.layout import Grid, Shapes
 from colonnade.plan import Capacity, Plan
 from colonnade.planner import make_plan
+from colonnade.products import needs_blocks
 from colonnade.words import format_bytes, format_seconds
 
 MIB = 2**20
@@ -99,7 +100,7 @@ def test_a_task_writes_whole_shards(request) -> None:
     plan = make_plan(**roomy(request))
     grid, shapes = plan.grid, request["shapes"]
     length = {"column": shapes.p, "output": shapes.q, "input": shapes.n, "hidden": shapes.m,
-              "block": grid.blocks}  # fmt: skip
+              "block": grid.blocks, "other_input": shapes.n}  # fmt: skip
     for array in plan.arrays:
         assert array.shape == tuple(length[dimension] for dimension in array.dimensions)
         for shard, chunk in zip(array.shards, array.chunks, strict=True):
@@ -112,12 +113,13 @@ def test_a_task_writes_whole_shards(request) -> None:
         else:
             assert array.shards == array.shape
     names = [array.name for array in plan.arrays]
-    assert set(names) - {"slope_sum"} == set(request["products"])
-    assert ("slope_sum" in names) == ("mean" in names)
-    order = ["jacobian", "value", "norm", "mean"]
-    first = min(request["products"], key=order.index)
+    statistics = {"mean", "mean_abs", "max_abs", "gram"} & set(request["products"])
+    made = {f"{name}_blocks" for name in statistics}
+    made |= {"spectral_norm_max"} & {f"{name}_max" for name in request["products"]}
+    assert set(names) == made | set(request["products"])
+    first = min(request["products"], key=PRODUCTS.index)
     last = [array.name for array in plan.arrays if array.per_block][-1]
-    assert last == ("slope_sum" if first == "mean" else first)
+    assert last == (f"{first}_blocks" if first in statistics else first)
 
 
 @given(shapes=st.builds(Shapes, *[st.integers(1, 13)] * 4), products=chosen,
@@ -131,7 +133,8 @@ def test_bytes_are_those_of_the_arrays(shapes, products, dtype, block) -> None:
     assert plan.output_bytes == sum(array.nbytes for array in real.values())
     slices = [real[a.name][tuple(map(slice, a.shards))] for a in plan.arrays if a.per_block]
     assert plan.block_bytes == sum(part.nbytes for part in slices)
-    assert {a.dtype for a in plan.arrays if a.name != "slope_sum"} == {dtype}
+    sums = {"mean_blocks", "mean_abs_blocks", "gram_blocks"}
+    assert {a.dtype for a in plan.arrays if a.name not in sums} == {dtype}
 
 
 def test_bytes_are_exact_where_floats_are_not() -> None:
@@ -189,6 +192,16 @@ def test_memory_grows_by_the_column_and_the_thread(request) -> None:
         del terms["encoding"]
     if "value" not in request["products"]:
         del terms["values"]
+    if needs_blocks(request["products"], "dense"):
+        terms["tensor tile"] = s.q * s.n * item
+    if set(request["products"]) - {"jacobian", "value"}:
+        outer = 16 * s.m * s.m if "gram" in request["products"] else 0
+        kept = sum(
+            math.prod(a.shards) * (8 if a.dtype == "float64" else 4)
+            for a in plan.arrays
+            if a.dimensions[:1] == ("block",)
+        )
+        terms["products"] = kept + 2 * item * block + outer + 8 * (s.q * s.n + 3 * s.m * strip)
     fixed = {"process": 90 * MIB, "weights and kernel": request["kernel_bytes"]}
     assert plan.memory == fixed | {term: threads * size for term, size in terms.items()}
 
@@ -205,7 +218,13 @@ def test_explicit_sizes_are_kept_to(request) -> None:
         # as many columns as fit, down to whole chunks
         assert most - chunk < block <= most
     elif column <= MIB:
-        assert block * column <= 64 * MIB
+        parts = sum(
+            math.prod(a.shards) * (8 if a.dtype == "float64" else 4)
+            for a in plan.arrays
+            if a.dimensions[:1] == ("block",)
+        )
+        # Where sums are kept of each block, a block is large beside them
+        assert block * column <= max(64 * MIB, 8 * parts + column)
     if dense and request["chunk_size"] != "auto":
         assert chunk == min(max(request["chunk_size"] // column, 1), block)
     if not dense:
@@ -222,9 +241,9 @@ def test_automatic_blocks() -> None:
     assert grid(32 * 1009) == Grid(32 * 1009, 1009, 1009)
     assert grid(601) == Grid(601, 512, 512)
     assert grid(13) == Grid(13, 13, 13)
-    # and what the memory holds: 80% of it, less 90 MiB, 1000 bytes and each thread's strip
+    # and what the memory holds: 80% of it, less 90 MiB, 1000 bytes and each thread's strip and tile
     strip = 1024 * (32 * 4 + 4 * 8 * 4)
-    room = int(((0.8 * 300 * MIB - 90 * MIB - 1000) / 3 - strip) / (32 * 4 + 2048))
+    room = int(((0.8 * 300 * MIB - 90 * MIB - 1000) / 3 - strip - 2048) / (32 * 4 + 2048))
     small = Capacity(2, 3, 300 * MIB)
     assert grid(10**7, capacity=small, chunk_size=1) == Grid(10**7, room, 1)
     assert grid(10**7, capacity=small, chunk_size=11 * 2048) == Grid(10**7, room // 11 * 11, 11)
@@ -275,6 +294,7 @@ def test_batches_spare_the_scheduler() -> None:
 
 DENSE = Shapes(p=10**6, n=1009, m=101, q=1013)
 COLUMN = 1009 * 8 + 4 * 101 * 4 + 3 * 1009 * 1013 * 4
+TILE = 1009 * 1013 * 4
 
 
 @pytest.mark.parametrize(
@@ -297,7 +317,8 @@ def test_refusals_say_what_to_do(changes, told) -> None:
         planned(shapes=DENSE, compression="lz4", **changes)
     found = re.match(r"a worker needs (.*) for blocks of ([\d,]+) column", str(caught.value))
     threads = changes["capacity"].threads_per_worker
-    held = int(found[2].replace(",", "")) * threads * COLUMN
+    # And a tile, of one column here
+    held = int(found[2].replace(",", "")) * threads * COLUMN + threads * TILE
     assert found[1] == format_bytes(90 * MIB + 1000 + held)
     for term in ("process 90.0 MiB", "weights and kernel 1,000 B", "columns of X", "hidden units",
                  "tensor block", "encoding"):  # fmt: skip
@@ -334,7 +355,8 @@ def test_as_dict_is_json(request) -> None:
 def test_as_text() -> None:
     everything = Capacity(4, 2, 8 * 2**30)
     text = str(
-        planned(shapes=Shapes(531_721, 5, 7, 3), products=PRODUCTS, capacity=everything,
+        planned(shapes=Shapes(531_721, 5, 7, 3), capacity=everything,
+                products=("jacobian", "value", "norm", "mean"),
                 block_size=60 * 10_000, chunk_size=6000)
     )  # fmt: skip
     assert text.splitlines()[:4] == [
@@ -348,8 +370,10 @@ def test_as_text() -> None:
     assert rows["value"] == "value column × output 531,721 × 3 6.1 MiB"
     assert rows["norm"] == "norm column 531,721 2.0 MiB"
     assert rows["mean"] == "mean output × input 3 × 5 60 B"
-    assert rows["slope_sum"] == "slope_sum block × hidden 54 × 7 3.0 KiB"
-    assert re.fullmatch(r"memory a worker needs 92.1 MiB of 8\.0 GiB", rows["memory"])
+    assert rows["mean_blocks"] == "mean_blocks block × output × input 54 × 3 × 5 6.3 KiB"
+    assert re.fullmatch(r"memory a worker needs 92.5 MiB of 8\.0 GiB", rows["memory"])
+    told = "layouts dense 30.4 MiB, factored 14.2 MiB: factored is the smaller (output.layout)"
+    assert rows["layouts"] == told
     assert rows["cluster"] == "cluster 4 × 2 (workers × threads of each)"
 
 
@@ -384,7 +408,7 @@ def test_it_is_arithmetic_alone(module) -> None:
     }
     assert {name.split(".")[0] for name in names} <= {*sys.stdlib_module_names, "colonnade"}
     ours = {name.removeprefix("colonnade.") for name in names if name.startswith("colonnade")}
-    assert ours <= {"errors", "layout", "plan", "words"}
+    assert ours <= {"errors", "layout", "plan", "products", "words"}
 
 
 @pytest.mark.parametrize(

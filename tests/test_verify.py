@@ -115,7 +115,7 @@ def test_a_sound_store(store: Path, repaired: Any) -> None:
     assert found.shards == 4 * BLOCKS + 5
     assert found.chunks == 3 * BLOCKS + 34 + 5
     assert (found.sampled, found.sums) == (64, BLOCKS)
-    assert set(found.errors) == {*PRODUCTS, "slope_sum"}
+    assert set(found.errors) == {*PRODUCTS, "mean_blocks"}
     assert 0 < max(found.errors.values()) <= 1
     assert checked[-1] == BlockChecked(BLOCKS - 1, 96, P, P)
     assert [event.block for event in checked] == list(range(BLOCKS))
@@ -175,8 +175,8 @@ def truncated_norm(store: Path) -> None:
     path.write_bytes(path.read_bytes()[:7])
 
 
-def flipped_slope_sum(store: Path) -> None:
-    flip(store / "slope_sum" / "c.5.0", 3)
+def flipped_mean_blocks(store: Path) -> None:
+    flip(store / "mean_blocks" / "c.5.0.0", 3)
 
 
 # Wrong numbers with right checksums: only the sample finds them
@@ -221,8 +221,8 @@ def a_wrong_value(store: Path) -> None:
     change(store, "value", lambda Y: Y.__setitem__((0, 2), np.nan))
 
 
-def a_wrong_slope_sum(store: Path) -> None:
-    change(store, "slope_sum", lambda sums: sums.__setitem__((4, 6), sums[4, 6] + 0.01))
+def a_wrong_mean_blocks(store: Path) -> None:
+    change(store, "mean_blocks", lambda sums: sums.__setitem__((4, 2, 1), sums[4, 2, 1] + 0.01))
 
 
 Damage = dict[Callable[[Path], None], tuple[str, int, tuple[int, int]]]
@@ -235,7 +235,7 @@ BYTES: Damage = {
     flipped_in_the_last_block: ("jacobian", 8, (96, 99)),
     flipped_value: ("value", 0, (0, 12)),
     truncated_norm: ("norm", 1, (12, 24)),
-    flipped_slope_sum: ("slope_sum", 5, (60, 72)),
+    flipped_mean_blocks: ("mean_blocks", 5, (60, 72)),
 }
 NUMBERS: Damage = {
     a_wrong_entry: ("jacobian", 8, (100, 101)),
@@ -243,7 +243,7 @@ NUMBERS: Damage = {
     two_columns_exchanged: ("jacobian", 0, (0, 2)),
     a_wrong_norm: ("norm", 0, (0, 1)),
     a_wrong_value: ("value", 0, (0, 1)),
-    a_wrong_slope_sum: ("slope_sum", 4, (48, 60)),
+    a_wrong_mean_blocks: ("mean_blocks", 4, (48, 60)),
 }
 
 
@@ -453,7 +453,7 @@ def test_other_products(make: Any, tmp_path: Path, products: list[str], dtype: s
     cn.run(job)
     found = cn.verify(tmp_path / "out.zarr")
     assert found.sound, found
-    assert set(found.errors) == {*products, *(["slope_sum"] if "mean" in products else [])}
+    assert set(found.errors) == {*products, *(["mean_blocks"] if "mean" in products else [])}
     name = products[0]
     change(tmp_path / "out.zarr", name, lambda T: T.__setitem__(0, -T[0]))
     assert {failure.array for failure in cn.verify(tmp_path / "out.zarr").failures} == {name}

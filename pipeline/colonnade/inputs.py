@@ -16,7 +16,7 @@ from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
 from colonnade.plan import Capacity, Plan
 from colonnade.planner import make_plan
-from colonnade.slopes import Slopes, Source
+from colonnade.sources import Slopes, Source
 from colonnade.store import InputRecord, input_record
 from colonnade.tiles import STRIP, tile_columns
 from colonnade.urls import is_url, overlap

@@ -14,7 +14,7 @@ from colonnade.job import Job
 from colonnade.jobfile import load_job
 from colonnade.locations import Options
 from colonnade.run import carry_out, refuse_both
-from colonnade.slopes import Slopes
+from colonnade.sources import Slopes
 from colonnade.store import Store
 from colonnade.urls import is_url, overlap
 

@@ -18,7 +18,7 @@ from xarray.core.indexing import (
 )
 
 from colonnade.blas import one_blas_thread
-from colonnade.slopes import Slopes, Source
+from colonnade.sources import Slopes, Source
 from colonnade.store import Store
 from colonnade.store.attributes import ATTRIBUTES
 from colonnade.tiles import Tiles, overlapping, tile_columns
@@ -55,7 +55,7 @@ class Recovered(BackendArray):
     """
 
     def __init__(self, store: Store) -> None:
-        shapes = store.shapes
+        shapes = store.record.shapes
         self.shape = (shapes.p, shapes.q, shapes.n)
         self.dtype = np.dtype(store.record.job.output.dtype)
         self._source = Source.of(store)

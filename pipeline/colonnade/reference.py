@@ -239,7 +239,10 @@ class Reference:
         k = min(q, n)
         square = (8 * k * k + 2 * max(q, n) + 32) * _U64 * np.linalg.norm(centre) ** 2
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
-        bound = np.linalg.norm(exact) + 16 * (q + n) * m * _U64 * size + root + self._rounded(norm)
+        # Squares of what is tiny would vanish
+        scale = max(float(exact.max()), float(np.finfo(np.float64).tiny))
+        bound: Any = scale * np.linalg.norm(exact / scale) + 16 * (q + n) * m * _U64 * size
+        bound += root + self._rounded(norm)
         largest = m * self._largest * (1 + s) * q * n
         bound = self._within(np.asarray(bound), largest, self._stored)
         return Enclosure(np.asarray(norm), bound)

@@ -33,7 +33,7 @@ from colonnade.layout import Grid
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
 from colonnade.rounds import compute
-from colonnade.slopes import Slopes
+from colonnade.sources import Slopes
 from colonnade.stopping import Stop, stoppable
 from colonnade.store import Lease, RunLog, Store, hold, network_record
 from colonnade.verify import Verification, check
@@ -166,7 +166,7 @@ class _Run:
         grid = None if store is None else replace(store.grid, columns=checked.x.columns)
         # Refused here, a job that is too large has not even started a cluster
         checked.plan(clusters.expected_capacity(settings), grid)
-        with _unbroken(self._path), clusters.connect(settings) as cluster:
+        with _unbroken(self._path), clusters.connect(settings, self._tally) as cluster:
             planned = checked.plan(cluster.capacity, grid)
             if store is None:
                 store = Store.create(

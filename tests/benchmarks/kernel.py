@@ -3,7 +3,7 @@
     python tests/benchmarks/kernel.py [--mebibytes 32 64] [--seconds 1] [--peers …] [--shapes …]
 
 All sides run in one process on one core, in turn, and the median of each counts. The kernel's
-flops are 2mn + 2mqn a column; its time includes W X + b, σ′ and the blocks, in the strips and into
+flops are 2mn + 2mqn a column; its time includes W X + b, σ′ and the blocks, in the tiles and into
 the shard buffer that a task uses. Peers return a new array, as they do for their users.
 """
 
@@ -25,20 +25,15 @@ PEERS = ["jax jacrev", "jax jacfwd", "torch jacrev", "einsum"]
 def kernel_side(network: Any, X: Any, dtype: Any) -> Callable[[], Any]:
     import numpy as np  # noqa: PLC0415 (after `fair`)
 
-    from colonnade.jacobian import Kernel, strip_columns  # noqa: PLC0415
+    from colonnade.tiles import Tiles, overlapping  # noqa: PLC0415
 
     B = X.shape[1]
-    chunk = min(B, max(1, CHUNK_BYTES // (network.q * network.n * np.dtype(dtype).itemsize)))
-    strip = min(chunk, strip_columns(network, dtype))
-    kernel = Kernel(network, dtype, dtype, strip)
+    tiles = Tiles(network, dtype, dtype)
     out = np.empty((B, network.q, network.n), dtype)
 
     def side() -> None:
-        for first in range(0, B, chunk):
-            end = min(first + chunk, B)
-            for start in range(first, end, strip):
-                stop = min(start + strip, end)
-                kernel.blocks(kernel.slopes(X[:, start:stop]), out[start:stop])
+        for _, a, b in overlapping(0, B, tiles.columns):
+            tiles.blocks(tiles.slopes(X[:, a:b], a), a, out[a:b])
 
     return side
 
@@ -76,18 +71,18 @@ def peer_sides(network: Any, X: Any, names: list[str]) -> dict[str, Callable[[],
     return sides
 
 
-CHUNK_BYTES = 16 * 2**20
-
-
 def measure(
     shape: Shape, dtype: Any, mebibytes: int, seconds: float, peers: list[str]
 ) -> list[Any]:
     import numpy as np  # noqa: PLC0415
 
+    from colonnade.tiles import tile_columns  # noqa: PLC0415
+
     rng = np.random.default_rng(0)
     network = make_network(shape, dtype)
     column_bytes = shape.q * shape.n * np.dtype(dtype).itemsize
-    B = max(1, mebibytes * 2**20 // column_bytes)
+    tile = tile_columns(network, dtype)
+    B = max(1, mebibytes * 2**20 // column_bytes // tile) * tile
     X = rng.standard_normal((shape.n, B)).astype(dtype)
     a, c = (rng.random((1536, 1536)).astype(dtype) for _ in range(2))
     out = np.empty_like(a)

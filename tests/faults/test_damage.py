@@ -72,7 +72,18 @@ NAMES = {flip: "with a bit flipped", truncate: "cut short", delete: "deleted"}
 def test_store_damaged(lab: Lab, damage: Any) -> None:
     """Verify names each block and array that is hit, and --repair mends it."""
     cn.run(lab.job)
-    arrays = ["jacobian", "jacobian", "value", "norm", "slope_sum", "mean", "W1", "b1", "W2", "b2"]
+    arrays = [
+        "jacobian",
+        "jacobian",
+        "value",
+        "norm",
+        "mean_blocks",
+        "mean",
+        "W1",
+        "b1",
+        "W2",
+        "b2",
+    ]
     hit = set()
     for array in lab.random.sample(arrays, 7):
         shard = lab.random.choice(sorted(p for p in (lab.store / array).rglob("*")
@@ -87,7 +98,7 @@ def test_store_damaged(lab: Lab, damage: Any) -> None:
     failed = {(failure.array, failure.block) for failure in found.failures}
     for shard in hit:
         array = shard.relative_to(lab.store).parts[0]
-        per_block = array in ("jacobian", "value", "norm", "slope_sum")
+        per_block = array in ("jacobian", "value", "norm", "mean_blocks")
         block = int(shard.name.split(".")[1]) if per_block else None
         assert block in found.missing or (array, block) in failed or array_named(array, failed)
     lab.finish("--repair")

@@ -10,7 +10,8 @@ from pydantic import PlainValidator, WithJsonSchema
 
 from colonnade.activations import ACTIVATIONS, activation
 from colonnade.errors import UsageError
-from colonnade.job.values import Names, number
+from colonnade.job.lists import Names
+from colonnade.job.values import number
 from colonnade.locations import FilePath, Settings, StorageOptions
 
 __all__ = ["ArrayNames", "NetworkSettings"]

@@ -12,7 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from colonnade.job.values import Deviations, Size, number
+from colonnade.job.lists import Deviations
+from colonnade.job.values import Size, number
 from colonnade.locations import FilePath, Settings, StorageOptions
 from colonnade.pathfields import KNOWN
 from colonnade.urls import SCHEMES

@@ -1,0 +1,155 @@
+"""The factored layout beside the dense one: bytes, runs, reads, and statistics over all columns.
+
+    python tests/benchmarks/factored.py [--columns 200000] [--rounds 2] [--reads 100]
+
+Every store is written by `run` on one cluster and read in this process, from the page cache. Of
+what is alternated the best of the rounds counts.
+
+run          seconds from a job to its finished store, on a cluster that is there
+100 together `reads` reads of 100 neighbouring columns, at random
+100 apart    a tenth as many of 100 columns, each at random
+statistics   mean and gram: a run that keeps nothing but these two, which forms no block; beside the
+             same blocks formed and averaged, in as many processes, and stored nowhere
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+from common import Shape, fair, machine, make_job, shared_cluster, table
+
+WORKERS = 2
+AT_ONCE = 100
+
+
+def seconds(action: Callable[[], Any]) -> float:
+    clock = time.perf_counter()
+    action()
+    return time.perf_counter() - clock
+
+
+def formed(job: dict[str, Any], start: int, stop: int) -> tuple[Any, Any]:
+    """Sums of J and of JᵀJ over some columns, of blocks that are formed as a dense run does."""
+    import numpy as np  # noqa: PLC0415 (after `fair`)
+
+    import colonnade as cn  # noqa: PLC0415
+    from colonnade.products import PRODUCTS, Rows  # noqa: PLC0415
+    from colonnade.tiles import Tiles, overlapping  # noqa: PLC0415
+
+    network = cn.Network.load(job["network"]["weights"], job["network"]["activation"])
+    X = np.load(job["input"]["path"], mmap_mode="r")
+    tiles = Tiles(network, X.dtype, np.float32)
+    n, q = network.n, network.q
+    sums = {"mean_blocks": np.zeros((1, q, n)), "gram_blocks": np.zeros((1, n, n))}
+    rows = Rows(lambda name, first, last: sums[name][first:last])
+    products = [PRODUCTS[name](tiles.kernel) for name in ("mean", "gram")]
+    out = np.empty((tiles.columns, q, n), np.float32)
+    for _, a, b in overlapping(start, stop, tiles.columns):
+        T = tiles.blocks(tiles.slopes(X[:, a:b], a), a, out[: b - a])
+        for product in products:
+            product.blocks(T, rows)
+    return sums["mean_blocks"], sums["gram_blocks"]
+
+
+def averaged(pool: ProcessPoolExecutor, job: dict[str, Any], p: int) -> None:
+    ends = [p * i // WORKERS for i in range(WORKERS + 1)]
+    list(pool.map(formed, [job] * WORKERS, ends[:-1], ends[1:]))
+
+
+def stored(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--columns", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--reads", type=int, default=100)
+    parser.add_argument("--shape", default="256,128,64")
+    given = parser.parse_args()
+    fair(threads=1)
+    import numpy as np  # noqa: PLC0415
+
+    import colonnade as cn  # noqa: PLC0415
+
+    shape, p = Shape(*map(int, given.shape.split(","))), given.columns
+    root = Path(tempfile.mkdtemp(prefix="colonnade-bench-", dir=os.environ.get("BENCH_DIR")))
+    times: dict[tuple[str, str], float] = {}
+
+    def note(what: str, side: str, action: Callable[[], Any]) -> None:
+        times[what, side] = min(seconds(action), times.get((what, side), np.inf))
+
+    try:
+        with shared_cluster(WORKERS) as cluster:
+            job = make_job(root, shape, p, cluster)
+
+            def run(layout: str, *products: str) -> None:
+                name = layout if products == ("jacobian",) else "statistics"
+                output = {"path": str(root / name), "layout": layout, "products": list(products)}
+                cn.run({**job, "output": output}, overwrite=True)
+
+            spawn = get_context("spawn")
+            with ProcessPoolExecutor(WORKERS, mp_context=spawn) as pool:
+                averaged(pool, job, min(p, 1000))
+                for _ in range(given.rounds):
+                    for layout in ("dense", "factored"):
+                        note("run", layout, lambda layout=layout: run(layout, "jacobian"))
+                    note("mean and gram", "dense", lambda: averaged(pool, job, p))
+                    note("mean and gram", "factored", lambda: run("factored", "mean", "gram"))
+        rng = np.random.default_rng(3)
+        many = min(AT_ONCE, p)
+        starts = rng.integers(p - many + 1, size=given.reads)
+        apart = np.sort(rng.integers(p, size=(max(1, given.reads // 10), many)))
+        tensors = {layout: cn.open(root / layout).jacobian for layout in ("dense", "factored")}
+        for _ in range(given.rounds):
+            for layout, T in tensors.items():
+                note("100 together", layout,
+                     lambda T=T: [T[k : k + many].values for k in starts.tolist()])  # fmt: skip
+                note("100 apart", layout, lambda T=T: [T[k].values for k in apart])
+        same = all(
+            np.array_equal(tensors["dense"][k : k + many], tensors["factored"][k : k + many])
+            for k in starts[:3].tolist()
+        )
+        sizes = {
+            "dense": stored(root / "dense/jacobian"),
+            "factored": stored(root / "factored/slope"),
+        }
+    finally:
+        shutil.rmtree(root)
+    rows: list[list[Any]] = [
+        [
+            "bytes",
+            f"{sizes['dense'] / 1e6:,.1f} MB",
+            f"{sizes['factored'] / 1e6:,.1f} MB",
+            f"{sizes['dense'] / sizes['factored']:.1f}",
+            f"qn / m = {shape.q * shape.n / shape.m:.1f}",
+        ]
+    ]
+    notes = {
+        "run": "", "mean and gram": "blocks formed and averaged · a run of the two",
+        "100 together": f"{given.reads} reads", "100 apart": f"{len(apart)} reads",
+    }  # fmt: skip
+    for what, more in notes.items():
+        dense, factored = times[what, "dense"], times[what, "factored"]
+        cells = [f"{dense:.2f} s", f"{factored:.2f} s", f"{dense / factored:.1f}", more]
+        rows.append([what, *cells])
+    rows.append(["equal to the bit", "", str(same), "", ""])
+    head = ["", "dense", "factored", "ratio", ""]
+    table(f"{p:,} columns of {shape}, float32; {machine()}", head, rows)
+
+
+if __name__ == "__main__":
+    main()
