@@ -11,7 +11,7 @@ from pydantic import AfterValidator, PlainValidator, TypeAdapter, WithJsonSchema
 from colonnade.activations import ACTIVATIONS, COLUMNWISE, activation
 from colonnade.errors import UsageError, shown
 from colonnade.imported import is_import
-from colonnade.job.labels import Names
+from colonnade.job.lists import Names
 from colonnade.job.values import number
 from colonnade.locations import FilePath, Settings, StorageOptions
 from colonnade.weights import array_names

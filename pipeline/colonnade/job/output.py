@@ -12,7 +12,7 @@ from pydantic import (
     model_validator,
 )
 
-from colonnade.job.labels import Deviations
+from colonnade.job.lists import Deviations
 from colonnade.job.values import Size, number
 from colonnade.locations import FilePath, Settings, StorageOptions
 from colonnade.pathfields import KNOWN

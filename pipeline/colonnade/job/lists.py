@@ -1,4 +1,4 @@
-"""Values of a job file that label what is stored: names, and deviations to scale by."""
+"""Lists that a job holds or names: names along a dimension, and standard deviations."""
 
 from __future__ import annotations
 
