@@ -171,8 +171,8 @@ def test_every_problem_in_one_report() -> None:
         "'columns_by_features'; did you mean columns_by_features?",
         "output.path": "given 3; allowed: a path",
         "output.block_size": "given 'lots'; allowed: auto, or bytes such as 67108864 or '64 MiB'",
-        "output.products.1": "given 'jacobain'; allowed: 'jacobian', 'value', 'norm' or 'mean'; "
-        "did you mean jacobian?",
+        "output.products.1": "given 'jacobain'; allowed: 'jacobian', 'value', 'norm', "
+        "'spectral_norm', 'mean', 'mean_abs', 'max_abs' or 'gram'; did you mean jacobian?",
         "cluster.workers": "given -2; allowed: auto, or a whole number from 1",
         "ouput": "unknown key; did you mean output? known here: network, input, output, cluster",
     }
