@@ -26,6 +26,7 @@ bench: $(VENV)/.test
 	$(VENV)/bin/python tests/benchmarks/kernel.py
 	$(VENV)/bin/python tests/benchmarks/end_to_end.py
 	$(VENV)/bin/python tests/benchmarks/scale.py
+	$(VENV)/bin/python tests/benchmarks/columns.py
 	$(VENV)/bin/python tests/benchmarks/store.py
 	$(VENV)/bin/python tests/benchmarks/store.py --chunks 16MiB --pipelines zarr fused zarrs
 	$(VENV)/bin/python tests/benchmarks/store.py --chunks 16MiB --codecs none lz4 zstd --bits all 12 8

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import yaml
@@ -18,6 +19,10 @@ settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "shared_cluster: jobs run on a cluster kept for all tests")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -36,9 +41,24 @@ def X() -> np.ndarray:  # noqa: N802 (the letter of the mathematics)
     return make_columns()
 
 
+@pytest.fixture(scope="session")
+def shared_cluster() -> Iterator[dict[str, Any]]:
+    """The settings of a cluster of two workers that is kept for all tests: none waits for it."""
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+    ) as cluster:
+        yield {"kind": "address", "address": cluster.scheduler_address, "workers": 2}
+
+
 @pytest.fixture
-def job(tmp_path: Path, network: Network, X: np.ndarray) -> Callable[..., dict[str, Any]]:
-    """A job on the small network, its files in place; sections are updated by keyword."""
+def job(
+    tmp_path: Path, network: Network, X: np.ndarray, request: pytest.FixtureRequest
+) -> Callable[..., dict[str, Any]]:
+    """A job on the small network, its files in place; sections are updated by keyword.
+
+    It runs on a cluster of its own, or, in files marked so, on the shared one.
+    """
+    shared = request.node.get_closest_marker("shared_cluster") is not None
     save_network(tmp_path / "network.npz", network)
     np.save(tmp_path / "X.npy", X)
 
@@ -54,6 +74,8 @@ def job(tmp_path: Path, network: Network, X: np.ndarray) -> Callable[..., dict[s
             },
             "cluster": {"kind": "local", "workers": 2},
         }
+        if shared and "kind" not in sections.get("cluster", {}):
+            document["cluster"] = request.getfixturevalue("shared_cluster")
         for section, changes in sections.items():
             document[section] = {**document[section], **changes}
         return document

@@ -68,6 +68,13 @@ def test_factored(tmp_path: Path) -> None:
     assert "qn / m = 2.1" in rows["bytes"]
 
 
+def test_what_is_read_of_x(tmp_path: Path) -> None:
+    told = benchmark(tmp_path, "columns.py", "--columns 3001 --features 7 --block 100")
+    rows = [line.split("|") for line in told.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 9
+    assert all(float(row[4]) > 0 for row in rows[1:])
+
+
 def test_scale(tmp_path: Path) -> None:
     told = benchmark(tmp_path, "scale.py", "--columns 64 --tasks 50 --blocks 1000 --rounds 1")
     rows = [line.split("|") for line in told.splitlines() if line.startswith("| ")]

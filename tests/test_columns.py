@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import zarr
@@ -47,6 +48,11 @@ def save_zarr(path: Path, stored: np.ndarray, **options: Any) -> None:
     zarr.create_array(path, data=native, overwrite=True, **options)
 
 
+def save_hdf5(path: Path, stored: np.ndarray, **options: Any) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("X", data=stored, **options)
+
+
 FORMATS: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {
     "npy": ("x.npy", save_npy, {}),
     "npy, version 2, Fortran": ("x.NPY", save_npy2, {}),
@@ -57,6 +63,13 @@ FORMATS: dict[str, tuple[str, Callable[..., None], dict[str, Any]]] = {
     "zarr v3, split rows": ("x.zarr", save_zarr, {"chunks": (1, 8)}),
     "zarr v3, shards": ("x.zarr", save_zarr, {"chunks": (2, 3), "shards": (4, 9)}),
     "directory named .npy": ("x.npy", save_zarr, {}),
+    "hdf5": ("x.h5", save_hdf5, {}),
+    "hdf5, chunks": ("x.HDF5", save_hdf5, {"chunks": (3, 4)}),
+    "hdf5, gzip": (
+        "x.h5",
+        save_hdf5,
+        {"chunks": (2, 5), "compression": "gzip", "shuffle": True, "fletcher32": True},
+    ),
 }
 ORIENTATIONS = ("features_by_columns", "columns_by_features")
 counted = pytest.mark.skipif(
@@ -512,16 +525,16 @@ def test_what_is_no_input(tmp_path, X, monkeypatch) -> None:
     assert refused("dangling.npy") == "there is no such file or directory (input.path)."
     np.savez("x.npz", X=X)
     assert refused("x.npz").endswith("cannot be read in part: save X alone with np.save.")
-    for name in ("x.csv", "x"):
+    for name in ("x.txt", "x"):
         Path(name).write_text("1,2")
-        assert refused(name) == (
-            "this format is not known; X is read from a .npy file or a Zarr directory."
-        )
+        assert refused(name).startswith("this format is not known; X is read from .npy, Zarr, ")
     Path("d.zarr").mkdir()
     for content in (None, "notes.txt"):
         if content:
             Path("d.zarr", content).write_text("x")
-        assert refused("d.zarr") == "this directory holds neither a Zarr array nor a Zarr group."
+        assert refused("d.zarr") == (
+            "this directory holds neither a Zarr array nor a Zarr group, nor .npy files."
+        )
     Path("d.zarr/zarr.json").write_text("nonsense")
     assert refused("d.zarr").startswith("this cannot be read as Zarr: ")
     np.save("x.npy", X)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,17 @@ LIES: list[tuple[Callable[[Path], None], str]] = [
      "norm has its chunks under other names"),
     (array("nonfinite", fill_value=3), "nonfinite has the fill value 3, not 0"),
     (array("nonfinite", data_type="float64"), "nonfinite has the type float64, not int64"),
+    *((said(growth=value), f"{DAMAGED}growth")
+      for value in (3, [], {"columns": 0, "begun": ""}, {"columns": 50},
+                    {"columns": 50, "begun": 3})),
+    (said(failed=[{"block": 0, "cause": ""}] * 21), f"{DAMAGED}failed"),
+    (said(failed=[{"block": -1, "cause": ""}]), f"{DAMAGED}failed.0.block"),
+    *((said(growth={"columns": value, "begun": "", "resized": True}),
+       "growth.columns must be from block_columns on, and below columns")
+      for value in (B - 1, P, 10**30)),
+    (said(growth={"columns": 50, "begun": ""}), "a store that is growing is not complete"),
+    (said(growth={"columns": 50, "begun": ""}, state="writing", grid__columns=102,
+          input__columns=102), "norm has the shape (101,), not (102,)"),
     (said(nonfinite=-1), f"{DAMAGED}nonfinite"),
     (said(nonfinite="3 or so"), f"{DAMAGED}nonfinite"),
     (array("norm", node_type="group"), "norm"),
@@ -242,6 +254,38 @@ def test_documents_that_are_none(made, store: Path, name: str, content: Any) -> 
     finally:
         if content == "directory":
             path.rmdir()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+@pytest.mark.parametrize("name", ["jacobian/c.3.0.0", "norm/c.1", "slope_sum/c.2.0", "mean/c.0.0",
+                                  "nonfinite/c.4", "W1/c/0/0"])  # fmt: skip
+def test_what_is_stored_is_no_pipe(made, store: Path, name: str, kind: str, monkeypatch) -> None:
+    """Whoever opens a pipe waits for its writer; none ever comes."""
+    path = store / name
+    kept = path.read_bytes() if path.exists() else None
+    path.unlink(missing_ok=True)
+    # A socket's path may be short only
+    monkeypatch.chdir(path.parent)
+    if kind == "pipe":
+        os.mkfifo(path.name)
+    else:
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(path.name)
+    try:
+        assert Store.open(store).status().record.state == "complete"
+        found = cn.verify(store)
+        assert [f.array for f in found.failures if "no regular file" in f.cause] == [
+            name.partition("/")[0]
+        ]
+        assert cn.run(made).blocks_computed == 0
+        ds = cn.open(store)
+        if name.partition("/")[0] in ds:
+            with pytest.raises(ValueError, match="no regular file"):
+                ds[name.partition("/")[0]].load()
+    finally:
+        path.unlink()
+        if kept is not None:
+            path.write_bytes(kept)
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -27,7 +28,13 @@ network:
   weights: w.npz
   activation: {name: leaky_relu, negative_slope: 1e-3}   # which YAML takes for a string
   names: {W1: fc1.weight, W2: fc2.weight, b2: fc2.bias}
-input: {path: bucket/x.zarr, array: X, orientation: columns_by_features}
+input:
+  path: bucket/x.nc
+  array: [t, ps]
+  features_dim: lev
+  column_dims: [time, lat]
+  columns: [0, 1000]
+  features: ["t[850]", 0]
 output:
   path: out.zarr
   layout: dense
@@ -80,8 +87,9 @@ def test_whole_job(tmp_path: Path) -> None:
             "names": {"W1": "fc1.weight", "b1": None, "W2": "fc2.weight", "b2": "fc2.bias"},
             "storage_options": None,
         },
-        "input": {"path": "bucket/x.zarr", "array": "X", "orientation": "columns_by_features",
-                  "nonfinite": "propagate", "storage_options": None},
+        "input": {"path": "bucket/x.nc", "array": ("t", "ps"), "orientation": None,
+                  "features_dim": "lev", "column_dims": ("time", "lat"), "columns": (0, 1000),
+                  "features": ("t[850]", 0), "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "out.zarr", "layout": "dense", "dtype": "float64", "block_size": 64 * 2**20,
             "chunk_size": 2500, "compression": "zstd", "significant_bits": 12,
@@ -98,7 +106,8 @@ def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
                     "storage_options": None},
-        "input": {"path": "x.npy", "array": None, "orientation": "features_by_columns",
+        "input": {"path": "x.npy", "array": None, "orientation": None, "features_dim": None,
+                  "column_dims": None, "columns": None, "features": None,
                   "nonfinite": "propagate", "storage_options": None},
         "output": {
             "path": "o.zarr", "layout": "dense", "dtype": "float32", "block_size": "auto",
@@ -311,7 +320,7 @@ def test_variables(monkeypatch) -> None:
         monkeypatch.setenv(name, value)
     document = job(
         input__path="${DIR}/${SEVEN}.npy",
-        output__path="$${DIR}/$HOME$$/${NESTED}",
+        output__path="$${{DIR}}/$HOME$$/${NESTED}",
         output__products=["${NORM}"],
         output__block_size="${SEVEN} kB",
         cluster__workers="${SEVEN}",
@@ -424,7 +433,10 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
         "maximum": lambda s: value <= s,
         "exclusiveMinimum": lambda s: value > s,
         "exclusiveMaximum": lambda s: value < s,
+        "minLength": lambda s: len(value) >= s,
         "minItems": lambda s: len(value) >= s,
+        "maxItems": lambda s: len(value) <= s,
+        "uniqueItems": lambda s: len({repr(item) for item in value}) == len(value) or not s,
         "items": lambda s: all(accepts(s, item, root) for item in value),
         "required": lambda s: set(s) <= set(value),
         "properties": lambda s: all(accepts(s[k], v, root) for k, v in value.items() if k in s),
@@ -478,6 +490,15 @@ def test_significant_bits_are_refused_where_they_serve_nothing() -> None:
         (False, [job(cluster__workers=n) for n in WRONG_COUNTS]),
         (True, [job(output__products="norm"), job(output__products=["mean", "norm"])]),
         (False, [job(output__products=given) for given in ([], ["norms"], 3)]),
+        (True, [job(output__path=given) for given in (
+            "o/{date}.zarr", "{{x}}/{date:%Y/%m}{time}", "s3://b/{date:%Y}/{day}", "$$")]),
+        (False, [job(output__path=given) for given in (
+            "{night}", "a}", "{", "{day:%d}", "{date:}", "s3://b/{nigth}", "s3://b/%", "{{}")]),
+        (True, [job(input__array="X"), job(input__array=["X"]), job(input__features=["a", 0])]),
+        (False, [job(input__array=given) for given in ([], ["a", "a"], 7, [""])]),
+        (False, [job(input__columns=given) for given in ([1], [-1, 1], [0, 1, 2], "0:1")]),
+        (False, [job(input__features=given) for given in ([], ["a", "a"], [-1], [0.5], "a")]),
+        (False, [job(input__column_dims=given) for given in ([], ["a", "a"], "a", [0])]),
         (False, [job(network__activation="tahn"), job(network__weights=" "), job(x=1), {}]),
         (False, [job(ADDRESS, cluster__address="h:1"), job(ADDRESS, cluster__adress="tcp://h:1")]),
         (False, [job(ADDRESS, cluster__timeout=0), job(cluster__kind="slurm")]),
@@ -537,3 +558,59 @@ def test_no_text_does_worse_than_job_error(tmp_path_factory, text) -> None:
         load_job(path)
     with pytest.raises(JobError):
         load_job({}, [text])
+
+
+def path_of(path: str, source: Any = None) -> str:
+    return load_job(source or job(output__path=path)).output.path
+
+
+def test_fields_of_the_output_path(monkeypatch, tmp_path) -> None:
+    """A store a night: the night is UTC's, or the one that the environment names."""
+    monkeypatch.setenv("COLONNADE_DATE", "2026-03-01T23:59:07+02:00")
+    monkeypatch.setenv("FIELDS", "{date}")
+    assert path_of("o/{date}.zarr") == "o/2026-03-01.zarr"
+    assert path_of("o/{date:%Y/%m/%d}/{year}{month}{day}-{time}") == "o/2026/03/01/20260301-215907"
+    assert path_of("s3://b/{date:%Y%m}.zarr") == "s3://b/202603.zarr"
+    # Braces are written twice, and what a variable holds is no field
+    assert path_of("{{date}}/${FIELDS}/$${{HOME}}") == "{date}/{date}/${HOME}"
+    (tmp_path / "nightly.v2.yaml").write_text(yaml.safe_dump(job(output__path="{job}/{date}")))
+    found = load_job(tmp_path / "nightly.v2.yaml")
+    assert found.output.path == "nightly.v2/2026-03-01"
+    assert load_job(load_job(job(output__path="{{date}}"))).output.path == "{date}"
+    assert load_job(found) == found
+    # Elsewhere they are nothing special
+    assert load_job(job(input__path="{date}.npy")).input.path == "{date}.npy"
+    monkeypatch.setenv("COLONNADE_DATE", "2025-12-31")
+    assert path_of("{date}-{time}") == "2025-12-31-000000"
+    monkeypatch.delenv("COLONNADE_DATE")
+    before, made, after = datetime.now(UTC), path_of("{date}"), datetime.now(UTC)
+    assert before.date().isoformat() <= made <= after.date().isoformat()
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("{night}.zarr", "given '{night}'; known: {date}, {time}, {year}, {month}, {day}, {job}"),
+        ("{}", "given '{}'; known: {date}"),
+        ("{year:%Y}", "given '{year:%Y}'; known: {date}"),
+        ("{date.year}", "given '{date.year}'; known: {date}"),
+        ("{date", "given '{'; known: {date}"),
+        ("date}", "given '}'; known: {date}"),
+        ("{{date}", "given '}'; known: {date}"),
+        ("{date:%Q}", "given '{date:%Q}'; a format has %Y, %m"),
+        ("{date:%}", "given '{date:%}'; a format has %Y, %m"),
+        ("{date:}", "given '{date:}'; a format has %Y, %m"),
+        ("{job}", "given '{job}'; {job} is a job file's name, and this job is no file"),
+    ],
+)
+def test_fields_that_are_not_known(path: str, said: str) -> None:
+    (line,) = told(job(output__path=path))
+    assert line.startswith(f"output.path: {said}")
+
+
+@pytest.mark.parametrize("given", ["tonight", "2026-13-01", "0001-01-01T00:00:00+23:59", "20\x1b"])
+def test_a_night_that_is_no_date(monkeypatch, given: str) -> None:
+    monkeypatch.setenv("COLONNADE_DATE", given)
+    (line,) = told(job(output__path="{date}"))
+    assert "the environment's COLONNADE_DATE is no date such as 2026-03-01" in line
+    assert load_job(job())

@@ -30,6 +30,7 @@ FLOORS = {
         "formulas",
         "definitions",
         "npyheader",
+        "pathfields",
         "regularfiles",
         "rounding",
         "sampling",

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from colonnade.errors import IncompleteError, StoreError
+from colonnade.events import HolderWatched
 from colonnade.places import Directory
 from colonnade.store import lease
 from colonnade.store.lease import FILE, Holder, hold, holder
@@ -42,7 +43,8 @@ def test_held_renewed_and_released(tmp_path: Path) -> None:
         while not renewed.wait(0.01):
             now = holder(Directory(tmp_path))
             assert now is not None
-            assert replace(now, renewals=0) == first
+            assert replace(now, renewals=0, renewed=first.renewed) == first
+            assert 0 <= now.silent < 60
             if now.renewals > 2:
                 renewed.set()
     assert list((tmp_path / FILE).parent.iterdir()) == []
@@ -112,7 +114,7 @@ HOSTILE = [
     *(
         json.dumps(asdict(ELSEWHERE) | change).encode()
         for change in ({"pid": -1}, {"pid": 10**400}, {"host": None}, {"renewals": 0.5},
-                       {"stopping": 1}, {"run": ["x"]}, {"more": 1})
+                       {"stopping": 1}, {"renewed": 3}, {"run": ["x"]}, {"more": 1})
     ),
 ]  # fmt: skip
 
@@ -153,7 +155,10 @@ def test_silence_is_death(tmp_path: Path, content: bytes | None) -> None:
     leave(tmp_path, ELSEWHERE)
     if content is not None:
         (tmp_path / FILE).write_bytes(content)
-    with hold(Directory(tmp_path), "mine", term=0.2):
+    known = holder(Directory(tmp_path))
+    events: list[Any] = []
+    with hold(Directory(tmp_path), "mine", term=0.2, listener=events.append):
+        assert events == [HolderWatched(str(tmp_path), str(known), 0.2)]
         found = holder(Directory(tmp_path))
         assert found is not None
         assert found.run == "mine"

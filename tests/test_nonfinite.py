@@ -17,6 +17,8 @@ from colonnade.progress import told
 from colonnade.store import Store
 from support import N, P, make_columns
 
+pytestmark = pytest.mark.shared_cluster
+
 # Column -> feature -> value; blocks have 13 columns
 SPOILT = {0: {2: np.nan}, 12: {0: np.inf, 4: np.nan}, 13: {4: -np.inf}, P - 1: {3: np.nan}}
 BLOCKS = {0: 2, 1: 1, 7: 1}

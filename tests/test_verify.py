@@ -22,6 +22,8 @@ from support import N, P, Q, make_columns, make_network, save_network
 from test_cli import colonnade
 from test_run import bits
 
+pytestmark = pytest.mark.shared_cluster
+
 C, B = 3, 12  # columns of a chunk and of a block
 BLOCKS = 9  # the last of them with 5 columns, in two of its four chunks
 PRODUCTS = ["jacobian", "value", "norm", "mean"]
@@ -525,3 +527,16 @@ def test_the_commands(store: Path, make: Any, whole: Any, tmp_path: Path) -> Non
     assert "block 3: columns 36 to 38 damaged: jacobian" in repair.stderr
     assert bits(store) == bits(whole[0])
     assert colonnade("verify", tmp_path).returncode == 2
+
+
+def test_a_run_that_meets_damage_at_its_end_names_the_remedy(make, tmp_path) -> None:
+    """The mean is made of the slope sums of all blocks, of which another run has made some."""
+    job = make(tmp_path / "out.zarr")
+    cn.run(job)
+    whole = bits(tmp_path / "out.zarr")
+    (tmp_path / "out.zarr" / "jacobian" / "c.4.0.0").unlink()
+    (tmp_path / "out.zarr" / "slope_sum" / "c.2.0").write_bytes(b"x")
+    with pytest.raises(IncompleteError, match=r"damaged: .* --repair JOB"):
+        cn.run(job)
+    cn.run(job, repair=True)
+    assert bits(tmp_path / "out.zarr") == whole

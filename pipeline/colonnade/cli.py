@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
-from typing import Any
+from itertools import pairwise
+from pathlib import Path
 
 import click
-from rich.console import Console
 
 from colonnade import __version__
 from colonnade.errors import ColonnadeError
@@ -17,7 +19,7 @@ from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
 from colonnade.materializing import materialize as materialize_store
 from colonnade.planning import plan as plan_job
-from colonnade.progress import listening, told
+from colonnade.progress import LOGS, JsonLines, listening, measuring, told
 from colonnade.run import run as run_job
 from colonnade.store import Store
 from colonnade.verify import verify as verify_store
@@ -34,6 +36,13 @@ _set = click.option(
     help="Override one entry of the job file; may be repeated.",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_log = click.option(
+    "--log",
+    type=click.Choice(LOGS),
+    default="auto",
+    show_default=True,
+    help="What stderr tells: a bar, plain lines, or JSON lines, one event each.",
+)
 _debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 
 
@@ -53,16 +62,33 @@ def _cli() -> None:
 @_set
 @click.option("--overwrite", is_flag=True, help="Replace the store at output.path.")
 @click.option("--repair", is_flag=True, help="Verify the store; compute damaged blocks again.")
+@_log
+@click.option(
+    "--metrics",
+    metavar="PATH",
+    help="Keep a file of metrics for Prometheus, by way of node-exporter's textfile collector.",
+)
 @_debug
-def run(job: str, overrides: tuple[str, ...], overwrite: bool, repair: bool) -> None:
+def run(
+    job: str,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+    repair: bool,
+    log: str,
+    metrics: str | None,
+) -> None:
     """Compute what is missing of JOB's store and finish it.
 
-    The same command resumes a run that was interrupted.
+    The same command resumes a run that was interrupted; where X has gained columns since the last
+    run, it computes those.
     """
-    console = Console(stderr=True)
-    with listening(console) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(log))
+        if metrics is not None:
+            listener = stack.enter_context(measuring(metrics, Path(job).stem, listener))
         finished = run_job(job, overrides, overwrite=overwrite, repair=repair, listener=listener)
-    click.echo(told(finished))
+    if log != "json":
+        click.echo(told(finished))
 
 
 @_cli.command()
@@ -87,19 +113,21 @@ def plan(job: str, overrides: tuple[str, ...], calibrate: bool, as_json: bool) -
 @_set
 @click.option("--overwrite", is_flag=True, help="Replace the store at DENSE.")
 @click.option("--repair", is_flag=True, help="Verify DENSE; compute damaged blocks again.")
+@_log
 @_debug
 def materialize(
-    factored: str, dense: str, overrides: tuple[str, ...], overwrite: bool, repair: bool
+    factored: str, dense: str, overrides: tuple[str, ...], overwrite: bool, repair: bool, log: str
 ) -> None:
     """Make a store of the tensor at DENSE of the slopes in the store FACTORED.
 
     On the cluster of FACTORED's job; X is not read. The same command resumes.
     """
-    with listening(Console(stderr=True)) as listener:
+    with listening(log) as listener:
         finished = materialize_store(
             factored, dense, overrides, overwrite=overwrite, repair=repair, listener=listener
         )
-    click.echo(told(finished))
+    if log != "json":
+        click.echo(told(finished))
 
 
 @_cli.command()
@@ -107,9 +135,14 @@ def materialize(
 @_json
 @_debug
 def status(store: str, as_json: bool) -> None:
-    """Show what STORE holds and how far it is."""
+    """Show what STORE holds and how far it is.
+
+    Exit status: 0 it is complete, 3 it is not, 2 there is none.
+    """
     found = Store.open(store).status()
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
+    if found.state != "complete":
+        raise click.exceptions.Exit(3)
 
 
 @_cli.command()
@@ -129,10 +162,11 @@ def status(store: str, as_json: bool) -> None:
     help="Of the choice of columns.",
 )
 @_json
+@_log
 @_debug
-def verify(store: str, columns: int, seed: int, as_json: bool) -> None:
+def verify(store: str, columns: int, seed: int, as_json: bool, log: str) -> None:
     """Check all of STORE's checksums, and some columns against an independent derivative."""
-    with listening(Console(stderr=True)) as listener:
+    with listening(log) as listener:
         found = verify_store(store, columns=columns, seed=seed, listener=listener)
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
     found.require()
@@ -162,20 +196,21 @@ def schema() -> None:
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
-def _exit_status(command: Callable[[], Any], *, debug: bool) -> int:
+def _exit_status(command: Callable[[], int | None], *, debug: bool, as_json: bool) -> int:
     """Run a command; say what went wrong in one paragraph, and return the exit status."""
+    found: Exception
     try:
-        command()
+        # Where click is not to exit itself, it returns the status
+        status = command() or 0
     except ColonnadeError as error:
         if debug:
             raise
-        click.echo(f"colonnade: {error}", err=True)
-        return error.exit_status
-    except click.exceptions.Exit as done:
-        return done.exit_code
+        found, status, paragraph = error, error.exit_status, str(error)
     except click.ClickException as error:
-        error.show()
-        return 2
+        if not as_json:
+            error.show()
+            return 2
+        found, status, paragraph = error, 2, error.format_message()
     except (KeyboardInterrupt, click.Abort):
         return 130
     except SystemExit:
@@ -185,17 +220,25 @@ def _exit_status(command: Callable[[], Any], *, debug: bool) -> int:
         if debug:
             raise
         told_error = " ".join(str(error).split())
-        click.echo(
-            f"colonnade: a defect of colonnade, not of the job: {type(error).__name__}: "
-            f"{told_error}. Please report it with what --debug shows.",
-            err=True,
+        found, status = error, 1
+        paragraph = (
+            f"a defect of colonnade, not of the job: {type(error).__name__}: {told_error}. "
+            "Please report it with what --debug shows."
         )
-        return 1
-    return 0
+    else:
+        return status
+    if as_json:
+        JsonLines(sys.stderr).error(type(found).__name__, paragraph, status)
+    else:
+        click.echo(f"colonnade: {paragraph}", err=True)
+    return status
 
 
 def main() -> None:
     """Run the command line."""
     leave_to_python()
-    debug = "--debug" in sys.argv
-    sys.exit(_exit_status(lambda: _cli(standalone_mode=False), debug=debug))
+    given = sys.argv[1:]
+    # Errors of the command line itself come before it is parsed
+    as_json = "--log=json" in given or ("--log", "json") in pairwise(given)
+    command = partial(_cli, standalone_mode=False)
+    sys.exit(_exit_status(command, debug="--debug" in given, as_json=as_json))

@@ -12,11 +12,13 @@ __all__ = [
     "BlockFailed",
     "ClusterReady",
     "Event",
+    "HolderWatched",
     "Listener",
     "NoWorkers",
     "RunFinished",
     "RunStarted",
     "Stopping",
+    "StoreGrown",
     "ignore",
 ]
 
@@ -30,6 +32,30 @@ class RunStarted:
     columns_done: int
     blocks: int
     blocks_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class HolderWatched:
+    """Another run holds the store; for so many `seconds` it is watched for a sign of life."""
+
+    store: str
+    holder: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoreGrown:
+    """X has more columns than the store had, which now has as many: `blocks_new` more blocks.
+
+    `blocks_again` is 1 where the last of the old blocks is to be computed again, since it ended
+    where X did.
+    """
+
+    store: str
+    columns_before: int
+    columns: int
+    blocks_new: int
+    blocks_again: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +149,8 @@ class RunFinished:
     """The end of a run that was not interrupted.
 
     `bytes_written` and `seconds` are this run's own; `peak_memory` is the largest worker's;
-    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done.
+    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done;
+    `columns_new` are those by which the store has grown.
     """
 
     store: str
@@ -136,10 +163,13 @@ class RunFinished:
     nonfinite: int
     seconds: float
     peak_memory: int
+    columns_new: int = 0
 
 
 Event = (
     RunStarted
+    | HolderWatched
+    | StoreGrown
     | ClusterReady
     | NoWorkers
     | Stopping

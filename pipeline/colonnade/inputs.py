@@ -39,6 +39,19 @@ class Checked:
     columns: Columns | Slopes
     x: InputRecord
 
+    def first(self, columns: int) -> InputRecord:
+        """Describe X as it was when it had so many columns, if it has grown since.
+
+        Raises
+        ------
+        InputError
+            It cannot be read.
+        """
+        # What slopes were made of is described in their store, and may have gone
+        if columns >= self.x.columns or isinstance(self.columns, Slopes):
+            return self.x
+        return _described(self.columns, columns)
+
     @property
     def slopes(self) -> Source | None:
         """The store whose slopes stand for X, if they do."""
@@ -77,8 +90,9 @@ class Checked:
             tile_columns=tile,
         )
         if plan.grid.problem:
+            anew = "" if grid is None else "Make the store anew (--overwrite). "
             raise TooLargeError(
-                f"{plan.grid.problem}. Raise output.block_size and output.chunk_size."
+                f"{plan.grid.problem}. {anew}Raise output.block_size and output.chunk_size."
             )
         return plan
 
@@ -96,13 +110,17 @@ def check_job(job: Job) -> Checked:
     names = settings.names.model_dump(exclude_none=True) if settings.names else None
     network = Network.load(settings.weights, settings.activation, names, settings.storage_options)
     x = job.input
-    columns = open_columns(x.path, x.array, x.orientation, x.storage_options)
+    columns = open_columns(**x.asked)
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
+    return Checked(job, network, columns, _described(columns))
+
+
+def _described(columns: Columns, most: int | None = None) -> InputRecord:
     try:
-        return Checked(job, network, columns, input_record(columns))
+        return input_record(columns, most)
     except (OSError, ValueError, MemoryError) as error:
-        raise InputError(f"{job.input.path}: X cannot be read: {error}") from error
+        raise InputError(f"{columns.path}: X cannot be read: {error}") from error
 
 
 def _refuse_overlap(job: Job) -> None:
@@ -121,11 +139,12 @@ def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
     if job.input.orientation == other:
         other = "features_by_columns"
     hint = ""
-    if columns.p == network.n:
+    if columns.p == network.n and " read as " in columns.described:
         hint = f" X fits the other way round: set input.orientation: {other}."
+    elif columns.n > network.n:
+        hint = " Choose those of the network's inputs, in their order, with input.features."
     return (
         f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
         f"(features): W1 {network.W1.shape} (m, n), W2 {network.W2.shape} (q, m) in "
-        f"{job.network.weights}; X {columns.stored_shape}, read as {job.input.orientation}, "
-        f"in {job.input.path}.{hint}"
+        f"{job.network.weights}; X {columns.described}, in {job.input.path}.{hint}"
     )

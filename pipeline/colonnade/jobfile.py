@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from difflib import get_close_matches
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -14,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from colonnade import locations
+from colonnade import locations, pathfields
 from colonnade.errors import JobError, reason, shown
 from colonnade.job import Job
 
@@ -43,11 +45,12 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
     JobError
         Lists every problem with its path, what was given and what is allowed.
     """
-    origin = "job" if isinstance(source, Job | Mapping) else str(source)
+    origin, name = "job", None
     if isinstance(source, Job):
-        # Its variables are expanded already
-        source = _each_text(source.model_dump(mode="json"), lambda text, _: text.replace("$", "$$"))
+        # Its variables and fields are expanded already
+        source = _each_text(source.model_dump(mode="json"), _unexpanded)
     elif not isinstance(source, Mapping):
+        origin, name = str(source), Path(source).stem
         source = _read_yaml(Path(source))
     problems: list[str] = []
     unset: list[str] = []
@@ -58,7 +61,7 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
         for override in overrides:
             problems += _override(document, override)
         raw = document
-        document = _each_text(document, partial(_expanded, problems=problems, unset=unset))
+        document = _each_text(document, _Expansion(name, problems, unset))
     except RecursionError:
         raise JobError(f"{origin}: its sections are nested too deeply.") from None
     job = None
@@ -187,21 +190,50 @@ def _each_text(value: Any, change: Callable[[str, str], str], path: str = "") ->
     return value
 
 
+def _unexpanded(text: str, path: str) -> str:
+    text = text.replace("$", "$$")
+    return re.sub(r"[{}]", r"\g<0>\g<0>", text) if path == "output.path" else text
+
+
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([^{}]*)\})")
+# The same, and fields; of what is none of them, a brace is a mistake
+_IN_OUTPUT = re.compile(rf"{_VARIABLE.pattern}|(\{{\{{|\}}\}})|({pathfields.FIELD})|([{{}}])")
 
 
-def _expanded(text: str, path: str, problems: list[str], unset: list[str]) -> str:
-    """Replace ${VAR} by the environment's value, and $$ by $."""
+@dataclass
+class _Expansion:
+    """Replaces ${VAR} by the environment's value, $$ by $, and in output.path fields by theirs."""
 
-    def replace(match: re.Match[str]) -> str:
-        if match[1]:
-            return "$"
-        if match[2] not in os.environ:
-            problems.append(f"{path}: the environment has no variable {_brief(match[2])}")
-            unset.append(path)
-        return os.environ.get(match[2], "")
+    name: str | None
+    problems: list[str]
+    unset: list[str]
 
-    return _VARIABLE.sub(replace, text)
+    def __call__(self, text: str, path: str) -> str:
+        def replace(match: re.Match[str]) -> str:
+            if match[1]:
+                return "$"
+            if match[2] is None:
+                return self._field(match, path)
+            if match[2] not in os.environ:
+                self.problems.append(f"{path}: the environment has no variable {_brief(match[2])}")
+                self.unset.append(path)
+            return os.environ.get(match[2], "")
+
+        return (_IN_OUTPUT if path == "output.path" else _VARIABLE).sub(replace, text)
+
+    def _field(self, match: re.Match[str], path: str) -> str:
+        if match[3]:
+            return match[3][0]
+        try:
+            return pathfields.value(match[4] or match[5], self._moment, self.name)
+        except ValueError as error:
+            self.problems.append(f"{path}: given {_brief(match[4] or match[5])}; {error}")
+            self.unset.append(path)
+            return ""
+
+    @cached_property
+    def _moment(self) -> datetime:
+        return pathfields.moment()
 
 
 def _reported(path: str, unset: list[str]) -> bool:

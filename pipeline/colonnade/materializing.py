@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from colonnade import clusters
 from colonnade.errors import IncompleteError, UsageError
@@ -88,14 +89,14 @@ def materialize(
 
 def _job(made: Job, dense: str, overrides: Iterable[str]) -> Job:
     """Return the job whose run would make the store."""
-    document = made.model_dump(mode="json", exclude_none=True)
     # Sizes of slopes are none of the tensor's
-    document["output"] |= {
+    changes: dict[str, Any] = {
         "path": dense, "layout": "dense", "block_size": "auto", "chunk_size": "auto"
     }  # fmt: skip
     if is_url(dense) != is_url(made.output.path):
-        document["output"].pop("storage_options", None)
-    job = load_job(document, overrides)
+        changes["storage_options"] = None
+    output = made.output.model_copy(update=changes)
+    job = load_job(made.model_copy(update={"output": output}), overrides)
     fixed = {
         "network": job.network == made.network,
         "input": job.input == made.input,

@@ -35,7 +35,7 @@ def open(  # noqa: A001
     Raises
     ------
     IncompleteError
-        Blocks are missing, and `incomplete` is not set.
+        Blocks are missing, and `incomplete` is not set; or the store is just growing.
     StoreError
         There is no store of colonnade at the path.
     """
@@ -53,6 +53,7 @@ def open(  # noqa: A001
             f"{path} is not whole: {status.progress} and it is {status.state}; what is missing "
             f"reads as NaN. {remedy}, or open it as it is with incomplete=True."
         )
+    store.record.require_shapes()
     try:
         dataset: xr.Dataset = xr.open_zarr(store.place.zarr(), consolidated=False)
     # xarray decodes attributes too, and raises whatever damaged ones happen to break

@@ -6,13 +6,14 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from distributed.comm.core import CommClosedError
 from numpy.typing import NDArray
 
 from colonnade import clusters
-from colonnade.errors import IncompleteError, StoreError, UsageError
+from colonnade.errors import IncompleteError, StoreError, UsageError, reason
 from colonnade.events import (
     BlockDamaged,
     BlockDone,
@@ -22,11 +23,13 @@ from colonnade.events import (
     Listener,
     RunFinished,
     RunStarted,
+    StoreGrown,
     ignore,
 )
 from colonnade.inputs import Checked, check_job
 from colonnade.job import Job
 from colonnade.jobfile import JobLike, load_job
+from colonnade.layout import Grid
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
 from colonnade.rounds import compute
@@ -99,17 +102,18 @@ def carry_out(
         old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         if old is not None and not overwrite:
             _refuse_another_job(old, checked)
-        if old is not None and (overwrite or repair or not _is_finished(old)):
+        if old is not None and (overwrite or repair or not _is_finished(old, checked)):
             this.hold(old)
             # Nobody else's from here on, and as whoever held it has left it
             old = Store.open(old.path, checked.job.output.storage_options)
             if not overwrite:
                 _refuse_another_job(old, checked)
+                old.end_growth()
         store = None if overwrite else old
         found = _verified(store, checked, listener) if repair and store is not None else None
         stop.check()
         sound = found is None or not found.failures
-        if store is not None and _is_finished(store) and sound:
+        if store is not None and _is_finished(store, checked) and sound:
             tally(_started(path, store, []))
         else:
             store = this.work(store, old, found)
@@ -137,27 +141,33 @@ class _Run:
     def hold(self, store: Store) -> Lease:
         """Keep all other runs from the store, until this one ends."""
         if self._lease is None:
-            self._lease = self._held.enter_context(hold(store.place, self._name))
+            self._lease = self._held.enter_context(
+                hold(store.place, self._name, listener=self._tally)
+            )
         return self._lease
 
     def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
         """Compute what is missing of a store, or make one in place of `old`, and finish it.
 
-        What was `found` damaged is discarded first: then it is missing, whatever happens later.
+        It keeps its blocks, and gets more of them where X has grown. What was `found` damaged is
+        discarded first: then it is missing, whatever happens later.
         """
         checked, settings = self._checked, self._checked.job.cluster
-        grid = None if store is None else store.grid
+        grid = None if store is None else replace(store.grid, columns=checked.x.columns)
         # Refused here, a job that is too large has not even started a cluster
         checked.plan(clusters.expected_capacity(settings), grid)
         with _unbroken(self._path), clusters.connect(settings) as cluster:
             planned = checked.plan(cluster.capacity, grid)
             if store is None:
                 store = Store.create(
-                    planned, checked.network, checked.job, checked.x, old, self._name
+                    planned, checked.network, checked.job, checked.x, old, self._name, self._tally
                 )
             lease = self.hold(store)
             lease.confirm()
-            store.adopt(checked.job)
+            before = store.grid
+            store.adopt(checked.job, checked.x)
+            if store.grid != before:
+                self._tally(_grown(self._path, before, store.grid))
             if found is not None:
                 _discard(store, checked.network, found)
             missing = store.missing()
@@ -190,6 +200,8 @@ class _Run:
             lease.confirm()
             if not missing:
                 store.finish(_final_results(store))
+            else:
+                store.fail(self._tally.failures)
         return store
 
 
@@ -200,7 +212,7 @@ class _Tally:
         self.failures: list[BlockFailed] = []
         self.log = RunLog()
         self._listener = listener
-        self._computed = self._bytes = self._peak_memory = 0
+        self._computed = self._bytes = self._peak_memory = self._new = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, BlockDone):
@@ -209,6 +221,8 @@ class _Tally:
             self._peak_memory = max(self._peak_memory, event.peak_memory)
         elif isinstance(event, BlockFailed):
             self.failures.append(event)
+        elif isinstance(event, StoreGrown):
+            self._new = event.columns - event.columns_before
         self.log(event)
         self._listener(event)
 
@@ -225,15 +239,20 @@ class _Tally:
             nonfinite=store.nonfinite() if nonfinite is None else nonfinite,
             seconds=seconds,
             peak_memory=self._peak_memory,
+            columns_new=self._new,
         )
 
 
 def _refuse_another_job(store: Store, checked: Checked) -> None:
-    different = store.record.differences(checked.job, network_record(checked.network), checked.x)
+    columns, now = store.grid.columns, checked.x.columns
+    x = checked.first(columns)
+    different = store.record.differences(checked.job, network_record(checked.network), x)
     if different:
+        of = f" (of X, which has grown to {now:,} columns, the first {columns:,} were compared)"
         raise StoreError(
             f"{store.path} holds the store of another job, which differs in "
-            f"{', '.join(different)}. Choose another output.path, or replace it with --overwrite."
+            f"{', '.join(different)}{of if now > columns else ''}. Choose another output.path, or "
+            "replace it with --overwrite."
         )
     if checked.job.input.nonfinite == "fail" and store.counted():
         raise StoreError(
@@ -260,8 +279,8 @@ def _discard(store: Store, network: Network, found: Verification) -> None:
         store.discard(block)
 
 
-def _is_finished(store: Store) -> bool:
-    return store.is_whole() and not store.missing()
+def _is_finished(store: Store, checked: Checked) -> bool:
+    return store.grid.columns == checked.x.columns and store.is_whole() and not store.missing()
 
 
 @contextmanager
@@ -296,6 +315,16 @@ def _started(path: str, store: Store, missing: list[int]) -> RunStarted:
     )
 
 
+def _grown(path: str, before: Grid, now: Grid) -> StoreGrown:
+    return StoreGrown(
+        store=path,
+        columns_before=before.columns,
+        columns=now.columns,
+        blocks_new=now.blocks - before.blocks,
+        blocks_again=int(before.columns % before.block_columns > 0),
+    )
+
+
 def _ready(job: Job, cluster: clusters.Cluster) -> ClusterReady:
     capacity = cluster.capacity
     return ClusterReady(
@@ -316,10 +345,16 @@ def _saved(store: Store, missing: list[int]) -> str:
 
 def _final_results(store: Store) -> dict[str, NDArray[Any]]:
     results: dict[str, NDArray[Any]] = {}
-    for product in (PRODUCTS[name] for name in store.record.job.output.products):
-        if product.made_of is not None:
-            parts = store.read_parts(product.made_of)
-            results[product.statistic] = product.final(parts, store.grid.columns)
+    try:
+        for product in (PRODUCTS[name] for name in store.record.job.output.products):
+            if product.made_of is not None:
+                parts = store.read_parts(product.made_of)
+                results[product.statistic] = product.final(parts, store.grid.columns)
+    except ValueError as error:
+        raise IncompleteError(
+            f"{store.path} is incomplete: what is there is damaged: {reason(error).rstrip('.')}. "
+            "colonnade run --repair JOB computes it again."
+        ) from error
     return results
 
 

@@ -70,6 +70,8 @@ def verify(
     ------
     StoreError
         There is no store of colonnade at the path, or its metadata is damaged.
+    IncompleteError
+        A run that made it longer has been stopped before all of its arrays were.
     UsageError
         columns or seed is negative.
     """
@@ -96,7 +98,7 @@ def check(
     """
     if columns < 0 or seed < 0:
         raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
-    store.check_metadata()
+    store.record.require_shapes()
     checks = _Checks(store, _chosen(store, columns, seed))
     checks.open(X, network)
     status, grid = store.status(), store.grid
@@ -164,7 +166,7 @@ class _Checks:
         network = self._network() or network
         try:
             X = self.store.columns() if X is None else X
-            found = input_record(X)
+            found = input_record(X, self.store.grid.columns)
         except (InputError, OSError, ValueError) as error:
             self.refused = f"X cannot be read, so that no column was computed again: {error}"
             return
@@ -187,7 +189,7 @@ class _Checks:
         """Read a block's shards, and compare its columns that were chosen."""
         kept: dict[int, dict[str, NDArray[Any]]] = {k: {} for k in self.chosen.get(block, [])}
         parts: dict[str, NDArray[Any]] = {}
-        for plan in (plan for plan in self.store.record.plans if plan.per_block):
+        for plan in (plan for plan in self.store.plans if plan.per_block):
             of_columns = plan.dimensions[0] == "column"
             for start, rows in self._shard(plan.name, block):
                 self._gather(plan.name, rows)
@@ -216,7 +218,7 @@ class _Checks:
         """Check what was written at the end, against the parts of all blocks."""
         store, grid = self.store, self.store.grid
         if not store.is_whole():
-            absent = [plan.name for plan in store.record.plans if store.is_absent(plan)]
+            absent = [plan.name for plan in store.plans if store.is_absent(plan)]
             for name in absent:
                 self._fail(name, None, "it is missing")
             return

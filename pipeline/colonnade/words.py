@@ -1,8 +1,10 @@
-"""Numbers as people write them."""
+"""Numbers and times as people write them."""
 
 from __future__ import annotations
 
-__all__ = ["counted", "format_bytes", "format_seconds"]
+from datetime import UTC, datetime
+
+__all__ = ["counted", "format_bytes", "format_seconds", "now"]
 
 
 def counted(number: int, what: str) -> str:
@@ -26,3 +28,8 @@ def format_seconds(seconds: float) -> str:
             number = seconds / size
             return f"{number:.2g} {unit}" if number < 100 else f"{number:.0f} {unit}"
     return f"{seconds / 86400:.1f} days"
+
+
+def now(precision: str = "seconds") -> str:
+    """Write the time as ISO 8601 does, in UTC."""
+    return datetime.now(UTC).isoformat(timespec=precision)

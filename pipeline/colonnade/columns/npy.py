@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.columns.base import Columns, Orientation
-from colonnade.errors import InputError, reason
+from colonnade.columns.base import Source, Wanted
+from colonnade.errors import InputError, reason, shown
 from colonnade.matrix import check_matrix
 from colonnade.npyfile import PAGE, read_window
 from colonnade.npyheader import Header, read_header
 from colonnade.npyranges import read_object_header, read_object_window
 from colonnade.places import Objects
-from colonnade.sampling import Piece, Sample
+from colonnade.sampling import Piece
 
-__all__ = ["open_npy", "open_npy_object"]
+__all__ = ["NpySource", "open_npy", "open_npy_object"]
 
 
 @dataclass(frozen=True)
-class _Npy(Columns):
-    fortran_order: bool
+class NpySource(Source):
+    """A .npy file, wherever it is."""
+
+    header: Header
+    by_columns: bool
+
+    @property
+    def described(self) -> str:
+        """The shape as it is stored, and how it is read."""
+        way = "features_by_columns" if self.by_columns else "columns_by_features"
+        return f"{self.header.shape}, read as {way}"
 
     @property
     def storage(self) -> dict[str, Any]:
@@ -32,33 +41,50 @@ class _Npy(Columns):
         return {"format": "npy"}
 
     @property
-    def _piece(self) -> Piece:
-        together = self.fortran_order == (self.orientation == "features_by_columns")
+    def piece(self) -> Piece:
+        """Features that lie on one page."""
+        together = self.header.fortran_order == self.by_columns
         return Piece(PAGE // self.dtype.itemsize if together else 1, 1, PAGE)
 
-    def _pick(self, sample: Sample) -> NDArray[Any]:
-        features = slice(sample.start, sample.stop)
-        windows = (self._window(features, slice(k, k + 1)) for k in sample.columns)
-        return np.hstack([self._oriented(self._read(window)) for window in windows])
+    def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
+        """Read its bytes, and few others."""
+        columns = slice(start, stop)
+        if self.by_columns:
+            return self._stored((features, columns))
+        return self._stored((columns, features)).T
+
+    @abstractmethod
+    def _stored(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        """Read this window of the matrix as it is stored."""
 
 
 @dataclass(frozen=True)
-class NpyColumns(_Npy):
+class NpyFileSource(NpySource):
     """A .npy file, opened anew for each read, which may find that it has changed."""
 
-    def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
+    def _stored(self, window: tuple[slice, slice]) -> NDArray[Any]:
         with Path(self.path).open("rb", buffering=0) as file:
-            header = _npy_header(file)
-            self._check_unchanged(header.shape, header.dtype)
-            return read_window(file, header, window)
+            return read_window(file, self._now(file), window)
+
+    def check(self) -> None:
+        """Read its header again."""
+        with Path(self.path).open("rb", buffering=0) as file:
+            self._now(file)
+
+    def _now(self, file: IO[bytes]) -> Header:
+        now, was = _npy_header(file), self.header
+        if (now.shape, now.dtype) != (was.shape, was.dtype):
+            raise ValueError(
+                f"it has changed: it was {was.shape} {was.dtype}, and is {now.shape} {now.dtype}"
+            )
+        return now
 
 
 @dataclass(frozen=True)
-class NpyObjectColumns(_Npy):
+class NpyObjectSource(NpySource):
     """A .npy file in an object store."""
 
     place: Objects
-    header: Header
     size: int
 
     @property
@@ -66,15 +92,19 @@ class NpyObjectColumns(_Npy):
         """The array, and what has been fetched: with the gaps, up to twice as much."""
         return 3
 
-    def _read(self, window: tuple[slice, slice]) -> NDArray[Any]:
+    def _stored(self, window: tuple[slice, slice]) -> NDArray[Any]:
+        self.check()
+        return read_object_window(self.place, self.header, window)
+
+    def check(self) -> None:
+        """Ask for its size again."""
         size = self.place.size()
         if size != self.size:
             now = "gone" if size is None else f"{size:,}"
             raise ValueError(f"{self.path} has changed: it had {self.size:,} bytes, and has {now}")
-        return read_object_window(self.place, self.header, window)
 
 
-def open_npy(path: str, array: str | None, orientation: Orientation) -> Columns:
+def open_npy(path: str, wanted: Wanted) -> NpyFileSource:
     """Open a .npy file.
 
     Raises
@@ -82,7 +112,7 @@ def open_npy(path: str, array: str | None, orientation: Orientation) -> Columns:
     InputError
         It is none, or no matrix of real numbers.
     """
-    _refuse_name(path, array)
+    _refuse_names(path, wanted)
     try:
         with Path(path).open("rb", buffering=0) as file:
             header = _npy_header(file)
@@ -91,12 +121,11 @@ def open_npy(path: str, array: str | None, orientation: Orientation) -> Columns:
         told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
         raise InputError(told) from error
     shape = check_matrix(header.shape, header.dtype, f"{path}: ")
-    return NpyColumns(path, orientation, shape, header.dtype, header.fortran_order)
+    oriented = shape if wanted.by_columns else shape[::-1]
+    return NpyFileSource(path, oriented, header.dtype, header, wanted.by_columns)
 
 
-def open_npy_object(
-    place: Objects, size: int, array: str | None, orientation: Orientation
-) -> Columns:
+def open_npy_object(place: Objects, size: int, wanted: Wanted) -> NpyObjectSource:
     """Open a .npy file of so many bytes in an object store.
 
     Raises
@@ -105,7 +134,7 @@ def open_npy_object(
         It is none, or no matrix of real numbers.
     """
     path = place.url
-    _refuse_name(path, array)
+    _refuse_names(path, wanted)
     try:
         header = read_object_header(place, size)
         shape = check_matrix(header.shape, header.dtype, f"{path}: ")
@@ -117,14 +146,19 @@ def open_npy_object(
     except Exception as error:
         told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
         raise InputError(told) from error
-    return NpyObjectColumns(
-        path, orientation, shape, header.dtype, header.fortran_order, place, header, size
-    )
+    oriented = shape if wanted.by_columns else shape[::-1]
+    return NpyObjectSource(path, oriented, header.dtype, header, wanted.by_columns, place, size)
 
 
-def _refuse_name(path: str, array: str | None) -> None:
-    if array is not None:
-        raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({array!r}).")
+def _refuse_names(path: str, wanted: Wanted) -> None:
+    if wanted.arrays:
+        told = ", ".join(repr(shown(name)) for name in wanted.arrays)
+        raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({told}).")
+    if wanted.named:
+        raise InputError(
+            f"{path}: the dimensions of a .npy file have no names; leave out input.features_dim "
+            "and input.column_dims, and set input.orientation."
+        )
 
 
 def _npy_header(file: IO[bytes]) -> Header:

@@ -14,6 +14,8 @@ from pydantic import (
 
 from colonnade.job.values import Size, number
 from colonnade.locations import FilePath, Settings, StorageOptions
+from colonnade.pathfields import KNOWN
+from colonnade.urls import SCHEMES
 
 __all__ = ["Layout", "OutputSettings", "Product"]
 
@@ -44,6 +46,21 @@ def _listed(given: Any) -> Any:
     return given
 
 
+# Without braces but those of fields
+OutputPath = Annotated[
+    FilePath,
+    WithJsonSchema(
+        {
+            "type": "string",
+            "anyOf": [
+                {
+                    "pattern": rf"^({'|'.join(SCHEMES)})://[A-Za-z0-9._-]+(/([^%?#\\{{}}]|{KNOWN})*)?$"
+                },
+                {"pattern": rf"^(?!.*://)(?=.*\S)([^{{}}]|{KNOWN})*$"},
+            ],
+        }
+    ),
+]
 Bits = Annotated[
     int | None,
     PlainValidator(_bits),
@@ -74,8 +91,8 @@ Products = Annotated[
 class OutputSettings(Settings):
     """The Zarr store."""
 
-    path: FilePath
-    """Where the store is made: a path, or s3://bucket/prefix."""
+    path: OutputPath
+    """Where the store is made: a path, or s3://bucket/prefix; {date} makes one a night."""
     layout: Layout = "dense"
     """dense: the tensor itself; factored: the slopes, of which any part of it is computed again."""
     dtype: Literal["float32", "float64"] = "float32"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from colonnade.places.base import Place
+from colonnade.regularfiles import RegularFiles
 
 __all__ = ["Directory"]
 
@@ -39,9 +40,7 @@ class Directory(Place):
 
     def read(self, name: str, most: int | None = None) -> bytes:
         """Read a file whole; FileNotFoundError where there is none, ValueError above `most`."""
-        if most is None:
-            return (self.path / name).read_bytes()
-        return _bounded(self.path / name, most)
+        return _regular(self.path / name, most, follow=most is None)
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there in one step, in place of what was there."""
@@ -65,7 +64,7 @@ class Directory(Place):
         except FileNotFoundError:
             return False
         try:
-            moved = _bounded(aside, max(len(old), len(new)))
+            moved = _regular(aside, max(len(old), len(new)))
         except ValueError:
             moved = b""
         aside.unlink()
@@ -88,16 +87,18 @@ class Directory(Place):
 
     def zarr(self) -> Any:
         """Tell Zarr where this is."""
-        return self.url
+        return RegularFiles(self.path)
 
     def _beside(self, name: str) -> Path:
         return self.path / f"{name}.{uuid.uuid4().hex}.partial"
 
 
-def _bounded(path: Path, most: int) -> bytes:
+def _regular(path: Path, most: int | None, *, follow: bool = False) -> bytes:
+    """Read a regular file; ValueError for anything else, or above `most` bytes."""
     try:
         # Not to wait for whoever writes to a pipe, and not to follow a link to one
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+        link = 0 if follow else os.O_NOFOLLOW
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | link)
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO):
             raise ValueError(f"{path.name} is no regular file") from None
@@ -105,9 +106,10 @@ def _bounded(path: Path, most: int) -> bytes:
     try:
         if not stat.S_ISREG(os.fstat(number).st_mode):
             raise ValueError(f"{path.name} is no regular file")
-        content = os.read(number, most + 1)
+        with open(number, "rb", closefd=False) as file:
+            content = file.read(-1 if most is None else most + 1)
     finally:
         os.close(number)
-    if len(content) > most:
+    if most is not None and len(content) > most:
         raise ValueError(f"{path.name} has more than {most:,} bytes")
     return content

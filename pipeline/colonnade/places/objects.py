@@ -73,6 +73,10 @@ class Objects(Place):
         self.options = dict(options or {})
         self._store = self._connect(f"{self.scheme}://{self.bucket}")
 
+    def below(self, name: str) -> Objects:
+        """Find the place of a file below the prefix."""
+        return Objects(f"{self.url}/{name}", self.options)
+
     def names(self) -> set[str] | None:
         """Names directly below the prefix; None where it is a key and no prefix."""
         found = self._do(lambda: self._store.list_with_delimiter(self._prefix))

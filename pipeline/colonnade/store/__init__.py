@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import math
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from datetime import UTC, datetime
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,25 @@ from numpy.typing import NDArray
 
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError, shown
+from colonnade.events import BlockFailed, Listener, ignore
 from colonnade.job import Job
-from colonnade.layout import ArrayPlan, Grid, nonfinite_plan
+from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
 from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
+from colonnade.store.agreement import array_plans, check, product_plans, shapes
 from colonnade.store.findings import Failure, Verification
 from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make
-from colonnade.store.opening import KEY, REMEDY, check_document, find_group, reasoned
+from colonnade.store.opening import KEY, REMEDY, check_document, opened, why
 from colonnade.store.record import (
+    MOST_FAILED,
+    FailedBlock,
+    Growth,
     InputRecord,
     NetworkRecord,
     Record,
@@ -43,6 +49,7 @@ from colonnade.store.record import (
     network_record,
     versions,
 )
+from colonnade.words import now
 
 __all__ = [
     "Failure",
@@ -106,37 +113,19 @@ class Store:
         StoreError
             Something else is there.
         """
-        found = find_group(path, storage_options)
+        place = place_at(path, storage_texts(storage_options))
+        found = opened(place)
         if found is None:
             return None
-        store = cls(*found)
-        store._check()
+        store = cls(place, *found)
+        try:
+            check(store.path, store.record, store._array)
+        except StoreError:
+            # It may have been made anew, or longer, since its record was read
+            if store.is_current():
+                raise
+            return cls.find(path, storage_options)
         return store
-
-    def _check(self) -> None:
-        """Refuse arrays that are not those of which the store's record tells."""
-        record, output, plans = self.record, self.record.job.output, self.record.plans
-        damaged = f"{self.path}: the store's attribute {KEY!r} is damaged"
-        if record.input.columns != record.grid.columns:
-            raise StoreError(f"{damaged}: input.columns are not grid.columns. {REMEDY}")
-        if record.arrays != tuple(plan.name for plan in plans if plan.per_block):
-            raise StoreError(f"{damaged}: arrays are not those of its products. {REMEDY}")
-        dtype = "float64" if self._array("W1").dtype == np.float64 else "float32"
-        for plan in (
-            *plans,
-            nonfinite_plan(record.grid),
-            *arrays.weights_plans(self.record.shapes, dtype),
-        ):
-            array = self._array(plan.name)
-            try:
-                problem = arrays.disagreement(array, plan, output)
-            except NotImplementedError as error:  # of chunks in no regular grid
-                problem = reasoned(error)
-            if problem:
-                raise StoreError(
-                    f"{self.path}: the store is damaged: its array {plan.name} "
-                    f"{shown(problem, 300)}, as its attribute {KEY!r} tells. {REMEDY}"
-                )
 
     @classmethod
     def create(
@@ -147,6 +136,7 @@ class Store:
         x: InputRecord,
         old: Store | None = None,
         run: str | None = None,
+        listener: Listener = ignore,
     ) -> Store:
         """Make the arrays at the job's output path and write the weights.
 
@@ -156,6 +146,8 @@ class Store:
             The store to replace.
         run
             The run that holds the new store from its first moment on.
+        listener
+            As for `hold`.
 
         Raises
         ------
@@ -166,7 +158,7 @@ class Store:
         record = Record(
             state="writing",
             id=uuid.uuid4().hex,
-            created=_now(),
+            created=now(),
             job=job,
             network=network_record(network),
             input=x,
@@ -177,20 +169,30 @@ class Store:
 
         def fill(store: Any) -> None:
             group = zarr.create_group(store, attributes={KEY: record.model_dump(mode="json")})
-            for array in (*plan.arrays, nonfinite_plan(plan.grid)):
+            for array in array_plans(record, plan.grid):
                 arrays.create(group, array, job.output)
             for name in ARRAYS:
                 arrays.create_weights(group, name, getattr(network, name))
 
         try:
-            make(place, record.id, fill, None if old is None else old.is_current, run)
+            make(place, record.id, fill, None if old is None else old.is_current, run, listener)
             return cls.open(job.output.path, job.output.storage_options)
         except (OSError, StoreError) as error:
             if run is not None:
                 release(place, run)
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"{place}: the store cannot be made: {reasoned(error)}.") from error
+            raise StoreError(f"{place}: the store cannot be made: {why(error)}.") from error
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of what it holds."""
+        return shapes(self.record, self.grid)
+
+    @property
+    def plans(self) -> tuple[ArrayPlan, ...]:
+        """Its arrays that a run makes, as its record tells."""
+        return product_plans(self.record, self.grid)
 
     @property
     def grid(self) -> Grid:
@@ -198,22 +200,26 @@ class Store:
         return self.record.grid
 
     def network(self) -> Network:
-        """Rebuild the network from the store's own arrays."""
+        """Rebuild the network from the store's own arrays; ValueError where they are damaged."""
         W1, b1, W2, b2 = (self.read(name) for name in ARRAYS)
         return Network(W1, b1, W2, b2, self.record.job.network.activation)
 
     def columns(self) -> Columns:
         """Open X where the store's job says that it is."""
         x = self.record.job.input
-        return open_columns(x.path, x.array, x.orientation, x.storage_options)
+        return open_columns(**x.asked)
 
     def done(self) -> set[int]:
         """Blocks whose shard of every array is there: one listing of each array's keys."""
-        return set.intersection(*(arrays.present(self._array(name)) for name in self.record.arrays))
+        found = [arrays.present(self._array(name)) for name in self.record.arrays]
+        former = self.record.former
+        # Of the block in which X ended before it grew, there may be no more than that
+        partial = set() if former is None else {former.columns // former.block_columns}
+        return set.intersection(*found) - partial
 
     def is_whole(self) -> bool:
         """Whether the store says that it is complete, and what `finish` wrote is there."""
-        return self.record.state == "complete" and not any(map(self.is_absent, self.record.plans))
+        return self.record.state == "complete" and not any(map(self.is_absent, self.plans))
 
     def is_absent(self, plan: ArrayPlan) -> bool:
         """Whether an array that is written at the end is not there."""
@@ -256,7 +262,7 @@ class Store:
             return arrays.total(self._array("nonfinite"))
         except ValueError as error:
             raise StoreError(
-                f"{self.path}: the store's array nonfinite is damaged: {reasoned(error)}. "
+                f"{self.path}: the store's array nonfinite is damaged: {why(error)}. "
                 "colonnade run --repair JOB computes it again."
             ) from error
 
@@ -271,15 +277,18 @@ class Store:
         written = sum(
             arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
         )
-        # An upload takes its time. A block that is missing is better than another store's
-        if isinstance(self.place, Objects) and not self.is_current():
+        # An upload takes its time. A block that is missing is better than another store's, or one
+        # that ends where X did
+        start, stop = self.grid.bounds(block)
+        partial = stop - start < self.grid.block_columns
+        if (partial or isinstance(self.place, Objects)) and not self.is_current():
             self.discard(block)
             raise StoreError(f"{self.path}: another run has made the store anew.")
         return written
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read one array whole; for the small ones."""
-        return np.asarray(self._array(name)[...])
+        """Read one of the small arrays whole; ValueError as for `read_rows`."""
+        return self.read_rows(name)
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read rows of an array; ValueError where what is stored is not what was written."""
@@ -306,18 +315,6 @@ class Store:
         arrays.check_index(array, block)
         return arrays.chunks(array, block)
 
-    def check_metadata(self) -> None:
-        """Raise StoreError where the arrays' metadata cannot be read, or is not this store's."""
-        for plan in self.record.plans:
-            array = self._array(plan.name)
-            shards = array.shards or array.chunks
-            if array.shape != plan.shape or shards != plan.shards:
-                raise StoreError(
-                    f"{self.path}: the metadata of the array {plan.name!r} is damaged: its shape "
-                    f"is {array.shape} in shards of {shards}, and must be {plan.shape} in shards "
-                    f"of {plan.shards}."
-                )
-
     def discard(self, block: int) -> None:
         """Delete a block's shards, the main array's first: from then on it is not done."""
         for name in (*reversed(self.record.arrays), "nonfinite"):
@@ -333,10 +330,54 @@ class Store:
         for name in ARRAYS:
             self._array(name)[...] = getattr(network, name)
 
-    def adopt(self, job: Job) -> None:
-        """Take over a resumed run's job: its files may have moved, its cluster may be another."""
-        if job != self.record.job or self.record.state != "writing":
-            self._update(job=job, state="writing", finished=None, nonfinite=None)
+    def adopt(self, job: Job, x: InputRecord) -> None:
+        """Take over a resumed run's job: its files may have moved, its cluster may be another.
+
+        Where X has grown the store does, so that a kill at any moment leaves a store that nobody
+        takes for complete and the same command finishes: first its record says so, with a new id,
+        for which former runs' workers write nothing; then goes what depends on where X ended;
+        then the arrays get their shapes.
+        """
+        self.end_growth()
+        columns = self.grid.columns
+        if x.columns > columns:
+            self._update(
+                state="writing",
+                id=uuid.uuid4().hex,
+                job=job,
+                input=x,
+                grid=replace(self.grid, columns=x.columns),
+                growth=Growth(columns=columns, begun=now()),
+                finished=None,
+                nonfinite=None,
+                failed=(),
+            )
+            self.end_growth()
+        elif job != self.record.job or self.record.state != "writing" or self.record.failed:
+            self._update(job=job, state="writing", finished=None, nonfinite=None, failed=())
+
+    def end_growth(self) -> None:
+        """Finish making the store longer, where a run that did so was killed."""
+        former, growth = self.record.former, self.record.growth
+        if former is None or growth is None:
+            return
+        if former.columns % former.block_columns:
+            self.discard(former.blocks - 1)
+        for name in [plan.name for plan in self.plans if not plan.per_block]:
+            arrays.remove(self._array(name), 0)
+        for plan in array_plans(self.record, self.grid):
+            array = self._array(plan.name)
+            if array.shape != plan.shape:
+                array.resize(plan.shape)
+        self._arrays.clear()
+        self._update(growth=growth.model_copy(update={"resized": True}))
+
+    def fail(self, failures: Iterable[BlockFailed]) -> None:
+        """Note the first blocks that have failed, and why, for those who ask for the status."""
+        noted = (FailedBlock(block=f.block, cause=shown(f.cause, 500)) for f in failures)
+        # If its disk fails, so have the blocks, which is told anyway
+        with suppress(OSError):
+            self._update(failed=tuple(islice(noted, MOST_FAILED)))
 
     def log(self, run: RunRecord) -> None:
         """Keep what a run has done, before anything is said of the store's state."""
@@ -348,8 +389,9 @@ class Store:
             self._array(name)[...] = np.asarray(result).astype(self._array(name).dtype)
         for name in {*self.record.arrays, *results, *ARRAYS, "nonfinite"}:
             arrays.clear_orphans(self._array(name))
+        arrays.clear_orphans(self._group)
         clear_makings(self.place)
-        self._update(state="complete", finished=_now(), nonfinite=self.nonfinite())
+        self._update(failed=(), state="complete", finished=now(), nonfinite=self.nonfinite())
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
@@ -359,7 +401,7 @@ class Store:
             # zarr raises whatever damaged metadata happens to break
             except Exception as error:
                 raise StoreError(
-                    f"{self.path}: the store's array {name} is damaged: {reasoned(error)}. {REMEDY}"
+                    f"{self.path}: the store's array {name} is damaged: {why(error)}. {REMEDY}"
                 ) from error
             if not isinstance(array, zarr.Array):
                 raise StoreError(f"{self.path}: the store has no array {name!r}. {REMEDY}")
@@ -372,7 +414,3 @@ class Store:
             raise StoreError(f"{self.path}: another run has made the store anew.")
         self.record = self.record.model_copy(update=changes)
         self._group.update_attributes({KEY: self.record.model_dump(mode="json")})
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -156,11 +156,11 @@ def present(array: zarr.Array[Any]) -> set[int]:
     return {block for block in found if block < shards}
 
 
-def clear_orphans(array: zarr.Array[Any]) -> None:
+def clear_orphans(node: zarr.Array[Any] | zarr.Group) -> None:
     """Delete what killed processes left half written."""
-    for key in zarr.core.sync.sync(_list(array)):
+    for key in zarr.core.sync.sync(_list(node)):
         if key.endswith(_PARTIAL):
-            zarr.core.sync.sync(array.store.delete(f"{array.path}/{key}"))
+            zarr.core.sync.sync(node.store.delete(f"{node.path}/{key}".lstrip("/")))
 
 
 def chunks(array: zarr.Array[Any], block: int) -> list[tuple[int, int]]:
@@ -268,5 +268,5 @@ def put(array: zarr.Array[Any], key: str, data: NDArray[np.uint8]) -> None:
         zarr.core.sync.sync(array.store.set(path, buffer))
 
 
-async def _list(array: zarr.Array[Any]) -> set[str]:
-    return {key async for key in array.store.list_dir(array.path)}
+async def _list(node: zarr.Array[Any] | zarr.Group) -> set[str]:
+    return {key async for key in node.store.list_dir(node.path)}

@@ -24,7 +24,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from colonnade.errors import IncompleteError, StoreError, reason, shown
+from colonnade.events import HolderWatched, Listener, ignore
 from colonnade.places import Place
+from colonnade.words import now
 
 __all__ = ["FILE", "TERM", "Holder", "Lease", "acquire", "create", "hold", "holder", "release"]
 
@@ -50,8 +52,8 @@ class Holder:
         Where its process is; when that started, since numbers of processes are used again.
     since
         When the run began to hold the store.
-    renewals
-        How often it has said that it lives.
+    renewals, renewed
+        How often it has said that it lives, and when it last did, by its own clock.
     stopping
         Whether its workers are to begin no further block.
     """
@@ -63,6 +65,15 @@ class Holder:
     since: str
     renewals: int = 0
     stopping: bool = False
+    renewed: str = ""
+
+    @property
+    def silent(self) -> float | None:
+        """Seconds since it last said that it lives, as far as the clocks of two hosts agree."""
+        try:
+            return (datetime.now(UTC) - datetime.fromisoformat(self.renewed)).total_seconds()
+        except (ValueError, TypeError):
+            return None
 
     @property
     def is_here(self) -> bool:
@@ -129,7 +140,7 @@ class Lease:
 
     def _renew(self) -> None:
         with self._lock:
-            self._me = replace(self._me, renewals=self._me.renewals + 1)
+            self._me = replace(self._me, renewals=self._me.renewals + 1, renewed=now())
             text = _read(self._place)
             found = None if text is None else _parsed(text)
             if text is None or found is None:
@@ -161,7 +172,9 @@ def create(place: Place, run: str) -> None:
 
 
 @contextmanager
-def hold(place: Place, run: str, term: float | None = None) -> Iterator[Lease]:
+def hold(
+    place: Place, run: str, term: float | None = None, listener: Listener = ignore
+) -> Iterator[Lease]:
     """Hold the store at a place for a run, and keep holding it until the block ends.
 
     Parameters
@@ -170,6 +183,8 @@ def hold(place: Place, run: str, term: float | None = None) -> Iterator[Lease]:
         The run's own name.
     term
         Seconds without a sign of life after which a holder counts as dead; `TERM`.
+    listener
+        Told whom it waits for, where it has to watch another host's run.
 
     Raises
     ------
@@ -177,7 +192,7 @@ def hold(place: Place, run: str, term: float | None = None) -> Iterator[Lease]:
         Another run holds it and lives, or the lease cannot be written.
     """
     term = TERM if term is None else term
-    me = acquire(place, run, term)
+    me = acquire(place, run, term, listener)
     lease, done = Lease(place, me, term), threading.Event()
     renewing = threading.Thread(target=lease.keep, args=(done,), name="lease", daemon=True)
     renewing.start()
@@ -191,10 +206,13 @@ def hold(place: Place, run: str, term: float | None = None) -> Iterator[Lease]:
 
 def _myself(run: str) -> Holder:
     _OURS.add(run)
-    return Holder(run, socket.gethostname(), os.getpid(), _started(os.getpid()), _now())
+    host, pid, since = socket.gethostname(), os.getpid(), now()
+    return Holder(run, host, pid, _started(pid), since, renewed=since)
 
 
-def acquire(place: Place, run: str, term: float | None = None) -> Holder:
+def acquire(
+    place: Place, run: str, term: float | None = None, listener: Listener = ignore
+) -> Holder:
     """Make a run the holder of a place, which need not hold a store yet.
 
     Raises
@@ -204,7 +222,7 @@ def acquire(place: Place, run: str, term: float | None = None) -> Holder:
     """
     term, me = TERM if term is None else term, _myself(run)
     try:
-        while not _acquired(place, me, term):
+        while not _acquired(place, me, term, listener):
             pass
     except StoreError:
         release(place, run)
@@ -225,7 +243,7 @@ def release(place: Place, run: str) -> None:
             place.remove(FILE)
 
 
-def _acquired(place: Place, me: Holder, term: float) -> bool:
+def _acquired(place: Place, me: Holder, term: float, listener: Listener) -> bool:
     text = _read(place)
     if text is None:
         # Of two who find nobody, one makes the file
@@ -236,7 +254,7 @@ def _acquired(place: Place, me: Holder, term: float) -> bool:
     found = _parsed(text)
     if found.run == me.run:
         return True
-    if _is_alive(place, found, term):
+    if _is_alive(place, found, term, listener):
         raise StoreError(
             f"{place} is being written by {found}. Wait for its end, or stop it; once "
             f"it is silent for {term:g} s, the same command takes the store over."
@@ -244,17 +262,18 @@ def _acquired(place: Place, me: Holder, term: float) -> bool:
     return place.take_over(FILE, text, _written(me))
 
 
-def _is_alive(place: Place, found: Holder, term: float) -> bool:
+def _is_alive(place: Place, found: Holder, term: float, listener: Listener) -> bool:
     if found.is_here:
         return not found.is_gone
+    listener(HolderWatched(str(place), str(found), term))
     end = time.monotonic() + term
     while time.monotonic() < end:
         time.sleep(min(term / _RENEWALS / 2, 1))
-        now = holder(place)
-        if now is None or now.run != found.run:
+        seen = holder(place)
+        if seen is None or seen.run != found.run:
             # Released; or taken over, which the next look at it tells
             return False
-        if now != found:
+        if seen != found:
             return True
     return False
 
@@ -278,7 +297,7 @@ def _parsed(text: bytes) -> Holder:
         found = Holder(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
         return _UNKNOWN
-    texts = (found.run, found.host, found.process_started, found.since)
+    texts = (found.run, found.host, found.process_started, found.since, found.renewed)
     numbers = (found.pid, found.renewals)
     sound = all(type(value) is str for value in texts) and all(
         type(value) is int and 0 <= value < 2**53 for value in numbers
@@ -306,7 +325,3 @@ def _alive_elsewhere(pid: int) -> str:
     except OSError:
         pass
     return "running"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

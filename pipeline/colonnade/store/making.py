@@ -14,6 +14,7 @@ from typing import Any
 import zarr
 
 from colonnade.errors import StoreError
+from colonnade.events import Listener, ignore
 from colonnade.places import Directory, Objects, Place
 from colonnade.store import lease
 
@@ -30,6 +31,7 @@ def make(
     fill: Callable[[Any], None],
     is_current: Callable[[], bool] | None,
     run: str | None,
+    listener: Listener = ignore,
 ) -> None:
     """Make a group in a place.
 
@@ -43,6 +45,8 @@ def make(
         Whether the store that is to be replaced is there; None where nothing is.
     run
         The run that holds the new store from its first moment on.
+    listener
+        As for `lease.hold`.
 
     Raises
     ------
@@ -52,7 +56,7 @@ def make(
         The place cannot be written to.
     """
     if isinstance(place, Objects):
-        _put(place, name, fill, is_current, run)
+        _put(place, name, fill, is_current, run, listener)
     elif isinstance(place, Directory):
         _move(place.path, name, fill, is_current, run)
 
@@ -111,13 +115,14 @@ def _put(
     fill: Callable[[Any], None],
     is_current: Callable[[], bool] | None,
     run: str | None,
+    listener: Listener,
 ) -> None:
     """Remove the old group's root and then the rest; put the new one's root when all is there."""
     documents: dict[str, Any] = {}
     fill(zarr.storage.MemoryStore(documents))
     place.write(MARK, b"")
     # Of two who make a store, one does
-    me = lease.acquire(place, run or name)
+    me = lease.acquire(place, run or name, listener=listener)
     try:
         _replace(place, documents, is_current)
     except BaseException:

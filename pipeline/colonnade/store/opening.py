@@ -1,20 +1,18 @@
-"""Find a store's group at a path, and what it says of itself, or say what else is there."""
+"""What is at a place: a store, nothing, or something else; its group and what it says of itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import zarr
 from pydantic import ValidationError
 
 from colonnade.errors import StoreError, reason, shown
-from colonnade.locations import Options, storage_texts
-from colonnade.places import Directory, Place, place_at
+from colonnade.places import Directory, Place
 from colonnade.store.making import unfinished
 from colonnade.store.record import FORMAT, Record
 
-__all__ = ["KEY", "REMEDY", "check_document", "find_group", "reasoned"]
+__all__ = ["KEY", "REMEDY", "check_document", "opened", "why"]
 
 KEY = "colonnade"
 REMEDY = "Restore it from a copy, or delete it and run its job again."
@@ -22,18 +20,15 @@ REMEDY = "Restore it from a copy, or delete it and run its job again."
 _MOST_METADATA = 16 * 2**20
 
 
-def find_group(
-    path: str | Path, storage_options: Options = None
-) -> tuple[Place, zarr.Group, Record] | None:
-    """Find a store's place, its group and its record; None where nothing is at its path.
+def opened(place: Place) -> tuple[zarr.Group, Record] | None:
+    """Open a store's group and read its record; None where nothing is at the place.
 
     Raises
     ------
     StoreError
-        Something else is there, or it is damaged.
+        Something else is there, or the record is damaged.
     """
-    place = place_at(path, storage_texts(storage_options))
-    foreign = f"{path}: this is no store of colonnade"
+    foreign = f"{place}: this is no store of colonnade"
     try:
         names = place.names()
         if names == set() or (names is not None and _is_unfinished(place, names)):
@@ -41,7 +36,7 @@ def find_group(
     except OSError as error:  # a name that is too long, say; an object store that is out of reach
         if isinstance(place, Directory):
             raise StoreError(f"{foreign}: {error.strerror}.") from None
-        raise StoreError(f"{path}: this cannot be read: {error} (output.path).") from error
+        raise StoreError(f"{place}: this cannot be read: {error} (output.path).") from error
     if names is None:
         raise StoreError(f"{foreign}, but a file.")
     try:
@@ -50,13 +45,13 @@ def find_group(
         attributes = group.attrs.asdict()
     # zarr raises whatever damaged metadata happens to break
     except Exception as error:
-        raise StoreError(f"{foreign}: {reasoned(error)}.") from error
+        raise StoreError(f"{foreign}: {why(error)}.") from error
     if KEY not in attributes:
         raise StoreError(f"{foreign}: the Zarr group there has no attribute {KEY!r}.")
     made = attributes[KEY]
     if isinstance(made, Mapping) and made.get("format") != FORMAT:
         raise StoreError(
-            f"{path}: the store has format {shown(repr(made.get('format')))}; this version of "
+            f"{place}: the store has format {shown(repr(made.get('format')))}; this version of "
             f"colonnade reads format {FORMAT}."
         )
     try:
@@ -67,9 +62,9 @@ def find_group(
             for e in error.errors()[:5]
         )
         raise StoreError(
-            f"{path}: the store's attribute {KEY!r} is damaged: {where}. {REMEDY}"
+            f"{place}: the store's attribute {KEY!r} is damaged: {where}. {REMEDY}"
         ) from error
-    return place, group, record
+    return group, record
 
 
 def check_document(place: Place, node: str = "") -> None:
@@ -77,10 +72,10 @@ def check_document(place: Place, node: str = "") -> None:
     place.check(f"{node}/zarr.json".lstrip("/"), _MOST_METADATA)
 
 
-def reasoned(error: Exception) -> str:
-    """Say why, without a full stop."""
-    return reason(error).rstrip(".")
-
-
 def _is_unfinished(place: Place, names: set[str]) -> bool:
     return "zarr.json" not in names and unfinished(place)
+
+
+def why(error: Exception) -> str:
+    """Tell what an error says, for the middle of a sentence."""
+    return reason(error).rstrip(".")

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from colonnade.columns import Columns
-from colonnade.errors import shown
+from colonnade.errors import IncompleteError, shown
 from colonnade.job import Job
-from colonnade.layout import ArrayPlan, Grid, Shapes
+from colonnade.layout import Grid
 from colonnade.network import Network
-from colonnade.products import make_arrays
 from colonnade.store.history import MOST_RUNS, RunRecord
 from colonnade.store.lease import Holder
+from colonnade.words import format_seconds
 
 __all__ = [
     "FORMAT",
+    "MOST_FAILED",
+    "FailedBlock",
+    "Growth",
     "InputRecord",
     "NetworkRecord",
     "Record",
@@ -32,7 +35,8 @@ __all__ = [
 ]
 
 FORMAT: Literal[3] = 3
-_TOLD = {"created", "finished", "nonfinite", "versions", "job"}
+MOST_FAILED = 20
+_TOLD = {"created", "finished", "growth", "nonfinite", "versions", "job"}
 
 
 def _usable(grid: Grid) -> Grid:
@@ -90,6 +94,37 @@ class InputRecord(BaseModel):
         return found + ["its values"] * (of_values and self.fingerprint != other.fingerprint)
 
 
+class Growth(BaseModel):
+    """The last time that a store was made longer, because X had grown.
+
+    Attributes
+    ----------
+    columns
+        How many there were before.
+    begun
+        When.
+    resized
+        Whether all arrays have their new shapes. Until then some have the old ones, and the block
+        that was the last may hold no more than the old columns.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    columns: PositiveInt
+    begun: str
+    resized: bool = False
+
+    def __str__(self) -> str:
+        return f"{shown(self.begun)}, from {self.columns:,} columns"
+
+
+class FailedBlock(BaseModel):
+    """A block that the last run could not compute, and why."""
+
+    model_config = ConfigDict(frozen=True)
+    block: Annotated[int, Field(ge=0)]
+    cause: str
+
+
 class Record(BaseModel):
     """What a store says of itself, in its attribute `colonnade`.
 
@@ -98,11 +133,16 @@ class Record(BaseModel):
     state
         writing or complete.
     id
-        Of this making of the store, so that a worker never takes one store for another.
+        Of this making of the store, or growth of it, so that a worker never takes one store for
+        another.
     arrays
         Those that a task writes a shard of, in this order. A block is done when all are there.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
+    growth
+        The last one, if there was any.
+    failed
+        The first blocks that failed in the last run, if it came to its end and some did.
     runs
         The last of those that computed blocks of it and were not killed, oldest first.
     """
@@ -120,20 +160,36 @@ class Record(BaseModel):
     grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
     nonfinite: Annotated[int, Field(ge=0)] | None = None
+    growth: Growth | None = None
+    failed: Annotated[tuple[FailedBlock, ...], Field(max_length=MOST_FAILED)] = ()
     versions: dict[str, str]
     runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
 
-    @property
-    def shapes(self) -> Shapes:
-        """Sizes of what the store holds."""
-        network = self.network
-        return Shapes(self.grid.columns, network.inputs, network.hidden, network.outputs)
+    @model_validator(mode="after")
+    def _has_grown(self) -> Self:
+        growth = self.growth
+        grid = self.grid
+        if growth is not None and not grid.block_columns <= growth.columns < grid.columns:
+            raise ValueError("growth.columns must be from block_columns on, and below columns")
+        if growth is not None and not growth.resized and self.state == "complete":
+            raise ValueError("a store that is growing is not complete")
+        return self
 
     @property
-    def plans(self) -> tuple[ArrayPlan, ...]:
-        """The arrays that a run makes."""
-        output = self.job.output
-        return make_arrays(self.shapes, output.products, output.dtype, self.grid, output.layout)
+    def former(self) -> Grid | None:
+        """The grid that some arrays may still have, while the store is made longer."""
+        if self.growth is None or self.growth.resized:
+            return None
+        return replace(self.grid, columns=self.growth.columns)
+
+    def require_shapes(self) -> None:
+        """Raise IncompleteError where the arrays' lengths differ, because the store is growing."""
+        if self.former is not None:
+            raise IncompleteError(
+                f"{self.job.output.path} is incomplete: the run that made it longer, as X had "
+                "grown, has not come far enough for it to be read. The command that made it "
+                "(colonnade run) finishes it."
+            )
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
         """Say in what another job differs from the store's; the cluster does not count."""
@@ -170,6 +226,15 @@ class Status:
         return "damaged" if damaged else self.record.state
 
     @property
+    def failed(self) -> dict[int, str]:
+        """Of the blocks that are missing, the first that the last run could not compute, and why.
+
+        None where a run was killed, or is at work.
+        """
+        missing = set(self.missing)
+        return {f.block: f.cause for f in self.record.failed if f.block in missing}
+
+    @property
     def columns_done(self) -> int:
         """Columns that are there."""
         return self.record.grid.columns - self.record.grid.count(self.missing)
@@ -194,9 +259,23 @@ class Status:
             "blocks": grid.blocks,
             "blocks_done": grid.blocks - len(self.missing),
             "missing": list(self.missing),
-            "held_by": asdict(self.holder) if self.holder else None,
+            "failed": [
+                {"block": block, "start": bounds[0], "stop": bounds[1], "cause": cause}
+                for block, cause in self.failed.items()
+                for bounds in [grid.bounds(block)]
+            ],
+            "held_by": self._holder,
             **record.model_dump(mode="json", include=_TOLD),
         }
+
+    @property
+    def _holder(self) -> dict[str, Any] | None:
+        held = self.holder
+        return (
+            None
+            if held is None
+            else {**asdict(held), "seconds_silent": held.silent, "gone": held.is_gone}
+        )
 
     def __str__(self) -> str:
         record, grid = self.record, self.record.grid
@@ -215,10 +294,20 @@ class Status:
             f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
             + (f", finished {record.finished}" if record.finished else ""),
         ]
+        if record.growth:
+            lines.append(f"grown     {record.growth}")
         if self.missing:
             lines.insert(2, f"missing   blocks {ranges(self.missing)}")
+        lines += [
+            f"failed    block {block}: {shown(cause, 500)}" for block, cause in self.failed.items()
+        ]
         if self.holder:
-            lines.insert(1, f"held by   {self.holder}" + (", which is dead" * self.holder.is_gone))
+            silent = self.holder.silent
+            heard = (
+                "" if silent is None else f", last heard of {format_seconds(max(silent, 0))} ago"
+            )
+            told = ", which is dead" if self.holder.is_gone else heard
+            lines.insert(1, f"held by   {self.holder}{told}")
         return "\n".join(lines)
 
 
@@ -247,11 +336,16 @@ def network_record(network: Network) -> NetworkRecord:
     )
 
 
-def input_record(columns: Columns) -> InputRecord:
-    """Describe X for a store's attributes; reads up to 32 MiB, or samples, of it."""
+def input_record(columns: Columns, most: int | None = None) -> InputRecord:
+    """Describe X, or its first `most` columns, for a store's attributes.
+
+    Reads up to 32 MiB, or samples, of it. X that has grown since a store was made is, up to the
+    store's last column, the X that it was made of.
+    """
+    p = columns.p if most is None else min(most, columns.p)
     return InputRecord(
-        fingerprint=columns.fingerprint(),
-        columns=columns.p,
+        fingerprint=columns.fingerprint(p),
+        columns=p,
         dtype=columns.dtype.name,
         storage=columns.storage,
     )

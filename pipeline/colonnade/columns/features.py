@@ -1,0 +1,69 @@
+"""Which features are meant, by their names or numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from colonnade.errors import InputError, shown
+
+__all__ = ["find_features"]
+
+
+def find_features(
+    path: str,
+    wanted: Sequence[int | str] | None,
+    count: int,
+    names: Sequence[str] | None,
+) -> tuple[int, ...] | None:
+    """Find features by names or numbers, in the order in which they are wanted.
+
+    Parameters
+    ----------
+    count
+        How many there are.
+    names
+        Of all of them, if they have any.
+
+    Returns
+    -------
+    Their numbers; None where all are wanted.
+
+    Raises
+    ------
+    InputError
+        One is not there, or is wanted twice.
+    """
+    if wanted is None:
+        return None
+    place = {name: i for i, name in enumerate(names or ())}
+    found: dict[int, None] = {}
+    for each in wanted:
+        if isinstance(each, int):
+            if each >= count:
+                raise InputError(
+                    f"{path}: there is no feature {each}; it has {count}, from 0 to {count - 1} "
+                    "(input.features)."
+                )
+            at = each
+        elif names is None:
+            raise InputError(
+                f"{path}: its features have no names; give numbers from 0 to {count - 1} instead "
+                f"of {shown(each)!r} (input.features)."
+            )
+        elif each not in place:
+            near = get_close_matches(each, list(place)[:10_000], n=1, cutoff=0.5)
+            hint = f"did you mean {shown(near[0])}? " if near else ""
+            told = ", ".join(shown(name) for name in list(place)[:12])
+            more = ", …" if len(place) > 12 else ""
+            raise InputError(
+                f"{path}: there is no feature {shown(each)!r}; {hint}It has {told}{more} "
+                "(input.features)."
+            )
+        else:
+            at = place[each]
+        if at in found:
+            raise InputError(f"{path}: {shown(str(each))} is wanted twice (input.features).")
+        # In the order in which they are wanted
+        found[at] = None
+    return tuple(found)

@@ -1,0 +1,29 @@
+"""Labels along a dimension, as texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+__all__ = ["labels"]
+
+# A network of more inputs is known by their numbers
+_MOST = 100_000
+
+
+def labels(length: int, dtype: np.dtype[Any], read: Callable[[], Any]) -> tuple[str, ...] | None:
+    """Read the labels of a coordinate; None where they are neither numbers nor texts."""
+    if length > _MOST or dtype.itemsize > 1024:
+        return None
+    if dtype.kind in "UT":
+        return tuple(str(value) for value in read())
+    if dtype.kind == "S":
+        return tuple(bytes(value).decode(errors="replace") for value in read())
+    if dtype.kind in "iu":
+        return tuple(str(int(value)) for value in read())
+    if dtype.kind == "f":
+        # As they are written in that type: 0.1 and not 0.10000000149
+        return tuple(f"{float(str(value)):g}" for value in read())
+    return None

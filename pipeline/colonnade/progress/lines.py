@@ -1,0 +1,57 @@
+"""Plain lines, now and then."""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+
+from rich.console import Console
+
+from colonnade.events import BlockChecked, BlockDone, Event, RunFinished
+from colonnade.progress.meter import Meter
+from colonnade.progress.telling import Few, told
+
+__all__ = ["Lines"]
+
+# Seconds between two lines on how far it is
+_EVERY = 5.0
+
+
+class Lines:
+    """Tells events on a console, in a line each; of blocks that are done how many there are."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._meter = Meter()
+        self._few = Few()
+        self._next = 0.0
+        self._next_checked = time.monotonic() + _EVERY
+
+    def __call__(self, event: Event) -> None:
+        """Tell an event, or count it."""
+        self._meter.count(event)
+        if isinstance(event, BlockChecked):
+            if time.monotonic() >= self._next_checked:
+                self._next_checked = time.monotonic() + _EVERY
+                self._say(told(event))
+        elif not isinstance(event, BlockDone | RunFinished):
+            if self._few.lets(event):
+                self._say(told(event))
+        elif isinstance(event, BlockDone) and time.monotonic() >= self._next:
+            self._next = time.monotonic() + _EVERY
+            meter = self._meter
+            done = meter.before + meter.columns
+            self._say(
+                f"{done:,} of {meter.total:,} columns ({done / meter.total:.0%}), "
+                f"{meter.rates}, {meter.left:.0f} s left"
+            )
+
+    def end(self) -> None:
+        """Tell what was too much to be told."""
+        for line in self._few.rest():
+            self._say(line)
+
+    def _say(self, line: str) -> None:
+        # Whoever read the lines may have gone; the run goes on
+        with suppress(BrokenPipeError, SystemExit):
+            self._console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,168 @@
+"""Metrics in Prometheus' text format, for node-exporter's textfile collector."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from colonnade.errors import ColonnadeError, UsageError
+from colonnade.events import (
+    BlockChecked,
+    BlockDamaged,
+    BlockDone,
+    BlockFailed,
+    ClusterReady,
+    Event,
+    Listener,
+    RunFinished,
+    RunStarted,
+)
+
+__all__ = ["measuring"]
+
+# Seconds between two versions of the file, where nothing happens but that blocks are done
+_EVERY = 5.0
+
+_MANY = (BlockChecked, BlockDamaged, BlockDone, BlockFailed)
+
+_METRICS = {
+    "colonnade_up": "Whether a run of the job is at work: 1, and 0 from its end on.",
+    "colonnade_start_timestamp_seconds": "When the last run began.",
+    "colonnade_run_seconds": "How long the last run has taken so far.",
+    "colonnade_columns": "Columns of the store.",
+    "colonnade_columns_done": "Columns of the store that are there.",
+    "colonnade_blocks": "Blocks of the store.",
+    "colonnade_blocks_done": "Blocks of the store that are there.",
+    "colonnade_blocks_failed": "Blocks that the last run could not compute.",
+    "colonnade_written_bytes": "Bytes of numbers that the last run has written.",
+    "colonnade_nonfinite_columns": "Columns of X with NaN or an infinity that were found.",
+    "colonnade_workers": "Workers of the last run's cluster when it began.",
+    "colonnade_exit_status": "Exit status of the last run that has ended.",
+    "colonnade_last_success_timestamp_seconds": "When a run last left the store complete.",
+}
+# What is known of former runs
+_KEPT = ("colonnade_exit_status", "colonnade_last_success_timestamp_seconds")
+
+
+@contextmanager
+def measuring(path: str, name: str, listener: Listener) -> Iterator[Listener]:
+    """Yield a listener that keeps a file of metrics and hands each event on.
+
+    Parameters
+    ----------
+    path
+        The file, which is replaced in one step each time.
+    name
+        The metrics' only label, so that several jobs have files in one folder.
+
+    Raises
+    ------
+    UsageError
+        The file cannot be written, or prometheus_client is not installed.
+    """
+    if find_spec("prometheus_client") is None:
+        raise UsageError(
+            "--metrics writes through prometheus_client, which is not installed: "
+            "pip install 'colonnade[metrics]'."
+        )
+    file = _File(Path(path), name)
+    try:
+        file.write()
+    except OSError as error:
+        raise UsageError(f"{path}: the metrics cannot be written: {error.strerror}.") from error
+
+    def count(event: Event) -> None:
+        file.count(event)
+        listener(event)
+
+    status = 1
+    try:
+        yield count
+        status = 0
+    except ColonnadeError as error:
+        status = error.exit_status
+        raise
+    except KeyboardInterrupt:
+        status = 130
+        raise
+    finally:
+        file.end(status)
+
+
+class _File:
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._name = name
+        self._since = time.monotonic()
+        self._next = 0.0
+        self._values = self._former() | {
+            "colonnade_up": 1.0,
+            "colonnade_start_timestamp_seconds": time.time(),
+        }
+
+    def count(self, event: Event) -> None:
+        values = self._values
+        if isinstance(event, RunStarted):
+            values |= {
+                "colonnade_columns": event.columns,
+                "colonnade_columns_done": event.columns_done,
+                "colonnade_blocks": event.blocks,
+                "colonnade_blocks_done": event.blocks_done,
+                "colonnade_blocks_failed": 0,
+                "colonnade_written_bytes": 0,
+                "colonnade_nonfinite_columns": 0,
+            }
+        elif isinstance(event, ClusterReady):
+            values["colonnade_workers"] = event.workers
+        elif isinstance(event, BlockDone):
+            values["colonnade_columns_done"] += event.columns
+            values["colonnade_blocks_done"] += 1
+            values["colonnade_written_bytes"] += event.bytes_written
+            values["colonnade_nonfinite_columns"] += event.nonfinite
+        elif isinstance(event, BlockFailed):
+            values["colonnade_blocks_failed"] += 1
+        elif isinstance(event, RunFinished):
+            values["colonnade_nonfinite_columns"] = event.nonfinite
+        if not isinstance(event, _MANY) or time.monotonic() >= self._next:
+            # A disk that is full, say, is no reason for a run to end
+            with suppress(OSError):
+                self.write()
+
+    def end(self, status: int) -> None:
+        self._values |= {"colonnade_up": 0.0, "colonnade_exit_status": status}
+        if status == 0:
+            self._values["colonnade_last_success_timestamp_seconds"] = time.time()
+        with suppress(OSError):
+            self.write()
+
+    def write(self) -> None:
+        self._next = time.monotonic() + _EVERY
+        self._values["colonnade_run_seconds"] = time.monotonic() - self._since
+        client = import_module("prometheus_client")
+        registry = client.CollectorRegistry()
+        for metric, told in _METRICS.items():
+            if metric in self._values:
+                gauge = client.Gauge(metric, told, ["name"], registry=registry)
+                gauge.labels(self._name).set(self._values[metric])
+        client.write_to_textfile(str(self._path), registry)
+
+    def _former(self) -> dict[str, Any]:
+        """Read what the file says of former runs, if it is there and ours."""
+        parser = import_module("prometheus_client.parser")
+        if not self._path.is_file():
+            return {}
+        try:
+            families = list(parser.text_string_to_metric_families(self._path.read_text()))
+        except (OSError, ValueError):
+            return {}
+        return {
+            sample.name: sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name in _KEPT and sample.labels == {"name": self._name}
+        }

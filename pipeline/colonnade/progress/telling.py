@@ -1,0 +1,121 @@
+"""One line that tells an event."""
+
+from __future__ import annotations
+
+import signal
+
+from colonnade.events import (
+    BlockChecked,
+    BlockDamaged,
+    BlockDone,
+    BlockFailed,
+    ClusterReady,
+    Event,
+    HolderWatched,
+    NoWorkers,
+    RunFinished,
+    RunStarted,
+    Stopping,
+    StoreGrown,
+)
+from colonnade.words import counted
+
+__all__ = ["Few", "told"]
+
+# Of events that may come by the thousand
+_FEW = 10
+
+
+def told(event: Event) -> str:
+    """One line that tells an event."""
+    match event:
+        case RunStarted():
+            found = f", {event.blocks_done:,} of them done already" if event.blocks_done else ""
+            blocks = "1 block" if event.blocks == 1 else f"{event.blocks:,} blocks"
+            columns = "1 column" if event.columns == 1 else f"{event.columns:,} columns"
+            return f"{event.store}: {columns} in {blocks}{found}"
+        case HolderWatched():
+            return (
+                f"{event.store} is held by {event.holder}: watching it for a sign of life, up to "
+                f"{event.seconds:g} s"
+            )
+        case StoreGrown():
+            again = ", and its last one is computed again" if event.blocks_again else ""
+            return (
+                f"X has grown from {event.columns_before:,} to {event.columns:,} columns: the "
+                f"store has {counted(event.blocks_new, 'new block')}{again}"
+            )
+        case ClusterReady():
+            workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
+            threads = "1 thread" if event.threads == 1 else f"{event.threads} threads in all"
+            return f"{event.kind} cluster: {workers}, {threads}; dashboard {event.dashboard}"
+        case NoWorkers():
+            return f"no workers: waiting for one, up to {event.seconds:g} s"
+        case Stopping():
+            return (
+                f"{signal.Signals(event.signum).name}: blocks in flight have {event.seconds:g} s "
+                "to finish; a second signal ends the run at once"
+            )
+        case BlockDone():
+            return f"block {event.block}: {_columns(event)}"
+        case BlockFailed():
+            return f"block {event.block}: {_columns(event)} failed: {event.cause}"
+        case BlockDamaged():
+            place = "" if event.block is None else f"block {event.block}: {_columns(event)} "
+            return f"{place}damaged: {event.cause}"
+        case BlockChecked():
+            return f"{event.stop:,} of {event.columns:,} columns verified"
+        case RunFinished():
+            return _finished(event)
+
+
+def _columns(event: BlockDone | BlockFailed | BlockDamaged) -> str:
+    return f"columns {event.start} to {event.stop - 1}"
+
+
+def _finished(event: RunFinished) -> str:
+    columns = "1 column" if event.nonfinite == 1 else f"{event.nonfinite:,} columns"
+    new = f", {counted(event.columns_new, 'column')} more than before" if event.columns_new else ""
+    nonfinite = f"; {columns} of X not finite" if event.nonfinite else ""
+    if not event.blocks_computed and not event.blocks_failed:
+        return f"{event.store} is complete; there was nothing to compute{nonfinite}"
+    size, rate = _decimal(event.bytes_written), _decimal(event.bytes_written / event.seconds)
+    return (
+        f"{event.store} is {event.state}{new}: {event.blocks_computed:,} of {event.blocks:,} "
+        f"blocks computed in this run, {event.blocks_failed:,} failed; {size} in "
+        f"{event.seconds:.1f} s ({rate}/s with start and end), "
+        f"workers' peak memory {_decimal(event.peak_memory)}{nonfinite}"
+    )
+
+
+class Few:
+    """Of blocks that failed, or are damaged, the first; and at the end how many more there were."""
+
+    def __init__(self) -> None:
+        self._seen = {BlockFailed: 0, BlockDamaged: 0}
+
+    def lets(self, event: Event) -> bool:
+        """Whether to tell an event; it is counted."""
+        kind = type(event)
+        if kind not in self._seen:
+            return True
+        self._seen[kind] += 1
+        return self._seen[kind] <= _FEW
+
+    def rest(self) -> list[str]:
+        """Tell what has not been told since it was last asked for."""
+        words = {BlockFailed: "failed", BlockDamaged: "damaged"}
+        more = {words[kind]: seen - _FEW for kind, seen in self._seen.items() if seen > _FEW}
+        self._seen = dict.fromkeys(self._seen, 0)
+        return [
+            f"and {counted(number, 'more block')} {word}; --log json tells each of them"
+            for word, number in more.items()
+        ]
+
+
+def _decimal(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
