@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 
-.PHONY: demo test faults check bench clean
+.PHONY: demo test test-kubernetes faults check bench clean
 
 demo: $(VENV)/.demo
 	$(VENV)/bin/colonnade run configs/digits.yaml
@@ -10,6 +10,12 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(VENV)/bin/colonnade run configs/digits.yaml
 	$(VENV)/bin/python -m pytest
+
+# A whole Kubernetes node, built from source: as root, on Debian, minutes at the first time
+test-kubernetes: $(VENV)/.test
+	tests/k8s/build.sh
+	tests/k8s/image.sh
+	PYTHON=$(abspath $(VENV))/bin/python tests/k8s/test.sh
 
 # Real processes killed, disks filled, bits flipped: FAULTS is the part that runs, and 1 is all of it
 FAULTS ?= 1

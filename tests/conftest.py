@@ -12,13 +12,17 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
+import colonnade as cn
+import slurm as slurms
 from colonnade import Network
-from support import BAD_INPUTS, N, Q, make_columns, make_network, save_network
+from support import BAD_INPUTS, N, Q, bits, make_columns, make_network, needs, save_network
 
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("default")
+
+LOCAL = {"kind": "local", "workers": 2}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -59,23 +63,36 @@ def job(
     It runs on a cluster of its own, or, in files marked so, on the shared one.
     """
     shared = request.node.get_closest_marker("shared_cluster") is not None
-    save_network(tmp_path / "network.npz", network)
-    np.save(tmp_path / "X.npy", X)
+    cluster = request.getfixturevalue("shared_cluster") if shared else LOCAL
+    return make_jobs(tmp_path, network, X, cluster)
+
+
+@pytest.fixture(scope="session")
+def local_bits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """What that job's store holds on a local cluster: so must any other's, bit by bit."""
+    folder = tmp_path_factory.mktemp("local")
+    document = make_jobs(folder, make_network(), make_columns(), LOCAL)()
+    return bits(cn.run(document).store)
+
+
+def make_jobs(
+    folder: Path, network: Network, X: np.ndarray, cluster: dict[str, Any]
+) -> Callable[..., dict[str, Any]]:
+    save_network(folder / "network.npz", network)
+    np.save(folder / "X.npy", X)
 
     def make(**sections: dict[str, Any]) -> dict[str, Any]:
         document: dict[str, Any] = {
-            "network": {"weights": str(tmp_path / "network.npz"), "activation": "tanh"},
-            "input": {"path": str(tmp_path / "X.npy")},
+            "network": {"weights": str(folder / "network.npz"), "activation": "tanh"},
+            "input": {"path": str(folder / "X.npy")},
             "output": {
-                "path": str(tmp_path / "out.zarr"),
+                "path": str(folder / "out.zarr"),
                 # 13 columns a block, 8 blocks, the last of them partial
                 "block_size": 13 * Q * N * 4,
                 "products": ["jacobian", "value", "norm", "mean"],
             },
-            "cluster": {"kind": "local", "workers": 2},
+            "cluster": LOCAL if "kind" in sections.get("cluster", {}) else cluster,
         }
-        if shared and "kind" not in sections.get("cluster", {}):
-            document["cluster"] = request.getfixturevalue("shared_cluster")
         for section, changes in sections.items():
             document[section] = {**document[section], **changes}
         return document
@@ -91,3 +108,12 @@ def job_file(tmp_path: Path, job: Callable[..., dict[str, Any]]) -> Callable[...
         return path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[slurms.Slurm]:
+    """A Slurm of two nodes with two cores each, to which Slurm's commands lead."""
+    for program in slurms.PROGRAMS:
+        needs(program, "apt-get install slurm-wlm munge")
+    with slurms.running() as found:
+        yield found

@@ -86,7 +86,7 @@ def _ports(count: int) -> list[int]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Server]:
+def serving(folder: Path, host: str = "127.0.0.1") -> Iterator[Server]:
     """Start a server on a folder, wait until it answers, and stop it."""
     program = weed()
     assert program is not None
@@ -97,7 +97,7 @@ def serving(folder: Path) -> Iterator[Server]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
-                program, "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+                program, "mini", f"-dir={folder / 'data'}", f"-ip={host}", f"-ip.bind={host}",
                 *(f"-{name}={port}" for name, port in ports.items()), f"-bucket={BUCKET}",
                 "-master.telemetry=false", "-admin.ui=false", "-webdav=false",
                 "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
@@ -114,7 +114,7 @@ def serving(folder: Path) -> Iterator[Server]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the S3 server does not start: {log.read_text()[-2000:]}")
             time.sleep(0.05)
-        yield Server(f"http://127.0.0.1:{ports['s3.port']}")
+        yield Server(f"http://{host}:{ports['s3.port']}")
     finally:
         process.kill()
         process.wait()

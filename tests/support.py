@@ -176,3 +176,14 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def bits(path: str | Path) -> dict[str, bytes]:
+    """Every file of a store but the group's attributes, which tell of times and ids."""
+    root = Path(path)
+    files = (file for file in root.rglob("*") if file.is_file())
+    return {
+        str(file.relative_to(root)): file.read_bytes()
+        for file in files
+        if file != root / "zarr.json"
+    }

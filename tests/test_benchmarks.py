@@ -59,6 +59,13 @@ def test_chunks_and_codecs(tmp_path: Path) -> None:
     assert {row[4].strip() for row in rows[1:]} == set(pipelines)
 
 
+def test_what_is_read_of_x(tmp_path: Path) -> None:
+    told = benchmark(tmp_path, "columns.py", "--columns 3001 --features 7 --block 100")
+    rows = [line.split("|") for line in told.splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + 9
+    assert all(float(row[4]) > 0 for row in rows[1:])
+
+
 def test_factored(tmp_path: Path) -> None:
     told = benchmark(tmp_path, "factored.py", "--columns 1100 --rounds 1 --reads 10 --shape 7,5,3")
     rows = {line.split("|")[1].strip(): line for line in told.splitlines() if line[:2] == "| "}
@@ -66,13 +73,6 @@ def test_factored(tmp_path: Path) -> None:
     assert {*rows} - {""} == {*measured, "equal to the bit"}
     assert "True" in rows["equal to the bit"]
     assert "qn / m = 2.1" in rows["bytes"]
-
-
-def test_what_is_read_of_x(tmp_path: Path) -> None:
-    told = benchmark(tmp_path, "columns.py", "--columns 3001 --features 7 --block 100")
-    rows = [line.split("|") for line in told.splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + 9
-    assert all(float(row[4]) > 0 for row in rows[1:])
 
 
 def test_scale(tmp_path: Path) -> None:

@@ -115,6 +115,13 @@ def test_the_readmes_job_file_shows_every_key() -> None:
         assert set(whole[section]) == set(fields), section
 
 
+def test_the_readmes_clusters_are_valid() -> None:
+    """Each with the job file's other sections: no other word changes with the cluster."""
+    whole, *others = (yaml.safe_load(block) for block in yaml_blocks(README))
+    kinds = [load_job(whole | block).cluster.kind for block in others if "cluster" in block]
+    assert kinds == ["address", "slurm", "ssh", "kubernetes", "gateway"]
+
+
 def test_the_readmes_python_runs(digits: Path, tmp_path: Path) -> None:
     """Each block in the README, as it stands, where the demo's store is at its place."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

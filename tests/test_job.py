@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from colonnade import job as models
 from colonnade.activations import ACTIVATIONS
 from colonnade.errors import JobError
-from colonnade.job import AddressCluster, ArrayNames, Job, LocalCluster, json_schema
+from colonnade.job import AddressCluster, ArrayNames, Job, LocalCluster, cluster, json_schema
 from colonnade.jobfile import load_job
 from colonnade.locations import StorageOptions
 
@@ -53,7 +53,38 @@ SECTIONS = {
     "network": models.NetworkSettings, "network.names": ArrayNames,
     "input": models.InputSettings, "output": models.OutputSettings,
 }  # fmt: skip
-MODELS = (*SECTIONS.values(), LocalCluster, AddressCluster, models.TlsSettings, StorageOptions)
+CLUSTERS = (
+    LocalCluster, AddressCluster, cluster.SlurmCluster, cluster.PbsCluster, cluster.SgeCluster,
+    cluster.LsfCluster, models.SshCluster, models.KubernetesCluster, models.GatewayCluster,
+)  # fmt: skip
+MODELS = (
+    *SECTIONS.values(), *CLUSTERS, models.TlsSettings, cluster.Adaptive, StorageOptions,
+)  # fmt: skip
+# One of each kind, with all that it may say
+DEPLOYED = {
+    **{kind: {
+        "kind": kind, "workers": 3, "queue": "long", "account": "us", "walltime": "1-12:00:00",
+        "cores": 2, "memory": "3 GiB", "job_extra_directives": ["--constraint=icelake"],
+        "job_script_prologue": ["module load python", ". ~/env"], "interface": "ib0",
+        "log_directory": "logs", "local_directory": "/scratch", "python": "python3", "timeout": 7,
+    } for kind in ("slurm", "pbs", "sge", "lsf")},
+    "ssh": {
+        "kind": "ssh", "hosts": ["a", "b.example.org", "10.0.0.1"], "scheduler": "c", "port": 2222,
+        "workers_per_host": 2, "threads_per_worker": 3, "memory_per_worker": "1 GiB",
+        "username": "me", "client_keys": ["keys/mine"], "known_hosts": "keys/hosts",
+        "interface": "eth1", "python": "/opt/bin/python", "local_directory": "/scratch",
+    },
+    "kubernetes": {
+        "kind": "kubernetes", "image": "example.org/colonnade:1", "namespace": "ours", "cores": 2,
+        "memory": "3 GiB", "service_account": "runner", "env": {"LEVEL": 3, "A": "b"},
+        "env_from_secrets": ["s3"], "adaptive": {"minimum": 2, "maximum": 5},
+    },
+    "gateway": {
+        "kind": "gateway", "address": "https://dask.example.org", "proxy_address": "h:8786",
+        "auth": "jupyterhub", "options": {"image": "x", "cores": 2, "fast": True},
+        "adaptive": {"maximum": 5},
+    },
+}  # fmt: skip
 
 
 def job(base: dict[str, Any] = LOCAL, /, **changes: Any) -> dict[str, Any]:
@@ -214,13 +245,93 @@ def test_sizes_and_counts(field, right, wrong, allowed) -> None:
         ({"timeout": 0}, "timeout: given 0; allowed: a number of seconds above 0"),
         ({"timeout": True}, "timeout: given True; allowed: a number of seconds above 0"),
         ({"timeout": float("inf")}, "timeout: given inf; allowed: a number of seconds above 0"),
-        ({"kind": "loacl"}, "kind: given 'loacl'; allowed: 'local', 'address'; did you mean local"),
-        ({"kind": None}, "kind: given None; allowed: 'local', 'address'"),
+        (
+            {"kind": "loacl"},
+            "kind: given 'loacl'; allowed: 'local', 'address', 'slurm', 'pbs', 'sg",
+        ),
+        ({"kind": None}, "kind: given None; allowed: 'local', 'address', "),
     ],
 )
 def test_clusters(changes, line) -> None:
     (found,) = told(ADDRESS | {"cluster": ADDRESS["cluster"] | changes})
     assert found.startswith(f"cluster.{line}")
+    assert changes != {"kind": "loacl"} or found.endswith("did you mean local?")
+
+
+@pytest.mark.parametrize("kind", DEPLOYED)
+def test_clusters_that_are_deployed(kind: str) -> None:
+    document = LOCAL | {"cluster": DEPLOYED[kind]}
+    found = load_job(document)
+    assert accepts(json_schema(), document, json_schema())
+    assert load_job(found.model_dump(mode="json")) == found
+    assert {
+        key for key, value in DEPLOYED[kind].items() if getattr(found.cluster, key) is None
+    } == set()
+    here = found.located().cluster.model_dump()
+    for path in ("log_directory", "known_hosts"):
+        assert here.get(path) is None or Path(here[path]).is_absolute()
+    # Nothing but what a kind cannot be without
+    needed = {
+        "ssh": {"hosts"}, "kubernetes": {"image", "memory"}, "gateway": {"address"},
+    }.get(kind, {"memory"})  # fmt: skip
+    for key in needed:
+        rest = {k: v for k, v in DEPLOYED[kind].items() if k != key}
+        assert told(LOCAL | {"cluster": rest}) == [f"cluster.{key}: required, and not given"]
+    assert load_job(LOCAL | {"cluster": {k: DEPLOYED[kind][k] for k in (*needed, "kind")}})
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "line"),
+    [
+        ("slurm", {"walltime": "soon"}, "walltime: given 'soon'; allowed: [days-]HH:MM:SS or sec"),
+        ("slurm", {"walltime": "12:00"}, "walltime: given '12:00'; allowed: [days-]HH:MM:SS"),
+        ("slurm", {"walltime": 7}, "walltime: given 7; allowed: [days-]HH:MM:SS or seconds, a min"),
+        ("pbs", {"memory": "auto"}, "memory: given 'auto'; allowed: bytes such as"),
+        ("sge", {"memory": "much"}, "memory: given 'much'; allowed: bytes such as"),
+        ("lsf", {"cores": 0}, "cores: given 0; allowed: a whole number from 1"),
+        ("lsf", {"queue": "a\nb"}, "queue: given "),
+        ("slurm", {"partition": "a"}, "partition: unknown key; "),
+        ("slurm", {"adaptive": {"maximum": 2}}, "workers and adaptive: "),
+        ("kubernetes", {"adaptive": {"minimum": 3, "maximum": 2}}, "adaptive: "),
+        ("kubernetes", {"adaptive": {"minimum": 3}}, "adaptive.maximum: required, and not given"),
+        ("kubernetes", {"env": {"a b": 1}}, "env: given "),
+        ("kubernetes", {"adaptive": {"least": 3, "maximum": 3}}, "adaptive.least: unknown key; "),
+        ("ssh", {"hosts": []}, "hosts: given []; "),
+        (
+            "ssh",
+            {"hosts": ["a", "me@b"]},
+            "hosts.1: given 'me@b'; allowed: a host's name or address",
+        ),
+        ("ssh", {"port": 70000}, "port: given 70000; allowed: a port, from 1 to 65535"),
+        ("gateway", {"address": "h:1"}, "address: given 'h:1'; allowed: an address such as https:"),
+        ("gateway", {"auth": "ldap"}, "auth: given 'ldap'; allowed: 'basic', 'kerberos' or 'jup"),
+    ],
+    ids=str,
+)
+def test_clusters_that_cannot_be_deployed(kind: str, changes, line: str) -> None:
+    (found,) = told(LOCAL | {"cluster": DEPLOYED[kind] | changes})
+    prefix = "cluster: " if "workers and adaptive" in line else "cluster."
+    assert line in found
+    assert found.startswith(prefix)
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value"),
+    [
+        ("slurm", "job_script_prologue", ["export AWS_SECRET_ACCESS_KEY=hunter2"]),
+        ("pbs", "job_extra_directives", ["-v API_TOKEN=hunter2"]),
+        ("kubernetes", "env", {"DB_PASSWORD": "hunter2"}),
+        ("kubernetes", "env", {"PROXY": "http://me:hunter2@h"}),
+        ("gateway", "options", {"token": "hunter2"}),
+        ("gateway", "address", "https://me:hunter2@h"),
+        ("ssh", "password", "hunter2"),
+    ],
+    ids=str,
+)
+def test_no_secret_is_a_setting_of_a_cluster(kind: str, place: str, value) -> None:
+    (line,) = told(LOCAL | {"cluster": DEPLOYED[kind] | {place: value}})
+    assert line.startswith(f"cluster.{place}")
+    assert "hunter2" not in line
 
 
 @pytest.mark.parametrize("given", [None, "local", 3, ["local"]])
@@ -420,9 +531,11 @@ def test_round_trip(source) -> None:
 def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
     """Check a value against the part of JSON Schema that the job's schema uses."""
     kinds = {"object": dict, "string": str, "array": list, "integer": int, "number": int | float,
-             "null": type(None)}  # fmt: skip
+             "boolean": bool, "null": type(None)}  # fmt: skip
     checks = {
-        "type": lambda s: isinstance(value, kinds[s]) and not isinstance(value, bool),
+        "type": lambda s: (
+            isinstance(value, kinds[s]) and (s == "boolean") == isinstance(value, bool)
+        ),
         "$ref": lambda s: accepts(root["$defs"][s.removeprefix("#/$defs/")], value, root),
         "anyOf": lambda s: any(accepts(part, value, root) for part in s),
         "oneOf": lambda s: sum(accepts(part, value, root) for part in s) == 1,
@@ -441,7 +554,9 @@ def accepts(schema: dict[str, Any], value: Any, root: dict[str, Any]) -> bool:
         "required": lambda s: set(s) <= set(value),
         "properties": lambda s: all(accepts(s[k], v, root) for k, v in value.items() if k in s),
         "additionalProperties": lambda s: all(
-            s and accepts(s, v, root) for k, v in value.items() if k not in schema["properties"]
+            s and accepts(s, v, root)
+            for k, v in value.items()
+            if k not in schema.get("properties", ())
         ),
     }
     assert set(schema) <= {*checks, "title", "description", "default", "$defs", "$schema"}
@@ -531,7 +646,12 @@ sections = st.dictionaries(keys, st.dictionaries(keys, anything, max_size=4) | a
 
 
 @settings(max_examples=300)
-@given(base=st.sampled_from([{}, LOCAL, ADDRESS]), changes=sections)
+@given(
+    base=st.sampled_from(
+        [{}, LOCAL, ADDRESS, *(LOCAL | {"cluster": found} for found in DEPLOYED.values())]
+    ),
+    changes=sections,
+)
 def test_no_document_does_worse_than_job_error(base, changes) -> None:
     try:
         found = load_job(base | changes)

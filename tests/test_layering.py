@@ -14,7 +14,7 @@ import colonnade
 FLOORS = {
     12: ["cli"],
     11: ["materializing"],
-    10: ["run", "planning", "reporting"],
+    10: ["run", "planning", "reporting", "submit"],
     9: ["rounds", "verify", "reader"],
     8: ["task", "inputs", "recovered", "blockwise"],
     7: ["sources", "dispatch", "reference"],
@@ -25,6 +25,7 @@ FLOORS = {
     2: ["job", "layout", "npyranges", "weights"],
     1: ["activations", "stopping", "npyfile", "matrix", "places", "locations"],
     0: [
+        "environment",
         "errors",
         "events",
         "formulas",

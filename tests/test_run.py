@@ -28,7 +28,7 @@ from colonnade.errors import (
 )
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, RunFinished, RunStarted
 from colonnade.store import Store, lease
-from support import M, N, P, Q, make_columns, make_network, save_network
+from support import M, N, P, Q, bits, make_columns, make_network, save_network
 
 pytestmark = pytest.mark.shared_cluster
 
@@ -58,17 +58,6 @@ def make(job, shared):
         return {**document, "cluster": shared} if "cluster" not in sections else document
 
     return make_job
-
-
-def bits(path: str | Path) -> dict[str, bytes]:
-    """Every file of a store but the group's attributes, which tell of times and ids."""
-    root = Path(path)
-    files = (file for file in root.rglob("*") if file.is_file())
-    return {
-        str(file.relative_to(root)): file.read_bytes()
-        for file in files
-        if file != root / "zarr.json"
-    }
 
 
 def test_a_local_cluster_of_the_size_asked(job, network, X) -> None:
@@ -466,7 +455,7 @@ def test_no_scheduler_at_the_address(job, tmp_path) -> None:
 
 
 def test_too_few_workers_at_the_address(make, shared, tmp_path) -> None:
-    with pytest.raises(ClusterError, match=r"2 of 3 workers came within 0\.5 s"):
+    with pytest.raises(ClusterError, match=r"2 of 3 workers of tcp:\S+ came within 0\.5 s"):
         cn.run(make() | {"cluster": {**shared, "workers": 3, "timeout": 0.5}})
     assert not (tmp_path / "out.zarr").exists()
 

@@ -22,6 +22,7 @@ from colonnade.planning import plan as plan_job
 from colonnade.progress import LOGS, JsonLines, listening, measuring, told
 from colonnade.run import run as run_job
 from colonnade.store import Store
+from colonnade.submit import prepare
 from colonnade.verify import verify as verify_store
 
 __all__ = ["main"]
@@ -128,6 +129,30 @@ def materialize(
         )
     if log != "json":
         click.echo(told(finished))
+
+
+@_cli.command()
+@_job
+@_set
+@click.option(
+    "--print", "only_print", is_flag=True, help="Show what would be handed over, no more."
+)
+@click.option("--wait", is_flag=True, help="Wait for the run's end; exit with its status.")
+@_debug
+def submit(job: str, overrides: tuple[str, ...], only_print: bool, wait: bool) -> None:
+    """Hand `colonnade run JOB` to the cluster's own queue; print the queue's id of it.
+
+    For clusters of kind slurm, pbs, sge, lsf and kubernetes.
+    """
+    submission = prepare(job, overrides)
+    if only_print:
+        click.echo(submission.handover.text, nl=False)
+        return
+    job_id = submission.handover.submit()
+    click.echo(job_id)
+    click.echo(f"log: {submission.handover.log(job_id)}", err=True)
+    if wait:
+        click.echo(submission.wait(job_id), err=True)
 
 
 @_cli.command()

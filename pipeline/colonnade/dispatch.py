@@ -20,7 +20,7 @@ from distributed.scheduler import KilledWorker
 
 from colonnade.errors import ColonnadeError
 
-__all__ = ["Lost", "Watch", "batches", "dispatch", "in_flight"]
+__all__ = ["Lost", "Watch", "answering", "batches", "dispatch", "in_flight"]
 
 # In flight for each thread at the most; when half of them are done as many are sent. At the least
 # one is computed, one on its way there, and two are for the scheduler's delays; on a small cluster
@@ -51,7 +51,7 @@ class Watch(Protocol):
         """Whether to send more batches; asked several times a second."""
 
     def workers(self, number: int) -> None:
-        """Take note of how many workers there are, where nothing has come for a while."""
+        """Take note of how many workers there are; told about once a second."""
 
 
 def batches(blocks: Sequence[int], size: int) -> Iterator[Batch]:
@@ -104,7 +104,7 @@ def dispatch(
             collected.update(futures)
 
     if watch.goes_on():
-        with _scheduler(client):
+        with answering(client):
             send(most)
     for arrived in _arrivals(client, collected, watch, most // 4):
         # Once and for all: a result whose worker dies before it is asked for is computed again
@@ -113,7 +113,7 @@ def dispatch(
             del futures[future]
             collected.add(future)
         goes_on = watch.goes_on()
-        with _scheduler(client):
+        with answering(client):
             if goes_on and len(batch_of) - len(futures) <= most // 2:
                 send(most - len(batch_of) + len(futures))
             ready = [future for future, status in futures.items() if status == "finished"]
@@ -144,24 +144,22 @@ def _arrivals(
             collected.thread_condition.wait_for(
                 lambda: collected.queue.qsize() >= enough or not collected.futures, _TICK
             )
-        futures = collected.next_batch(block=False)
-        if futures:
+        if futures := collected.next_batch(block=False):
             yield futures
-            asked = time.monotonic()
-            continue
-        watch.goes_on()
+        else:
+            watch.goes_on()
         if client.status != "running":
             # It looks for a scheduler; whichever it finds knows nothing of our blocks
             raise CommClosedError("the scheduler is lost")
         if time.monotonic() >= asked + _ROLL_CALL:
-            with _scheduler(client):
+            with answering(client):
                 number = len(client.nthreads())
             watch.workers(number)
             asked = time.monotonic()
 
 
 @contextmanager
-def _scheduler(client: distributed.Client) -> Iterator[None]:
+def answering(client: distributed.Client) -> Iterator[None]:
     """Say that the scheduler is lost: a client without it fails in whatever it is doing."""
     try:
         yield

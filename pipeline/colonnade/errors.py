@@ -8,6 +8,7 @@ ColonnadeError
 │   ├── TooLargeError             the plan does not fit a worker's memory, or a store
 │   ├── StoreError                not a store of ours, or another job's
 │   └── ClusterError              the cluster cannot be had
+├── EndedError           its own  a job in a queue ended otherwise than well
 ├── IncompleteError      3        run again (with --repair): blocks are missing (damaged)
 └── StoppedError         130/143  run again: a signal ended the run
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ClusterError",
     "ColonnadeError",
+    "EndedError",
     "IncompleteError",
     "InputError",
     "JobError",
@@ -93,6 +95,14 @@ class IncompleteError(ColonnadeError):
     def __init__(self, message: str, failures: Mapping[int, str] | None = None) -> None:
         super().__init__(message)
         self.failures = dict(failures or {})
+
+
+class EndedError(ColonnadeError):
+    """A job in a queue has ended otherwise than well; the exit status is that of its run."""
+
+    def __init__(self, exit_status: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
 
 
 class StoppedError(ColonnadeError):

@@ -19,6 +19,7 @@ __all__ = [
     "RunStarted",
     "Stopping",
     "StoreGrown",
+    "WaitingForWorkers",
     "ignore",
 ]
 
@@ -66,6 +67,16 @@ class ClusterReady:
     workers: int
     threads: int
     dashboard: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingForWorkers:
+    """So many workers of a `cluster` are `missing` of those `wanted`, for up to `seconds`."""
+
+    cluster: str
+    missing: int
+    wanted: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +182,7 @@ Event = (
     | HolderWatched
     | StoreGrown
     | ClusterReady
+    | WaitingForWorkers
     | NoWorkers
     | Stopping
     | BlockDone

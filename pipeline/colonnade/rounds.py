@@ -7,20 +7,23 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from colonnade.clusters import Cluster
-from colonnade.dispatch import Lost, batches, dispatch, in_flight
+from colonnade.dispatch import Lost, answering, batches, dispatch, in_flight
+from colonnade.environment import versions
 from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stopping
-from colonnade.job import ClusterSettings
+from colonnade.job import ClusterSettings, LocalCluster
 from colonnade.locations import storage_texts
 from colonnade.sources import Source
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store
-from colonnade.task import Address, Failed, compute_blocks
+from colonnade.task import Address, Failed, Unfit, compute_blocks, reach
 
 __all__ = ["compute"]
 
 # Blocks that kill their workers even when they are alone, before the rest are taken to do so too
 _KILLERS = 3
+# Seconds before each further attempt of a worker to reach the store
+_PAUSES = (0.5, 2.0, 5.0)
 
 
 def compute(
@@ -51,24 +54,27 @@ def compute(
     CommClosedError
         The scheduler is lost.
     IncompleteError
-        The lease, or all workers, are lost.
+        The lease, or all workers, are lost; or a worker cannot, or must not, compute blocks.
     """
-    watch = _Watch(store, lease, settings, stop, listener)
-    rounds = _Rounds(cluster, store, lease, watch, slopes)
+    options = tuple(storage_texts(store.record.job.output.storage_options).items())
+    here = tuple(versions().items())
+    address = Address(store.path, store.record.id, lease.run, options, slopes, here)
+    watch = _Watch(cluster, store, lease, settings, stop, listener)
+    rounds = _Rounds(cluster, store, address, watch)
     try:
+        # What this process can reach, so can those of this machine
+        if not isinstance(settings, LocalCluster):
+            _check_reach(cluster, store, address, watch)
         yield from rounds.all(missing, batch)
     except _TimeIsUp:
         return
 
 
 class _Rounds:
-    def __init__(
-        self, cluster: Cluster, store: Store, lease: Lease, watch: _Watch, slopes: Source | None
-    ) -> None:
+    def __init__(self, cluster: Cluster, store: Store, address: Address, watch: _Watch) -> None:
         self._client = cluster.client
-        self._most = in_flight(cluster.capacity.total_threads)
-        options = tuple(storage_texts(store.record.job.output.storage_options).items())
-        address = Address(store.path, store.record.id, lease.run, options, slopes)
+        self._most = in_flight(cluster.most_threads)
+        self._path = store.path
         self._compute = partial(compute_blocks, address)
         self._watch = watch
         self._grid = store.grid
@@ -107,6 +113,37 @@ class _Rounds:
                     yield receipt
                 elif isinstance(receipt, Failed):
                     failed.append(receipt)
+                elif isinstance(receipt, Unfit):
+                    raise IncompleteError(
+                        f"{self._path} is incomplete: a worker has joined, {receipt.process}, that "
+                        f"has {receipt.cause}. Install there what the client has; the same command "
+                        "computes what is missing."
+                    )
+
+
+def _check_reach(cluster: Cluster, store: Store, address: Address, watch: _Watch) -> None:
+    """Refuse workers that do not reach the store or X."""
+    found: dict[str, str | Exception | None] = {}
+    workers: list[str] | None = None
+    for pause in (*_PAUSES, 0.0):
+        watch.goes_on()
+        with answering(cluster.client):
+            answers = cluster.client.run(reach, address, workers=workers, on_error="return")
+        # Of a worker that has gone meanwhile there is nothing to tell
+        found = {worker: told for worker, told in answers.items() if isinstance(told, str)}
+        # Where it was replaced meanwhile, the run ends for that reason
+        if not found or not store.is_current():
+            return
+        # A network file system may show to others a little later what was made just now
+        workers = list(found)
+        time.sleep(pause)
+    worker, told = next(iter(found.items()))
+    others = f", nor do {len(found) - 1} more" if len(found) > 1 else ""
+    raise IncompleteError(
+        f"{address.path} is incomplete: the worker {worker} does not reach the store and X"
+        f"{others}: {str(told).rstrip('.')}. They must lie where every worker reaches them by the "
+        "same path; the same command computes what is missing."
+    )
 
 
 class _TimeIsUp(Exception):  # noqa: N818 (it ends a wait, and is no error)
@@ -118,12 +155,14 @@ class _Watch:
 
     def __init__(
         self,
+        cluster: Cluster,
         store: Store,
         lease: Lease,
         settings: ClusterSettings,
         stop: Stop,
         listener: Listener,
     ) -> None:
+        self._cluster = cluster
         self._path = store.path
         self._lease = lease
         self._settings = settings
@@ -146,6 +185,8 @@ class _Watch:
         return False
 
     def workers(self, number: int) -> None:
+        if number < self._cluster.wanted and self._stop.signum is None:
+            self._cluster.replace()
         if number:
             self._absent = None
             return
@@ -153,8 +194,9 @@ class _Watch:
             self._absent = time.monotonic()
             self._listener(NoWorkers(self._settings.timeout))
         if time.monotonic() > self._absent + self._settings.timeout:
+            trouble = self._cluster.trouble()
             raise IncompleteError(
                 f"{self._path} is incomplete: all workers have gone, and none came within "
-                f"{self._settings.timeout:g} s (cluster.timeout). Once there are workers, the same "
-                "command computes what is missing."
+                f"{self._settings.timeout:g} s (cluster.timeout).{trouble} Once there are workers, "
+                "the same command computes what is missing."
             )

@@ -156,7 +156,7 @@ class _Run:
         grid = None if store is None else replace(store.grid, columns=checked.x.columns)
         # Refused here, a job that is too large has not even started a cluster
         checked.plan(clusters.expected_capacity(settings), grid)
-        with _unbroken(self._path), clusters.connect(settings) as cluster:
+        with _unbroken(self._path), clusters.connect(settings, self._tally) as cluster:
             planned = checked.plan(cluster.capacity, grid)
             if store is None:
                 store = Store.create(

@@ -15,6 +15,7 @@ import socket
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from colonnade.blas import one_blas_thread
 from colonnade.columns import Columns
+from colonnade.environment import differences, versions
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
 from colonnade.matrix import nonfinite
@@ -37,7 +39,7 @@ from colonnade.sources import Slopes, Source
 from colonnade.store import Holder, Store, holder
 from colonnade.tiles import STRIP, Tiles, overlapping
 
-__all__ = ["Address", "Failed", "Released", "compute_block", "compute_blocks"]
+__all__ = ["Address", "Failed", "Released", "Unfit", "compute_block", "compute_blocks", "reach"]
 
 # Seconds to wait before each further attempt at a block whose files could not be read or written
 _BACKOFF = (0.2, 1.0, 5.0)
@@ -57,7 +59,8 @@ class Address:
 
     On a cluster that outlives a run, the path may be overwritten before the next one, and the
     next one's X may lie elsewhere. `options` are those of the object store that it is in; `slopes`,
-    a store that holds the slopes, from which this one is made instead of from X.
+    a store that holds the slopes, from which this one is made instead of from X; `versions`, those
+    of the client, with which nothing else may be mixed.
     """
 
     path: str
@@ -65,6 +68,7 @@ class Address:
     run: str
     options: tuple[tuple[str, str], ...] = ()
     slopes: Source | None = None
+    versions: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +87,40 @@ class Released:
     block: int
 
 
-def compute_blocks(address: Address, blocks: Sequence[int]) -> list[BlockDone | Failed | Released]:
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A process that must not compute blocks of the run, and why."""
+
+    process: str
+    cause: str
+
+
+def reach(address: Address) -> str | None:
+    """Tell what keeps this process from reading X, or from writing the store; None if nothing."""
+    try:
+        store = Store.open(address.path, dict(address.options))
+        if store.record.id != address.id:
+            return f"there is another store at {address.path} there, or an older one"
+        if address.slopes is None:
+            store.columns()
+        else:
+            Slopes.open(address.slopes)
+        name = f"W1/{uuid.uuid4().hex}.partial"
+        store.place.write(name, b"-")
+        store.place.remove(name)
+    # Whatever a file system, an object store or a library of theirs may say
+    except Exception as error:  # noqa: BLE001
+        return _cause(error)
+    return None
+
+
+def compute_blocks(
+    address: Address, blocks: Sequence[int]
+) -> list[BlockDone | Failed | Released | Unfit]:
     """Compute a batch of blocks; one that fails does not stop the others."""
+    # A worker that joins late has not been asked before
+    if different := differences(versions(), dict(address.versions) or versions()):
+        return [Unfit(_process(), different)]
     return [_attempt(address, block) for block in blocks]
 
 
@@ -153,8 +189,12 @@ def compute_block(address: Address, block: int) -> BlockDone:
         bytes_written=written,
         nonfinite=nonfinite,
         peak_memory=peak_memory(),
-        process=f"{socket.gethostname()}:{os.getpid()}",
+        process=_process(),
     )
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 def _holder(address: Address) -> Holder:

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from typing import Any
 
-from colonnade.job.cluster import AddressCluster, ClusterSettings, LocalCluster, TlsSettings
+from colonnade.job.cluster import (
+    AddressCluster,
+    ClusterSettings,
+    GatewayCluster,
+    KubernetesCluster,
+    LocalCluster,
+    QueueCluster,
+    Sized,
+    SshCluster,
+    TlsSettings,
+)
+from colonnade.job.cluster.base import placed
 from colonnade.job.input import InputSettings
 from colonnade.job.network import ArrayNames, NetworkSettings
 from colonnade.job.output import OutputSettings, Product
-from colonnade.locations import Settings, absolute
+from colonnade.locations import Settings
 
 __all__ = [
     "AddressCluster",
     "ArrayNames",
     "ClusterSettings",
+    "GatewayCluster",
     "InputSettings",
     "Job",
+    "KubernetesCluster",
     "LocalCluster",
     "NetworkSettings",
     "OutputSettings",
     "Product",
+    "QueueCluster",
+    "Sized",
+    "SshCluster",
+    "TlsSettings",
     "json_schema",
 ]
 
@@ -34,22 +51,12 @@ class Job(Settings):
 
     def located(self) -> Job:
         """Return the job with its paths made absolute, for processes in other directories."""
-
-        def place(settings: Any, *fields: str) -> Any:
-            return settings.model_copy(
-                update={field: absolute(getattr(settings, field)) for field in fields}
-            )
-
-        cluster = self.cluster
-        if isinstance(cluster, AddressCluster) and cluster.tls is not None:
-            tls = place(cluster.tls, *TlsSettings.model_fields)
-            cluster = cluster.model_copy(update={"tls": tls})
         return self.model_copy(
             update={
-                "network": place(self.network, "weights"),
-                "input": place(self.input, "path"),
-                "output": place(self.output, "path"),
-                "cluster": cluster,
+                "network": placed(self.network, "weights"),
+                "input": placed(self.input, "path"),
+                "output": placed(self.output, "path"),
+                "cluster": self.cluster.located(),
             }
         )
 

@@ -17,6 +17,7 @@ from colonnade.events import (
     RunStarted,
     Stopping,
     StoreGrown,
+    WaitingForWorkers,
 )
 from colonnade.words import counted
 
@@ -49,8 +50,8 @@ def told(event: Event) -> str:
             workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
             threads = "1 thread" if event.threads == 1 else f"{event.threads} threads in all"
             return f"{event.kind} cluster: {workers}, {threads}; dashboard {event.dashboard}"
-        case NoWorkers():
-            return f"no workers: waiting for one, up to {event.seconds:g} s"
+        case WaitingForWorkers() | NoWorkers():
+            return _waiting(event)
         case Stopping():
             return (
                 f"{signal.Signals(event.signum).name}: blocks in flight have {event.seconds:g} s "
@@ -67,6 +68,15 @@ def told(event: Event) -> str:
             return f"{event.stop:,} of {event.columns:,} columns verified"
         case RunFinished():
             return _finished(event)
+
+
+def _waiting(event: WaitingForWorkers | NoWorkers) -> str:
+    if isinstance(event, NoWorkers):
+        return f"no workers: waiting for one, up to {event.seconds:g} s"
+    return (
+        f"waiting for {event.missing} of {event.wanted} workers of {event.cluster}, up to "
+        f"{event.seconds:g} s"
+    )
 
 
 def _columns(event: BlockDone | BlockFailed | BlockDamaged) -> str:

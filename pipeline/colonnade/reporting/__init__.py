@@ -101,7 +101,7 @@ def _facts(found: Summary) -> list[tuple[str, str]]:
         ("Inputs × hidden × outputs", f"{network.inputs} × {network.hidden} × {network.outputs}"),
         ("σ", str(record.job.network.activation["name"])),
         ("Layout", f"{output.layout}, {output.dtype}"),
-        ("Numbers", format_bytes(found.bytes)),
+        ("Numbers", format_bytes(sum(plan.bytes for plan in record.plans))),
         ("Blocks", f"{record.grid.blocks - len(found.status.missing):,} of {record.grid.blocks:,}"),
     ]
 

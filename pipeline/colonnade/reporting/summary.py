@@ -43,8 +43,6 @@ class Summary:
 
     Attributes
     ----------
-    bytes
-        Of the store's numbers, uncompressed.
     outputs, inputs
         Their names, or numbers.
     mean, mean_abs
@@ -62,7 +60,6 @@ class Summary:
     """
 
     status: Status
-    bytes: int
     outputs: list[str]
     inputs: list[str]
     mean: Part | None
@@ -82,8 +79,7 @@ def summarise(path: str | Path, storage_options: Options = None) -> Summary:
     StoreError
         There is no store of colonnade at the path, or it cannot be read.
     """
-    store = Store.open(path, storage_options)
-    status = store.status()
+    status = Store.open(path, storage_options).status()
     dataset = reader.open(path, incomplete=True, storage_options=storage_options)
     sample = _sample(dataset)
     mean = _stored(dataset, "mean") or _over(sample, lambda T: np.nanmean(T, axis=0))
@@ -94,7 +90,6 @@ def summarise(path: str | Path, storage_options: Options = None) -> Summary:
     spectrum, direction = _spectrum(_stored(dataset, "gram") or _over(sample, _gram))
     found = Summary(
         status=status,
-        bytes=sum(plan.bytes for plan in store.plans),
         outputs=_names(dataset, "output", status.record.network.outputs),
         inputs=_names(dataset, "input", status.record.network.inputs),
         mean=mean,

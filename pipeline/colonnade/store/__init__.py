@@ -21,17 +21,18 @@ import zarr
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns, open_columns
+from colonnade.environment import versions
 from colonnade.errors import StoreError, shown
 from colonnade.events import BlockFailed, Listener, ignore
 from colonnade.job import Job
-from colonnade.layout import ArrayPlan, Grid, Shapes
+from colonnade.layout import ArrayPlan, Grid
 from colonnade.locations import Options, storage_texts
 from colonnade.network import ARRAYS, Network
 from colonnade.places import Objects, Place, place_at
 from colonnade.plan import Plan
 from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
-from colonnade.store.agreement import array_plans, check, product_plans, shapes
+from colonnade.store.agreement import array_plans, check
 from colonnade.store.findings import Failure, Verification
 from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
@@ -47,7 +48,6 @@ from colonnade.store.record import (
     Status,
     input_record,
     network_record,
-    versions,
 )
 from colonnade.words import now
 
@@ -185,16 +185,6 @@ class Store:
             raise StoreError(f"{place}: the store cannot be made: {why(error)}.") from error
 
     @property
-    def shapes(self) -> Shapes:
-        """Sizes of what it holds."""
-        return shapes(self.record, self.grid)
-
-    @property
-    def plans(self) -> tuple[ArrayPlan, ...]:
-        """Its arrays that a run makes, as its record tells."""
-        return product_plans(self.record, self.grid)
-
-    @property
     def grid(self) -> Grid:
         """How its columns fall into blocks."""
         return self.record.grid
@@ -219,7 +209,7 @@ class Store:
 
     def is_whole(self) -> bool:
         """Whether the store says that it is complete, and what `finish` wrote is there."""
-        return self.record.state == "complete" and not any(map(self.is_absent, self.plans))
+        return self.record.state == "complete" and not any(map(self.is_absent, self.record.plans))
 
     def is_absent(self, plan: ArrayPlan) -> bool:
         """Whether an array that is written at the end is not there."""
@@ -363,7 +353,7 @@ class Store:
             return
         if former.columns % former.block_columns:
             self.discard(former.blocks - 1)
-        for name in [plan.name for plan in self.plans if not plan.per_block]:
+        for name in [plan.name for plan in self.record.plans if not plan.per_block]:
             arrays.remove(self._array(name), 0)
         for plan in array_plans(self.record, self.grid):
             array = self._array(plan.name)

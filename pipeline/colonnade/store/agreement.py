@@ -9,31 +9,17 @@ import numpy as np
 import zarr
 
 from colonnade.errors import StoreError, shown
-from colonnade.layout import ArrayPlan, Grid, Shapes, nonfinite_plan
-from colonnade.products import make_arrays
+from colonnade.layout import ArrayPlan, Grid, nonfinite_plan
 from colonnade.store import arrays
 from colonnade.store.opening import KEY, REMEDY, why
 from colonnade.store.record import Record
 
-__all__ = ["array_plans", "check", "product_plans", "shapes"]
-
-
-def shapes(record: Record, grid: Grid) -> Shapes:
-    """Sizes of what a store holds, in a grid of its blocks."""
-    network = record.network
-    return Shapes(grid.columns, network.inputs, network.hidden, network.outputs)
-
-
-def product_plans(record: Record, grid: Grid) -> tuple[ArrayPlan, ...]:
-    """Plan the arrays of a store's products."""
-    output = record.job.output
-    sizes = shapes(record, grid)
-    return make_arrays(sizes, output.products, output.dtype, grid, output.layout)
+__all__ = ["array_plans", "check"]
 
 
 def array_plans(record: Record, grid: Grid) -> tuple[ArrayPlan, ...]:
-    """Plan the arrays of a store, but for the weights."""
-    return (*product_plans(record, grid), nonfinite_plan(grid))
+    """Plan the arrays of a store, but for the weights, in a grid of its blocks."""
+    return (*record.plans_in(grid), nonfinite_plan(grid))
 
 
 def check(path: str, record: Record, array: Callable[[str], zarr.Array[Any]]) -> None:
@@ -62,7 +48,7 @@ def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[s
     """Say which array is another one, and in what."""
     grid = record.grid
     weights = arrays.weights_plans(
-        shapes(record, grid), "float64" if array("W1").dtype == np.float64 else "float32"
+        record.shapes, "float64" if array("W1").dtype == np.float64 else "float32"
     )
     planned = [*array_plans(record, grid), *weights]
     # While a store is made longer, an array may have the shape that it had

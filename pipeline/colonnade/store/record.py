@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -31,7 +29,6 @@ __all__ = [
     "input_record",
     "network_record",
     "ranges",
-    "versions",
 ]
 
 FORMAT: Literal[3] = 3
@@ -181,6 +178,25 @@ class Record(BaseModel):
         if self.growth is None or self.growth.resized:
             return None
         return replace(self.grid, columns=self.growth.columns)
+
+    @property
+    def shapes(self) -> Shapes:
+        """Sizes of what the store holds."""
+        return self._shapes(self.grid)
+
+    @property
+    def plans(self) -> tuple[ArrayPlan, ...]:
+        """The arrays that a run makes."""
+        return self.plans_in(self.grid)
+
+    def plans_in(self, grid: Grid) -> tuple[ArrayPlan, ...]:
+        """Plan the arrays that a run makes, in a grid of the store's blocks."""
+        output = self.job.output
+        return make_arrays(self._shapes(grid), output.products, output.dtype, grid, output.layout)
+
+    def _shapes(self, grid: Grid) -> Shapes:
+        network = self.network
+        return Shapes(grid.columns, network.inputs, network.hidden, network.outputs)
 
     def require_shapes(self) -> None:
         """Raise IncompleteError where the arrays' lengths differ, because the store is growing."""
@@ -349,9 +365,3 @@ def input_record(columns: Columns, most: int | None = None) -> InputRecord:
         dtype=columns.dtype.name,
         storage=columns.storage,
     )
-
-
-def versions() -> dict[str, str]:
-    """Tell what makes this store."""
-    packages: Iterable[str] = ("colonnade", "numpy", "zarr", "dask")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

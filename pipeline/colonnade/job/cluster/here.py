@@ -1,27 +1,19 @@
-"""The section `cluster` of a job file: a kind of cluster each, with settings of its own."""
+"""Clusters that need no deployment: this machine's, and one that runs already."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Discriminator, Tag, model_validator
+from pydantic import model_validator
 
-from colonnade.job.values import Address, Count, Seconds, Size, Whole
+from colonnade.job.cluster.base import Cluster, placed
+from colonnade.job.values import Address, Count, Size, Whole
 from colonnade.locations import FilePath, Settings
 
-__all__ = ["AddressCluster", "ClusterSettings", "LocalCluster", "TlsSettings"]
+__all__ = ["AddressCluster", "LocalCluster", "TlsSettings"]
 
 
-class _Cluster(Settings):
-    timeout: Seconds = 60
-    """Seconds to wait for the scheduler and for workers, at the start and whenever all are gone."""
-    # Slurm and Kubernetes kill 30 s after SIGTERM, and closing a cluster takes some of them
-    grace: Seconds = 20
-    """Seconds that blocks in flight may take to finish when a signal stops the run."""
-
-
-class LocalCluster(_Cluster):
+class LocalCluster(Cluster):
     """Worker processes on this machine."""
 
     kind: Literal["local"] = "local"
@@ -45,7 +37,7 @@ class TlsSettings(Settings):
     """The client's private key."""
 
 
-class AddressCluster(_Cluster):
+class AddressCluster(Cluster):
     """A Dask scheduler that runs already."""
 
     kind: Literal["address"]
@@ -63,14 +55,9 @@ class AddressCluster(_Cluster):
             raise ValueError("tls: certificates are for an address of tls:// or wss://")
         return self
 
-
-def _kind(given: Any) -> str:
-    if isinstance(given, Mapping):
-        return str(given.get("kind", "local"))
-    return str(getattr(given, "kind", "local"))
-
-
-ClusterSettings = Annotated[
-    Annotated[LocalCluster, Tag("local")] | Annotated[AddressCluster, Tag("address")],
-    Discriminator(_kind),
-]
+    def located(self) -> Self:
+        """Return the settings with the certificates' paths made absolute."""
+        if self.tls is None:
+            return self
+        tls = placed(self.tls, *TlsSettings.model_fields)
+        return self.model_copy(update={"tls": tls})

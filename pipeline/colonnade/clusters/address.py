@@ -1,0 +1,82 @@
+"""A Dask scheduler that runs already."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import distributed
+
+from colonnade.clusters.base import Deployment
+from colonnade.errors import ClusterError
+from colonnade.job import AddressCluster
+from colonnade.plan import Capacity
+
+__all__ = ["capacity", "deploy"]
+
+# Seconds of one attempt at reaching a scheduler. A client keeps this for its life: so long it looks
+# for a scheduler that it has lost, in vain, since that has forgotten all of the run's blocks
+_CONNECT = 5.0
+
+
+def capacity(settings: AddressCluster) -> Capacity:
+    """Tell what is known without reaching it."""
+    return Capacity(settings.workers, 1, None)
+
+
+@contextmanager
+def deploy(settings: AddressCluster) -> Iterator[Deployment]:
+    """Reach the scheduler, and leave it."""
+    with _client(settings) as client:
+        yield Deployment(client, settings.address)
+
+
+def _client(settings: AddressCluster) -> distributed.Client:
+    security = _security(settings)
+    end = time.monotonic() + settings.timeout
+    while True:
+        left = end - time.monotonic()
+        try:
+            return distributed.Client(
+                settings.address, timeout=min(_CONNECT, max(left, 0.1)), security=security
+            )
+        except (TimeoutError, OSError, ValueError) as error:
+            if left > _CONNECT and not isinstance(error, ValueError):
+                continue
+            doubt = (
+                "One that speaks TLS has the address tls://…."
+                if security is None
+                else "It may not know the certificates (cluster.tls)."
+            )
+            raise ClusterError(
+                f"no Dask scheduler answers at {settings.address} within {settings.timeout:g} s "
+                f"(cluster.address): {str(error).rstrip('.')}. {doubt}"
+            ) from error
+
+
+def _security(settings: AddressCluster) -> distributed.Security | None:
+    """Gather the certificates for an encrypted address."""
+    if not settings.address.startswith(("tls://", "wss://")):
+        return None
+    tls = settings.tls
+    try:
+        if tls is None:
+            security = distributed.Security(require_encryption=True)
+        else:
+            security = distributed.Security(
+                tls_ca_file=tls.ca_file,
+                tls_client_cert=tls.cert,
+                tls_client_key=tls.key,
+                require_encryption=True,
+            )
+        found = security.get_connection_args("client")["ssl_context"]
+    except OSError as error:
+        told = f"the certificates cannot be read (cluster.tls): {error}"
+        raise ClusterError(told) from error
+    if found is None:
+        raise ClusterError(
+            f"{settings.address} asks for certificates: name them in cluster.tls (ca_file, cert, "
+            "key), or in Dask's configuration (distributed.comm.tls)."
+        )
+    return security

@@ -1,0 +1,58 @@
+"""A cluster that a Dask Gateway starts, by dask-gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from colonnade.clusters.base import Deployment, library, refusal
+from colonnade.job import GatewayCluster
+from colonnade.plan import Capacity
+
+__all__ = ["capacity", "deploy"]
+
+
+def capacity(settings: GatewayCluster) -> Capacity:
+    """Tell what is known without asking the gateway."""
+    return Capacity(settings.size, 1, None)
+
+
+@contextmanager
+def deploy(settings: GatewayCluster) -> Iterator[Deployment]:
+    """Ask the gateway for a cluster, and stop it."""
+    kind = library("dask_gateway", "gateway").GatewayCluster
+    # In two steps, to have hold of one that does not start
+    cluster = kind.__new__(kind)
+    with _closing(cluster):
+        try:
+            cluster.__init__(
+                address=settings.address,
+                proxy_address=settings.proxy_address,
+                auth=settings.auth,
+                **settings.options,
+            )
+        # Whatever the gateway, or what it starts, may say
+        except Exception as error:
+            raise refusal(f"no cluster from {settings.address} (cluster)", error) from error
+        with cluster.get_client(set_as_default=False) as client:
+            if settings.adaptive is None:
+                cluster.scale(settings.size)
+            else:
+                cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
+            yield Deployment(client, settings.address)
+
+
+@contextmanager
+def _closing(cluster: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        gateway = getattr(cluster, "gateway", None)
+        if gateway is not None:
+            cluster.close()
+            # Its finaliser would close it as well: in vain where that is done, and for ever where
+            # it is called in the thread of its own loop
+            runner = vars(gateway).pop("_loop_runner")
+            if runner.is_started():
+                runner.stop()

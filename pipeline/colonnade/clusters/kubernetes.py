@@ -1,0 +1,87 @@
+"""Pods that Dask's operator for Kubernetes starts, by dask-kubernetes."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import distributed
+
+from colonnade.clusters.base import Deployment, library, refusal
+from colonnade.job import KubernetesCluster
+from colonnade.plan import Capacity
+
+__all__ = ["capacity", "deploy", "namespace", "specification"]
+
+_SCHEDULER = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def capacity(settings: KubernetesCluster) -> Capacity:
+    """Tell what the pods will give."""
+    return Capacity(settings.size, settings.cores, settings.memory)
+
+
+@contextmanager
+def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
+    """Create a DaskCluster, and delete it."""
+    operator = library("dask_kubernetes.operator", "kubernetes")
+    name = f"colonnade-{uuid.uuid4().hex[:8]}"
+    try:
+        cluster = operator.KubeCluster(
+            custom_cluster_spec=specification(settings, name),
+            namespace=namespace(settings),
+            resource_timeout=math.ceil(settings.timeout),
+            quiet=True,
+        )
+    # Whatever the cluster's server or its libraries may say
+    except Exception as error:
+        where = settings.namespace or "the context's namespace"
+        raise refusal(f"no cluster in {where} of Kubernetes (cluster)", error) from error
+    with cluster, distributed.Client(cluster, set_as_default=False) as client:
+        if settings.adaptive is not None:
+            cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
+        yield Deployment(client, f"Kubernetes ({cluster.namespace}/{name})")
+
+
+def namespace(settings: KubernetesCluster) -> str | None:
+    """Tell the job's namespace, or within a pod the pod's own; None for the context's."""
+    # kr8s takes "default" for a pod's
+    if settings.namespace is None and _OWN_NAMESPACE.is_file():
+        return _OWN_NAMESPACE.read_text().strip()
+    return settings.namespace
+
+
+def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:
+    """Write the DaskCluster that the operator is asked for."""
+    operator = library("dask_kubernetes.operator", "kubernetes")
+    memory = str(settings.memory)
+    resources = {"cpu": str(settings.cores), "memory": memory}
+    spec: dict[str, Any] = operator.make_cluster_spec(
+        name,
+        image=settings.image,
+        n_workers=settings.size,
+        resources={"requests": resources, "limits": resources},
+        env=dict(settings.env),
+        worker_command=[
+            "dask", "worker", "--nthreads", str(settings.cores), "--memory-limit", memory,
+        ],
+    )  # fmt: skip
+    # Not a worker's, which may be a whole node
+    spec["spec"]["scheduler"]["spec"]["containers"][0]["resources"] = _SCHEDULER
+    # A dask-scheduler is in no image with a Dask of today
+    arguments = spec["spec"]["scheduler"]["spec"]["containers"][0]["args"]
+    if arguments[0] == "dask-scheduler":
+        arguments[:1] = ["dask", "scheduler"]
+    for part in ("scheduler", "worker"):
+        pod = spec["spec"][part]["spec"]
+        if settings.service_account is not None:
+            pod["serviceAccountName"] = settings.service_account
+        pod["containers"][0]["envFrom"] = [
+            {"secretRef": {"name": secret}} for secret in settings.env_from_secrets
+        ]
+    return spec

@@ -1,0 +1,177 @@
+"""Workers that are jobs of a batch queue, by dask-jobqueue; the scheduler is in this process."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import distributed
+from distributed.core import Status
+
+from colonnade.clusters.base import Deployment, library
+from colonnade.errors import ClusterError, reason, shown
+from colonnade.job import QueueCluster
+from colonnade.plan import Capacity
+
+__all__ = ["arguments", "capacity", "deploy"]
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """A batch queue: its name, its class in dask-jobqueue, and what differs in their words."""
+
+    name: str
+    cluster: str
+    submit: str
+    ask: tuple[str, ...]
+    account: str = "account"
+    seconds: bool = True
+
+
+_QUEUES = {
+    "slurm": _Queue(
+        "Slurm", "SLURMCluster", "sbatch",
+        ("squeue", "--noheader", "--states=all", "--format=%i %T %r", "--jobs={ids}"),
+    ),
+    "pbs": _Queue("PBS", "PBSCluster", "qsub", ("qstat", "{each}")),
+    "sge": _Queue("Grid Engine", "SGECluster", "qsub", ("qstat",), "project"),
+    "lsf": _Queue("LSF", "LSFCluster", "bsub", ("bjobs", "{each}"), "project", seconds=False),
+}  # fmt: skip
+# A worker leaves before its job's time is up, and not all of them at once: as parts of that time,
+# and in seconds at the most
+_STAGGER, _LONGEST_STAGGER = 1 / 20, 300
+# Seconds that a queue has to tell of its jobs
+_PATIENCE = 10
+
+
+def capacity(settings: QueueCluster) -> Capacity:
+    """Tell what the jobs will give."""
+    return Capacity(settings.size, settings.cores, settings.memory)
+
+
+@contextmanager
+def deploy(settings: QueueCluster) -> Iterator[Deployment]:
+    """Submit a job for each worker, and cancel them."""
+    queue = _QUEUES[settings.kind]
+    jobqueue = library("dask_jobqueue", "jobqueue")
+    if shutil.which(queue.submit) is None:
+        raise ClusterError(
+            f"there is no {queue.submit} on this machine: start the run where {queue.name} takes "
+            "jobs (cluster.kind)."
+        )
+    try:
+        if settings.log_directory is not None:
+            Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            # The dashboard's port is taken by another run: it takes another, which we print
+            warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
+            cluster = getattr(jobqueue, queue.cluster)(**arguments(settings))
+    # An interface that is not there, a directory for logs that cannot be made
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ClusterError(f"no cluster in {queue.name}: {_told(error)}.") from error
+    with _closing(cluster), distributed.Client(cluster, set_as_default=False) as client:
+        try:
+            cluster.sync(_submitted, cluster, settings)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"{queue.name} takes no job: {_told(error)}.") from error
+
+        def replace() -> None:
+            _forget_refused(cluster)
+            # Jobs that have gone are submitted again; one that adapts sees to that by itself
+            if settings.adaptive is None:
+                cluster.scale(settings.size)
+
+        def trouble() -> str:
+            return _trouble(queue, cluster, settings.log_directory)
+
+        yield Deployment(client, queue.name, replace, trouble)
+
+
+def arguments(settings: QueueCluster) -> dict[str, Any]:
+    """Tell dask-jobqueue what the job says; what it does not say is the site's."""
+    queue = _QUEUES[settings.kind]
+    stagger = min(settings.walltime * _STAGGER, _LONGEST_STAGGER)
+    given = {
+        "queue": settings.queue,
+        queue.account: settings.account,
+        "walltime": _clock(settings.walltime, seconds=queue.seconds),
+        "cores": settings.cores,
+        "processes": 1,
+        "memory": settings.memory,
+        "job_name": "colonnade",
+        "job_extra_directives": list(settings.job_extra_directives) or None,
+        "job_script_prologue": list(settings.job_script_prologue) or None,
+        "interface": settings.interface,
+        "log_directory": settings.log_directory,
+        "local_directory": settings.local_directory,
+        "python": settings.python,
+        "worker_extra_args": [
+            "--lifetime", f"{settings.walltime - 2 * stagger:.0f}s",
+            "--lifetime-stagger", f"{stagger:.0f}s",
+        ],
+    }  # fmt: skip
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _clock(time: int, *, seconds: bool) -> str:
+    """Write a time as HH:MM:SS; LSF takes HH:MM."""
+    if not seconds:
+        time = -(-time // 60) * 60
+    text = f"{time // 3600:02}:{time // 60 % 60:02}"
+    return f"{text}:{time % 60:02}" if seconds else text
+
+
+@contextmanager
+def _closing(cluster: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        _forget_refused(cluster)
+        cluster.close()
+
+
+def _forget_refused(cluster: Any) -> None:
+    """Let go of jobs that the queue has not taken: Dask holds them for started."""
+    for name in [name for name, job in cluster.workers.items() if job.job_id is None]:
+        cluster.workers.pop(name).status = Status.failed
+
+
+async def _submitted(cluster: Any, settings: QueueCluster) -> None:
+    """Submit the jobs, and raise what the queue says to that."""
+    cluster.scale(settings.size)
+    await cluster
+    if settings.adaptive is not None:
+        cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
+
+
+def _trouble(queue: _Queue, cluster: Any, logs: str | None) -> str:
+    """Tell the jobs, what the queue says of them, and where their logs lie."""
+    ids = [job.job_id for job in cluster.workers.values() if job.job_id]
+    if not ids:
+        return f" {queue.name} has none of its jobs."
+    command: list[str] = []
+    for word in queue.ask:
+        command += ids if word == "{each}" else [word.format(ids=",".join(ids))]
+    try:
+        asked = subprocess.run(  # noqa: S603 (the queue's own command, and numbers it has given)
+            command, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+        said = "; ".join((asked.stdout.strip() or asked.stderr.strip()).splitlines())
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said = str(error)
+    return (
+        f" Of the jobs {', '.join(ids)} {queue.name} says: {shown(said, 300)}. Their logs are in "
+        f"{logs or Path.cwd()}."
+    )
+
+
+def _told(error: Exception) -> str:
+    """Tell what a command of the queue has said, of what dask-jobqueue tells of its failure."""
+    _, found, said = str(error).partition("stderr:\n")
+    return reason(RuntimeError(said) if found else error).rstrip(".")
