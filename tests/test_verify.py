@@ -535,7 +535,7 @@ def test_a_run_that_meets_damage_at_its_end_names_the_remedy(make, tmp_path) -> 
     cn.run(job)
     whole = bits(tmp_path / "out.zarr")
     (tmp_path / "out.zarr" / "jacobian" / "c.4.0.0").unlink()
-    (tmp_path / "out.zarr" / "slope_sum" / "c.2.0").write_bytes(b"x")
+    (tmp_path / "out.zarr" / "mean_blocks" / "c.2.0.0").write_bytes(b"x")
     with pytest.raises(IncompleteError, match=r"damaged: .* --repair JOB"):
         cn.run(job)
     cn.run(job, repair=True)
