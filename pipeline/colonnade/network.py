@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -17,16 +16,15 @@ from colonnade.activations import Activation, activation
 from colonnade.errors import NetworkError, UsageError
 from colonnade.locations import Options
 from colonnade.weights import (
-    SHAPES,
     Chain,
     Given,
     Scaling,
     array_names,
-    described,
     estimator_weights,
     load_weights,
     told_sigma,
 )
+from colonnade.weights.shapes import as_array, check_shapes, common_dtype
 
 __all__ = ["GivenActivation", "Layer", "Network", "array_names"]
 
@@ -120,12 +118,12 @@ class Network:
     ) -> None:
         names = array_names(len(layers))
         given = {
-            name: _as_array(name, array)
+            name: as_array(name, array)
             for name, array in zip(names, (a for layer in layers for a in layer), strict=True)
             if array is not None or name[0] == "W"
         }
-        _check_shapes(given, len(layers))
-        dtype = _common_dtype(given)
+        check_shapes(given, len(layers))
+        dtype = common_dtype(given)
         arrays = []
         for name in names:
             array = given.get(name)
@@ -377,48 +375,3 @@ def _as_activation(given: GivenActivation) -> Activation:
             f"an activation is a name, or a mapping with a name and its parameters, not {given!r}"
         )
     return activation(**given)
-
-
-def _as_array(name: str, given: ArrayLike | None) -> NDArray[Any]:
-    try:
-        return np.asarray(given)
-    except ValueError as error:
-        raise NetworkError(f"{name} is no array of numbers: {error}") from error
-
-
-def _check_shapes(arrays: Mapping[str, NDArray[Any]], count: int) -> None:
-    weights = [arrays[f"W{i}"] for i in range(1, count + 1)]
-    matrices = count > 0 and all(W.ndim == 2 and min(W.shape) > 0 for W in weights)
-    if (
-        matrices
-        and all(after.shape[1] == before.shape[0] for before, after in pairwise(weights))
-        and all(
-            array.shape == arrays[f"W{name[1:]}"].shape[:1]
-            for name, array in arrays.items()
-            if name[0] == "b"
-        )
-    ):
-        return
-    hints = []
-    for i, (before, after) in enumerate(pairwise(weights), start=1):
-        if before.ndim == after.ndim == 2 and after.shape[1] != before.shape[0]:
-            hints.append(
-                f"W{i + 1} has {after.shape[1]} columns where W{i} has {before.shape[0]} rows "
-                "(hidden units)"
-            )
-            if after.shape[0] == before.shape[1]:
-                hints.append("both may be stored input × output: transpose them")
-    hint = f" {'; '.join(hints)}." if hints else ""
-    raise NetworkError(
-        f"these shapes are not those of a network: {described(arrays) or 'no layer'}; "
-        f"expected {SHAPES}, none of them empty.{hint}"
-    )
-
-
-def _common_dtype(arrays: Mapping[str, NDArray[Any]]) -> np.dtype[Any]:
-    for name, array in arrays.items():
-        if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
-            raise NetworkError(
-                f"{name} is of type {array.dtype}; weights are real numbers of up to 64 bits."
-            )
-    return np.result_type(np.float32, *(array.dtype for array in arrays.values()))

@@ -8,7 +8,7 @@ from typing import Any
 
 from colonnade.errors import IncompleteError, InputError
 from colonnade.layout import Grid
-from colonnade.store.record import ranges
+from colonnade.store.status import ranges
 
 __all__ = ["Failure", "Verification"]
 

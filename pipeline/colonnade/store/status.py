@@ -1,0 +1,139 @@
+"""How far a store is, for people and for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from colonnade.errors import shown
+from colonnade.store.lease import Holder
+from colonnade.store.record import Record
+from colonnade.words import format_seconds
+
+__all__ = ["Status", "ranges"]
+
+_TOLD = {"created", "finished", "folded", "growth", "nonfinite", "versions", "job"}
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a store is."""
+
+    path: str
+    record: Record
+    missing: tuple[int, ...]
+    holder: Holder | None
+
+    @property
+    def state(self) -> str:
+        """writing, complete, or damaged: it was complete, and blocks have gone since."""
+        damaged = self.missing and self.record.state == "complete"
+        return "damaged" if damaged else self.record.state
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Of the blocks that are missing, the first that the last run could not compute, and why.
+
+        None where a run was killed, or is at work.
+        """
+        missing = set(self.missing)
+        return {f.block: f.cause for f in self.record.failed if f.block in missing}
+
+    @property
+    def columns_done(self) -> int:
+        """Columns that are there."""
+        return self.record.grid.columns - self.record.grid.count(self.missing)
+
+    @property
+    def progress(self) -> str:
+        """How much is there, in words."""
+        grid = self.record.grid
+        return (
+            f"{grid.blocks - len(self.missing):,} of {grid.blocks:,} blocks are there "
+            f"({self.columns_done:,} of {grid.columns:,} columns)"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the status as plain values, for JSON."""
+        record, grid = self.record, self.record.grid
+        return {
+            "path": self.path,
+            "state": self.state,
+            "columns": grid.columns,
+            "columns_done": self.columns_done,
+            "blocks": grid.blocks,
+            "blocks_done": grid.blocks - len(self.missing),
+            "missing": list(self.missing),
+            "failed": [
+                {"block": block, "start": bounds[0], "stop": bounds[1], "cause": cause}
+                for block, cause in self.failed.items()
+                for bounds in [grid.bounds(block)]
+            ],
+            "held_by": self._holder,
+            **record.model_dump(mode="json", include=_TOLD),
+        }
+
+    @property
+    def _holder(self) -> dict[str, Any] | None:
+        held = self.holder
+        return (
+            None
+            if held is None
+            else {**asdict(held), "seconds_silent": held.silent, "gone": held.is_gone}
+        )
+
+    def __str__(self) -> str:
+        record, grid = self.record, self.record.grid
+        output, network = record.job.output, record.network
+        done, columns = grid.blocks - len(self.missing), self.columns_done
+        lines = [
+            f"store     {self.path}, {self.state}",
+            f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
+            f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
+            (
+                f"network   n = {network.inputs}, m = {network.told}, "
+                f"q = {network.outputs}, {record.job.network.told}; {record.job.network.weights}"
+            ),
+            f"input     {record.job.input.path}"
+            + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
+            f"made      {record.created} by colonnade {record.versions.get('colonnade')}"
+            + (f", finished {record.finished}" if record.finished else ""),
+        ]
+        labels = record.labels
+        named = [*labels.names, *labels.copied]
+        if named or labels.left_out:
+            words = [f"coordinates of {', '.join(named)}"] if named else []
+            words += [f"left out {shown(word, 200)}" for word in labels.left_out]
+            lines.insert(-1, f"labels    {'; '.join(words)}")
+        if record.folded:
+            lines.insert(4, f"folded    into the layers: {'; '.join(record.folded)}")
+        if record.growth:
+            lines.append(f"grown     {record.growth}")
+        if self.missing:
+            lines.insert(2, f"missing   blocks {ranges(self.missing)}")
+        lines += [
+            f"failed    block {block}: {shown(cause, 500)}" for block, cause in self.failed.items()
+        ]
+        if self.holder:
+            silent = self.holder.silent
+            heard = (
+                "" if silent is None else f", last heard of {format_seconds(max(silent, 0))} ago"
+            )
+            told = ", which is dead" if self.holder.is_gone else heard
+            lines.insert(1, f"held by   {self.holder}{told}")
+        return "\n".join(lines)
+
+
+def ranges(numbers: Iterable[int], bounds: Callable[[int], tuple[int, int]] | None = None) -> str:
+    """Write ascending numbers as people do: 3–7, 12; or what lies within their `bounds`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    if bounds is not None:
+        runs = [[bounds(a)[0], bounds(b)[1] - 1] for a, b in runs]
+    told = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
+    return ", ".join(told[:20]) + (f" and {len(told) - 20} more runs" if len(told) > 20 else "")
