@@ -55,7 +55,7 @@ class Recovered(BackendArray):
     """
 
     def __init__(self, store: Store) -> None:
-        shapes = store.shapes
+        shapes = store.record.shapes
         self.shape = (shapes.p, shapes.q, shapes.n)
         self.dtype = np.dtype(store.record.job.output.dtype)
         self._source = Source.of(store)

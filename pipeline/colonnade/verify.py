@@ -189,7 +189,7 @@ class _Checks:
         """Read a block's shards, and compare its columns that were chosen."""
         kept: dict[int, dict[str, NDArray[Any]]] = {k: {} for k in self.chosen.get(block, [])}
         parts: dict[str, NDArray[Any]] = {}
-        for plan in (plan for plan in self.store.plans if plan.per_block):
+        for plan in (plan for plan in self.store.record.plans if plan.per_block):
             of_columns = plan.dimensions[0] == "column"
             for start, rows in self._shard(plan.name, block):
                 self._gather(plan.name, rows)
@@ -218,7 +218,7 @@ class _Checks:
         """Check what was written at the end, against the parts of all blocks."""
         store, grid = self.store, self.store.grid
         if not store.is_whole():
-            absent = [plan.name for plan in store.plans if store.is_absent(plan)]
+            absent = [plan.name for plan in store.record.plans if store.is_absent(plan)]
             for name in absent:
                 self._fail(name, None, "it is missing")
             return

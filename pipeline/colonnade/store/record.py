@@ -11,8 +11,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, 
 from colonnade.columns import Columns
 from colonnade.errors import IncompleteError, shown
 from colonnade.job import Job
-from colonnade.layout import Grid
+from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.network import Network
+from colonnade.products import make_arrays
 from colonnade.store.history import MOST_RUNS, RunRecord
 from colonnade.store.lease import Holder
 from colonnade.words import format_seconds
