@@ -257,7 +257,8 @@ def test_documents_that_are_none(made, store: Path, name: str, content: Any) -> 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-@pytest.mark.parametrize("name", ["jacobian/c.3.0.0", "norm/c.1", "mean_blocks/c.2.0.0", "mean/c.0.0",
+@pytest.mark.parametrize("name", ["jacobian/c.3.0.0", "norm/c.1", "mean_blocks/c.2.0.0",
+                                   "mean/c.0.0",
                                   "nonfinite/c.4", "W1/c/0/0"])  # fmt: skip
 def test_what_is_stored_is_no_pipe(made, store: Path, name: str, kind: str, monkeypatch) -> None:
     """Whoever opens a pipe waits for its writer; none ever comes."""
