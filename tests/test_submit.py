@@ -178,7 +178,10 @@ def test_the_nightly_entry(slurm: Slurm, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["slurm", "pbs", "sge", "lsf"])
-def test_what_a_queue_is_given(job_file: JobFile, tmp_path: Path, kind: str) -> None:
+def test_what_a_queue_is_given(
+    job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setenv("COLONNADE_DATE", "2026-03-01T23:59:00Z")
     needs("shellcheck", "apt-get install shellcheck")
     cluster = {
         "kind": kind, "memory": "3 GiB", "cores": 7, "queue": "long", "account": "me",
@@ -196,6 +199,8 @@ def test_what_a_queue_is_given(job_file: JobFile, tmp_path: Path, kind: str) -> 
     # Of the run's own process, not of a worker
     assert not re.search(r"\b7\b", told)
     assert f"colonnade run {path} --set 'output.path=a b.zarr' &" in done.stdout
+    # Queued again after midnight, it goes on with the same store
+    assert "\nexport COLONNADE_DATE=2026-03-01T23:59:00+00:00\n" in done.stdout
     script = tmp_path / "script.sh"
     script.write_text(done.stdout)
     checked = subprocess.run(
@@ -240,8 +245,9 @@ KUBERNETES = {
 }  # fmt: skip
 
 
-def test_what_kubernetes_is_given(job_file: JobFile) -> None:
-    path = job_file(cluster=KUBERNETES, output={"path": "s3://bucket/a$$b.zarr"})
+def test_what_kubernetes_is_given(job_file: JobFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLONNADE_DATE", "2026-03-01T23:59:00Z")
+    path = job_file(cluster=KUBERNETES, output={"path": "s3://bucket/{date}/a$$b{{c}}.zarr"})
     done = colonnade("submit", path, "--print", "--set", "output.dtype=float64")
     assert done.returncode == 0, done.stderr
     config_map, manifest = yaml.safe_load_all(done.stdout)
@@ -257,8 +263,11 @@ def test_what_kubernetes_is_given(job_file: JobFile) -> None:
     assert container["env"] == [{"name": "PRICE", "value": "$5"}]
     assert container["envFrom"] == [{"secretRef": {"name": "bucket"}}]
     # What the pod reads is the job as it was given here
-    there = load_job(yaml.safe_load(config_map["data"]["job.yaml"]))
-    assert there == load_job(path, ["output.dtype=float64"])
+    here = load_job(path, ["output.dtype=float64"])
+    assert here.output.path == "s3://bucket/2026-03-01/a$b{c}.zarr"
+    # and of its own night
+    monkeypatch.setenv("COLONNADE_DATE", "2026-03-02")
+    assert load_job(yaml.safe_load(config_map["data"]["job.yaml"])) == here
 
 
 def test_a_kubernetes_that_is_not_here(

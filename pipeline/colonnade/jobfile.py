@@ -20,7 +20,7 @@ from colonnade import locations, pathfields
 from colonnade.errors import JobError, reason, shown
 from colonnade.job import Job
 
-__all__ = ["JobLike", "load_job"]
+__all__ = ["JobLike", "load_job", "unexpanded"]
 
 # A job takes some hundreds of bytes; what has more than this would take time and memory
 _MOST_BYTES = 2**16
@@ -48,7 +48,7 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
     origin, name = "job", None
     if isinstance(source, Job):
         # Its variables and fields are expanded already
-        source = _each_text(source.model_dump(mode="json"), _unexpanded)
+        source = unexpanded(source.model_dump(mode="json"))
     elif not isinstance(source, Mapping):
         origin, name = str(source), Path(source).stem
         source = _read_yaml(Path(source))
@@ -188,6 +188,12 @@ def _each_text(value: Any, change: Callable[[str, str], str], path: str = "") ->
     if isinstance(value, list | tuple):
         return [_each_text(v, change, f"{path}.{i}") for i, v in enumerate(value)]
     return value
+
+
+def unexpanded(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Write a job's document so that `load_job` reads just that: nothing in it is expanded."""
+    written: dict[str, Any] = _each_text(document, _unexpanded)
+    return written
 
 
 def _unexpanded(text: str, path: str) -> str:

@@ -18,6 +18,7 @@ from colonnade.clusters.base import library
 from colonnade.clusters.kubernetes import namespace
 from colonnade.errors import ClusterError, IncompleteError, reason, shown
 from colonnade.job import Job, KubernetesCluster
+from colonnade.jobfile import unexpanded
 from colonnade.submit.base import PATIENCE, POLL
 
 __all__ = ["PodJob"]
@@ -136,8 +137,8 @@ class PodJob:
         return spec
 
     def _config_map(self) -> dict[str, Any]:
-        # A second expansion of variables, in the pod, must find none
-        document = _each_text(self._job.model_dump(mode="json", exclude_unset=True))
+        # A second expansion, in the pod, must find nothing to expand
+        document = unexpanded(self._job.model_dump(mode="json", exclude_unset=True))
         return {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -196,16 +197,6 @@ def _exit_status(pods: list[Any], before: int | None) -> int | None:
     if not ended:
         return before
     return int(max(ended, key=lambda found: found.finished_at).exit_code)
-
-
-def _each_text(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("$", "$$")
-    if isinstance(value, dict):
-        return {key: _each_text(below) for key, below in value.items()}
-    if isinstance(value, list):
-        return [_each_text(below) for below in value]
-    return value
 
 
 def _told(error: Exception) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from colonnade import pathfields
 from colonnade.clusters.base import library
 from colonnade.clusters.queues import arguments
 from colonnade.errors import ClusterError, IncompleteError, reason, shown
@@ -78,6 +79,8 @@ _SCRIPT = """\
 {header}
 {prologue}
 cd {directory} || exit
+# Queued again, the run goes on with the store of its first night
+export {date_variable}={date}
 status_file={log}-"${variable}".status
 rm -f "$status_file"
 # The queue's own signals reach the run as well: this shell stays, to tell how it ended
@@ -121,6 +124,8 @@ class BatchJob:
             header=self._header(),
             prologue="\n".join(self.settings.job_script_prologue),
             directory=shlex.quote(str(self.directory)),
+            date_variable=pathfields.VARIABLE,
+            date=pathfields.moment().isoformat(timespec="seconds"),
             log=shlex.quote(self._log),
             variable=self._queue.variable,
             warned=_WARNED if slurm else "",
