@@ -7,9 +7,11 @@ VENV ?= .venv
 demo: $(VENV)/.demo
 	$(VENV)/bin/colonnade run configs/digits.yaml
 
+# Tests wait a good deal: a process more than this machine's cores
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: $(VENV)/.test
 	$(VENV)/bin/colonnade run configs/digits.yaml
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 # A whole Kubernetes node, built from source: as root, on Debian, minutes at the first time
 test-kubernetes: $(VENV)/.test
@@ -33,6 +35,7 @@ bench: $(VENV)/.test
 	$(VENV)/bin/python tests/benchmarks/end_to_end.py
 	$(VENV)/bin/python tests/benchmarks/scale.py
 	$(VENV)/bin/python tests/benchmarks/columns.py
+	$(VENV)/bin/python tests/benchmarks/factored.py
 	$(VENV)/bin/python tests/benchmarks/store.py
 	$(VENV)/bin/python tests/benchmarks/store.py --chunks 16MiB --pipelines zarr fused zarrs
 	$(VENV)/bin/python tests/benchmarks/store.py --chunks 16MiB --codecs none lz4 zstd --bits all 12 8

@@ -15,7 +15,18 @@ from hypothesis import HealthCheck, settings
 import colonnade as cn
 import slurm as slurms
 from colonnade import Network
-from support import BAD_INPUTS, N, Q, bits, make_columns, make_network, needs, save_network
+from support import (
+    BAD_INPUTS,
+    SURVIVED,
+    TRIED,
+    N,
+    Q,
+    bits,
+    make_columns,
+    make_network,
+    needs,
+    save_network,
+)
 
 settings.register_profile(
     "default", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
@@ -29,10 +40,36 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "shared_cluster: jobs run on a cluster kept for all tests")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what one of several processes has counted over to the one that tells it."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["bad_inputs"] = (sorted(BAD_INPUTS.refused), BAD_INPUTS.tracebacks)
+        output["faults"] = (dict(TRIED), dict(SURVIVED))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", {})
+    refused, tracebacks = output.get("bad_inputs", ((), 0))
+    BAD_INPUTS.refused |= {*refused}
+    BAD_INPUTS.tracebacks += tracebacks
+    tried, survived = output.get("faults", ({}, {}))
+    TRIED.update(tried)
+    SURVIVED.update(survived)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if BAD_INPUTS.refused or BAD_INPUTS.tracebacks:
         tried, tracebacks = len(BAD_INPUTS.refused), BAD_INPUTS.tracebacks
         terminalreporter.write_line(f"bad inputs tried: {tried:,}, tracebacks: {tracebacks}")
+    if not TRIED:
+        return
+    terminalreporter.section("faults survived, of those tried")
+    for kind in sorted(TRIED):
+        terminalreporter.write_line(f"{SURVIVED[kind]:5} of {TRIED[kind]:5}  {kind}")
+    total = f"{SURVIVED.total():5} of {TRIED.total():5}  in all, of {len(TRIED)} kinds"
+    terminalreporter.write_line(total)
 
 
 @pytest.fixture

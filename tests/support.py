@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -157,6 +158,9 @@ class BadInputs:
 
 
 BAD_INPUTS = BadInputs()
+# Kind of fault -> how often it was tried; and how often all was well in the end
+TRIED: Counter[str] = Counter()
+SURVIVED: Counter[str] = Counter()
 
 
 def refusal(action: Callable[[], Any], given: Any = None) -> str:

