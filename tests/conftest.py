@@ -86,7 +86,7 @@ def X() -> np.ndarray:  # noqa: N802 (the letter of the mathematics)
 def shared_cluster() -> Iterator[dict[str, Any]]:
     """The settings of a cluster of two workers that is kept for all tests: none waits for it."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+        n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0"
     ) as cluster:
         yield {"kind": "address", "address": cluster.scheduler_address, "workers": 2}
 
@@ -128,7 +128,7 @@ def make_jobs(
                 "block_size": 13 * Q * N * 4,
                 "products": ["jacobian", "value", "norm", "mean"],
             },
-            "cluster": LOCAL if "kind" in sections.get("cluster", {}) else cluster,
+            "cluster": {**(LOCAL if "kind" in sections.get("cluster", {}) else cluster)},
         }
         for section, changes in sections.items():
             document[section] = {**document[section], **changes}
