@@ -522,7 +522,7 @@ def linked(file: Any, folder: Path) -> None:
         (lambda f, _: f.create_dataset("b", data=np.zeros(9**6), compression="gzip"), "chunked or"),
         (lies_elsewhere, "'b' lies in another file"),
         (virtual, "'b' lies in another file"),
-        (linked, "The file holds W1 (2, 2)"),
+        (linked, "the weights are of a single layer, W1"),
         (lambda f, _: f.attrs.update(model_config="[" * 50_000), "cannot be read as an HDF5 file"),
         (lambda f, _: f.attrs.update(model_config="{}"), "lack something"),
         (lambda f, _: f.attrs.update(model_config='{"class_name": "Sequential", "config": '

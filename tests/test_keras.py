@@ -107,6 +107,7 @@ def layered(keras: Any) -> dict[str, tuple[Any, tuple[str, ...]]]:
                   ("Normalization", "Rescaling", "BatchNormalization")),
         "thin": (sequential(keras, layers.BatchNormalization(scale=False, center=False),
                             layers.Activation("silu")), ("BatchNormalization",)),
+        "deeper": (sequential(keras, layers.Dense(2, "relu"), activation="tanh"), ()),
         "functional": (randomise(functional), ("Normalization", "BatchNormalization")),
     }  # fmt: skip
 
@@ -120,7 +121,7 @@ def test_layers(tmp_path, keras, suffix: str) -> None:
         network = Network.load(path)
         assert network.folded == folded
         check_network(network, X, *truth(model, X))
-        assert Network.load(path, network.activation).fingerprint == network.fingerprint
+        assert Network.load(path, network.activations).fingerprint == network.fingerprint
 
 
 def test_weights_alone(tmp_path, keras) -> None:
@@ -142,8 +143,6 @@ def test_models_that_are_none(tmp_path, keras) -> None:
         (sequential(keras, layers.PReLU()), "it has a PReLU, which is none"),
         (sequential(keras, layers.LayerNormalization()), "it has a LayerNormalization"),
         (sequential(keras, layers.ReLU(threshold=1.0)), "its ReLU has a threshold"),
-        (sequential(keras, layers.Dense(2, "relu"), activation="relu"),
-         "3 affine layers, 5 → 7 → 2 → 3, with relu, relu between them"),
         (keras.Model(inputs, layers.Dense(Q)(both)), "where one is known"),
         (keras.Model(inputs, [both, layers.Dense(Q)(both)]), "more than one input or output"),
         (keras.Sequential([inputs, layers.Dense(Q, "tanh")]), "its output passes through tanh"),

@@ -145,10 +145,16 @@ def test_estimators_that_are_no_network(estimator: Any, problem: str) -> None:
         Network.from_sklearn(estimator)
 
 
+def test_sklearn_of_any_depth(fitted) -> None:
+    _, X, Y = fitted
+    estimator = fit(mlp(hidden_layer_sizes=(M, 2)), X, Y)
+    network = Network.from_sklearn(estimator)
+    assert network.hidden == (M, 2)
+    np.testing.assert_allclose(cn.forward(network, X.T).T, estimator.predict(X), rtol=1e-12)
+
+
 def test_sklearn_networks_that_are_refused(fitted) -> None:
     _, X, Y = fitted
-    with pytest.raises(NetworkError, match="3 affine layers, 5 → 7 → 2 → 3, with relu, relu"):
-        Network.from_sklearn(fit(mlp(hidden_layer_sizes=(M, 2)), X, Y))
     with pytest.raises(NetworkError, match="it holds no affine layer"):
         Network.from_sklearn(fit(StandardScaler(), X, Y))
 
@@ -293,7 +299,7 @@ def test_a_job_takes_the_activation_and_scalers_from_the_file(tmp_path, fitted, 
     status = Store.open(document["output"]["path"]).status()
     assert status.record.folded == ("StandardScaler", "output_mean")
     assert "folded    into the layers: StandardScaler; output_mean" in str(status)
-    assert status.record.activation == {"name": "tanh"}
+    assert status.record.activations == {"name": "tanh"}
     # the same network, told otherwise, is the store's
     assert cn.run(document, ["network.activation=tanh"]).blocks_computed == 0
     assert cn.verify(document["output"]["path"]).sound

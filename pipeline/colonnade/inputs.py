@@ -18,6 +18,7 @@ from colonnade.network import Network
 from colonnade.order import cheapest
 from colonnade.plan import Capacity, Plan, Work
 from colonnade.planner import make_plan
+from colonnade.products import needs_blocks
 from colonnade.sources import Slopes, Source
 from colonnade.store import InputRecord, input_record
 from colonnade.tiles import STRIP, tile_columns
@@ -84,7 +85,13 @@ class Checked:
             x_itemsize=x_itemsize,
             x_chunk_columns=self.columns.chunk_columns,
             working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(network, output.dtype, tile, norm="norm" in output.products),
+            kernel_bytes=kernel_bytes(
+                network,
+                output.dtype,
+                tile,
+                norm="norm" in output.products,
+                blocks=needs_blocks(output.products, output.layout, elementwise=network.has_slopes),
+            ),
             strip_columns=STRIP,
             compression=output.compression,
             objects=is_url(output.path) or is_url(self.columns.path),

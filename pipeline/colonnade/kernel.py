@@ -63,7 +63,9 @@ def slope_numbers(network: Network) -> int:
     return sum(m * (1 + 2 * (rank or 0)) for m, rank in _ranks(network))
 
 
-def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, norm: bool = False) -> int:
+def kernel_bytes(
+    network: Network, dtype: DTypeLike, columns: int, *, norm: bool = False, blocks: bool = True
+) -> int:
     """Bytes that a `Kernel` keeps between blocks, shared by a process's threads.
 
     Parameters
@@ -73,6 +75,8 @@ def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, norm: bool
     norm
         Whether norms are asked for: an m × m matrix, and another one while it is made, where they
         are of slopes.
+    blocks
+        Whether blocks are formed: what they are made with is made when the first one is.
     """
     sizes, itemsize = network.sizes, np.dtype(dtype).itemsize
     weights = sum(layer.W.size for layer in network.layers)
@@ -87,6 +91,8 @@ def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, norm: bool
     if norm and network.has_slopes:
         n, m, q = sizes
         kept += (2 * m * m + m * (n + q)) * 8
+    if not blocks:
+        return kept
     product = cheapest(sizes)
     width = _width(product, itemsize, columns)
     for i, turned in _pairs(product):

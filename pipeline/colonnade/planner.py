@@ -16,7 +16,7 @@ from colonnade.layout import (
     make_grid,
 )
 from colonnade.plan import TASKS_PER_SECOND, Capacity, Plan, Work
-from colonnade.products import make_arrays, needs_blocks
+from colonnade.products import SLICE_BYTES, make_arrays, needs_blocks
 from colonnade.words import counted, format_bytes
 
 __all__ = ["make_plan"]
@@ -242,7 +242,9 @@ def _thread_memory(
         m, n, q = shapes.m, shapes.n, shapes.q
         # Their shards, and what they make those of, in float64
         outer = 2 * 8 * m * m if "gram" in products else 0
-        terms["products"] = parts + itemsize * 2 * columns + outer + 8 * (q * n + 3 * m * strip)
+        terms["products"] = (
+            parts + itemsize * 2 * columns + outer + 8 * q * n + 3 * min(SLICE_BYTES, 8 * m * strip)
+        )
     if "value" in products:
         terms["values"] = shapes.q * (itemsize * columns + 2 * working * strip)
     return terms

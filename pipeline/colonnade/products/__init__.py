@@ -19,11 +19,18 @@ from collections.abc import Mapping, Sequence
 from typing_extensions import override
 
 from colonnade.layout import ArrayPlan, Grid, Shapes
-from colonnade.products.base import Cut, Product, Rows
+from colonnade.products.base import SLICE_BYTES, Cut, Product, Rows
 from colonnade.products.norms import Norm, SpectralNorm
 from colonnade.products.statistics import Gram, MaxAbs, Mean, MeanAbs
 
-__all__ = ["PRODUCTS", "Product", "Rows", "make_arrays", "needs_blocks"]
+__all__ = [
+    "PRODUCTS",
+    "SLICE_BYTES",
+    "Product",
+    "Rows",
+    "make_arrays",
+    "needs_blocks",
+]
 
 
 class Jacobian(Product):

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from colonnade.kernel import Kernel
 from colonnade.layout import ArrayPlan, Grid, Shapes
 
-__all__ = ["Cut", "Product", "Rows", "slices", "weights"]
+__all__ = ["SLICE_BYTES", "Cut", "Product", "Rows", "slices", "weights"]
 
 # Bytes of float64 that a product works on at a time: about a core's second-level cache
-_SLICE_BYTES = 2**20
+SLICE_BYTES = 2**20
 
 
 class Rows:
@@ -156,6 +156,6 @@ def weights(kernel: Kernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 def slices(A: NDArray[Any], numbers: int) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield parts of A along its first axis, of which each takes that many numbers a row."""
-    width = max(1, _SLICE_BYTES // (8 * numbers))
+    width = max(1, SLICE_BYTES // (8 * numbers))
     for k in range(0, len(A), width):
         yield k, A[k : k + width]
