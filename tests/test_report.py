@@ -122,6 +122,17 @@ def test_of_a_store_that_is_not_whole(tmp_path: Path, job: Callable[..., dict[st
     assert "The store is not whole: 7 of 8 blocks" in page
 
 
+def test_of_a_damaged_store(tmp_path: Path, job: Callable[..., dict[str, Any]]) -> None:
+    path = Path(cn.run(job()).store)
+    shard = path / "jacobian" / "c.3.0.0"
+    content = bytearray(shard.read_bytes())
+    content[11] ^= 16
+    shard.write_bytes(content)
+    with pytest.raises(cn.StoreError, match=r"is damaged: .*checksum.*colonnade verify"):
+        cn.report(path, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_text_from_the_job_is_escaped(tmp_path: Path, job: Callable[..., dict[str, Any]]) -> None:
     evil = tmp_path / "<script>alert('x')<"
     evil.mkdir()

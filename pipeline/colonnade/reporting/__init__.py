@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from colonnade.errors import UsageError
+from colonnade.errors import StoreError, UsageError, reason
 from colonnade.locations import Options
 from colonnade.reporting import draw
 from colonnade.reporting.summary import Part, Summary, summarise
@@ -54,7 +54,13 @@ def report(
     UsageError
         The page cannot be written.
     """
-    page = _page(summarise(store, storage_options))
+    try:
+        page = _page(summarise(store, storage_options))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"{store} cannot be read, or is damaged: {reason(error).rstrip('.')}. colonnade verify "
+            "says where, and colonnade run --repair JOB computes it again."
+        ) from error
     path = Path(output)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
