@@ -148,6 +148,7 @@ class Plan:
     def __str__(self) -> str:
         shapes, grid, capacity = self.shapes, self.grid, self.capacity
         available = capacity.memory_per_worker
+        width = max(len(array.name) for array in self.arrays)
         lines = [
             (
                 f"columns   p = {shapes.p:,}; inputs n = {shapes.n:,}, "
@@ -169,7 +170,7 @@ class Plan:
             ),
             f"output    {format_bytes(self.output_bytes)} in all",
             *(
-                f"  {array.name:10} {' × '.join(map(str, array.dimensions)):24} "
+                f"  {array.name:{width}} {' × '.join(map(str, array.dimensions)):29} "
                 f"{' × '.join(f'{size:,}' for size in array.shape):24} "
                 f"{format_bytes(array.bytes)}"
                 for array in self.arrays
