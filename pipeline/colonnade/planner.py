@@ -115,6 +115,8 @@ def make_plan(
     )
     x_chunk = min(x_chunk_columns, shapes.p)
 
+    chunk = shapes.p if chunk_size == "auto" else max(1, chunk_size // column_bytes)
+
     def needed(columns: int) -> dict[str, int]:
         kept = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
         if objects:
@@ -134,7 +136,11 @@ def make_plan(
             tile_columns * shapes.q * shapes.n * itemsize if forms_blocks else 0,
             work,
         )
-        return kept | {t: capacity.threads_per_worker * size for t, size in terms.items()}
+        needs = {t: capacity.threads_per_worker * size for t, size in terms.items()}
+        if "tensor tile" in terms and columns % tile_columns == 0 and tile_columns <= chunk:
+            # Whole tiles are computed where they are stored: a last one may not be whole
+            needs["tensor tile"] = terms["tensor tile"]
+        return kept | needs
 
     kept = grid is not None
     if grid is None:
