@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from distributed import LocalCluster
 
 import colonnade as cn
 from colonnade.errors import IncompleteError, StoreError
@@ -24,16 +23,8 @@ SPOILT = {0: {2: np.nan}, 12: {0: np.inf, 4: np.nan}, 13: {4: -np.inf}, P - 1: {
 BLOCKS = {0: 2, 1: 1, 7: 1}
 
 
-@pytest.fixture(scope="module")
-def address():
-    with LocalCluster(
-        n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0", memory_limit=0
-    ) as cluster:
-        yield cluster.scheduler_address
-
-
 @pytest.fixture
-def make(job, tmp_path, address):
+def make(job, tmp_path):
     """Make a job whose X is spoilt."""
     X = make_columns()
     for k, values in SPOILT.items():
@@ -42,8 +33,7 @@ def make(job, tmp_path, address):
     np.save(tmp_path / "spoilt.npy", X)
 
     def make_job(**given: Any) -> dict[str, Any]:
-        document = job(input={"path": str(tmp_path / "spoilt.npy"), **given})
-        return {**document, "cluster": {"kind": "address", "address": address}}
+        return job(input={"path": str(tmp_path / "spoilt.npy"), **given})
 
     return make_job
 

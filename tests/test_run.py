@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import yaml
 import zarr
-from distributed import LocalCluster
 
 import colonnade as cn
 from colonnade.errors import (
@@ -35,29 +34,9 @@ pytestmark = pytest.mark.shared_cluster
 BLOCKS = 8
 
 
-@pytest.fixture(scope="module")
-def address():
-    """A scheduler that runs already: most runs here share it, to save the start of a cluster."""
-    with LocalCluster(
-        n_workers=2, threads_per_worker=2, dashboard_address="127.0.0.1:0", memory_limit=0
-    ) as cluster:
-        yield cluster.scheduler_address
-
-
 @pytest.fixture
-def shared(address: str) -> dict[str, Any]:
-    return {"kind": "address", "address": address, "workers": 2}
-
-
-@pytest.fixture
-def make(job, shared):
-    """Make a job on the shared cluster."""
-
-    def make_job(**sections: dict[str, Any]) -> dict[str, Any]:
-        document = job(**sections)
-        return {**document, "cluster": shared} if "cluster" not in sections else document
-
-    return make_job
+def make(job):
+    return job
 
 
 def test_a_local_cluster_of_the_size_asked(job, network, X) -> None:
@@ -454,9 +433,9 @@ def test_no_scheduler_at_the_address(job, tmp_path) -> None:
     assert not (tmp_path / "out.zarr").exists()
 
 
-def test_too_few_workers_at_the_address(make, shared, tmp_path) -> None:
+def test_too_few_workers_at_the_address(make, shared_cluster, tmp_path) -> None:
     with pytest.raises(ClusterError, match=r"2 of 3 workers of tcp:\S+ came within 0\.5 s"):
-        cn.run(make() | {"cluster": {**shared, "workers": 3, "timeout": 0.5}})
+        cn.run(make() | {"cluster": {**shared_cluster, "workers": 3, "timeout": 0.5}})
     assert not (tmp_path / "out.zarr").exists()
 
 

@@ -51,6 +51,13 @@ class Stored(ABC):
     def check(self) -> None:
         """Raise where it has gone or changed."""
 
+    def require(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        """Raise ValueError where what is there now has not the shape and type that it had."""
+        if (shape, dtype) != (self.shape, self.dtype):
+            raise ValueError(
+                f"it has changed: it was {self.shape} {self.dtype}, and is {shape} {dtype}"
+            )
+
     @property
     @abstractmethod
     def storage(self) -> dict[str, Any]:

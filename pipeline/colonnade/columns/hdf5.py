@@ -65,11 +65,7 @@ class Hdf5Stored(Stored):
         if not isinstance(found, h5py.Dataset):
             raise ValueError(f"there is no {shown(self.name)} any more")
         _check_dataset(found)
-        if (found.shape, found.dtype) != (self.shape, self.dtype):
-            raise ValueError(
-                f"it has changed: it was {self.shape} {self.dtype}, and is {found.shape} "
-                f"{found.dtype}"
-            )
+        self.require(found.shape, found.dtype)
         return found
 
 

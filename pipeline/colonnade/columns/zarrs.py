@@ -60,11 +60,7 @@ class ZarrStored(Stored):
         # Opened anew, under a millisecond, since the chunks of an array that has gone read as zeros
         node: zarr.Array[Any] = zarr.open_array(self.array.store, path=self.array.path, mode="r")
         check_chunks(node)
-        if (node.shape, node.dtype) != (self.shape, self.dtype):
-            raise ValueError(
-                f"it has changed: it was {self.shape} {self.dtype}, and is {node.shape} "
-                f"{node.dtype}"
-            )
+        self.require(node.shape, node.dtype)
         return node
 
 
