@@ -378,6 +378,8 @@ def test_scalings() -> None:
         "input_mean": (1.0, 2.5), "input_std": 255.0, "output_mean": "scaler/mean",
         "output_std": "std.npy",
     }  # fmt: skip
+    # As a store's record holds it
+    assert network.model_dump(mode="json", include={"input_mean"}) == {"input_mean": [1.0, 2.5]}
     located = load_job(job(network={"weights": "w.onnx"} | given)).located().network
     assert located.output_mean == "scaler/mean"
     assert located.output_std == str(Path("std.npy").absolute())

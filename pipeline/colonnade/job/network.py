@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, PlainValidator, TypeAdapter, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, WithJsonSchema
 
 from colonnade.activations import ACTIVATIONS, COLUMNWISE, activation
 from colonnade.errors import UsageError, shown
@@ -82,7 +82,7 @@ def _scaler(given: Any) -> float | tuple[float, ...] | str:
 _place = TypeAdapter(FilePath).validate_python
 Scaler = Annotated[
     float | tuple[float, ...] | str,
-    PlainValidator(_scaler),
+    BeforeValidator(_scaler),
     WithJsonSchema(
         {
             "anyOf": [
