@@ -36,6 +36,7 @@ FLOORS = {
         "locations",
     ],
     0: [
+        "buffers",
         "environment",
         "errors",
         "events",

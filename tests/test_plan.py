@@ -193,7 +193,7 @@ def test_memory_grows_by_the_column_and_the_thread(request) -> None:
     if "value" not in request["products"]:
         del terms["values"]
     if set(request["products"]) - {"jacobian", "value"}:
-        outer = 16 * s.m * s.m if "gram" in request["products"] else 0
+        outer = (16 * s.m + 8 * strip) * s.m if "gram" in request["products"] else 0
         kept = sum(
             math.prod(a.shards) * (8 if a.dtype == "float64" else 4)
             for a in plan.arrays

@@ -17,15 +17,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from colonnade import formulas as f
+from colonnade.buffers import PIECE_BYTES
 from colonnade.columnwise import COLUMNWISE, ColumnFormula
 from colonnade.errors import UsageError
 from colonnade.formulas import Array, Slope
 from colonnade.imported import Imported, check, imported, is_import, probes
 
 __all__ = ["ACTIVATIONS", "COLUMNWISE", "Activation", "Formula", "activation"]
-
-# Elements that a formula sees at a time, so that its temporaries stay in the L2 cache.
-_BLOCK = 32768
 
 
 class Formula(NamedTuple):
@@ -183,14 +181,16 @@ def _evaluate(function: Callable[[Array], Slope], z: ArrayLike, *, whole: bool) 
     flat = z.ravel(order=order)
     # What leaves the range is inf or 0, and exp(inf) is meant; invalid and divide stay loud.
     with np.errstate(over="ignore", under="ignore"):
-        if flat.size <= _BLOCK:
+        # Elements that a formula sees at a time: its temporaries stay in cache
+        width = PIECE_BYTES // flat.itemsize
+        if flat.size <= width:
             out = cast("Array", function(flat))
             # identity gives what it is given
             out = out.copy() if np.may_share_memory(out, z) else out
         else:
             out = np.empty_like(flat)
-            for start in range(0, flat.size, _BLOCK):
-                out[start : start + _BLOCK] = function(flat[start : start + _BLOCK])
+            for start in range(0, flat.size, width):
+                out[start : start + width] = function(flat[start : start + width])
     return out.reshape(z.shape, order=order)
 
 

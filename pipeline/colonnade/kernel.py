@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from colonnade.buffers import PIECE_BYTES, Buffers
 from colonnade.formulas import Array, LowRank, Slope
 from colonnade.network import Network
 from colonnade.order import Product, cheapest
-from colonnade.sandwich import PIECE_BYTES, Sandwich, add_outer, sandwich_bytes
+from colonnade.sandwich import Sandwich, add_outer, sandwich_bytes
 
 __all__ = [
     "Kernel",
@@ -151,6 +152,7 @@ class Kernel:
         self._weights = [layer.W.astype(self.dtype, copy=False) for layer in network.layers]
         self._width = _width(self.product, self.dtype.itemsize, columns)
         self._sandwiches: dict[int, Sandwich] = {}
+        self._buffers = Buffers()
         for i, turned in _pairs(self.product):
             W, U = self._weights[i - 1 : i + 1]
             if turned:
@@ -183,19 +185,23 @@ class Kernel:
             Y[:, piece] = H
         return Y
 
-    def slopes(self, X: NDArray[Any], values: NDArray[Any] | None = None) -> Array:
+    def slopes(
+        self, X: NDArray[Any], values: NDArray[Any] | None = None, out: Array | None = None
+    ) -> Array:
         """S, the numbers of the D of each column of X (n, B), piece by piece.
 
         Parameters
         ----------
         values
             (B, q), to be filled with Yᵀ on the way.
+        out
+            (s, B): written and returned; by default a new one of the working dtype.
 
         Returns
         -------
-        (s, B) in the working dtype; of a network without hidden layers, ones.
+        (s, B); of a network without hidden layers, ones.
         """
-        S = np.empty((self.numbers, X.shape[1]), self.working_dtype)
+        S = np.empty((self.numbers, X.shape[1]), self.working_dtype) if out is None else out
         activations = self.network.activations
         for piece, first in self._pieces(X):
             Z, row = first, 0
@@ -224,15 +230,17 @@ class Kernel:
 
     def _first(self, X: NDArray[Any]) -> Array:
         # [W b] [X; 1]: one pass over Z less than adding b to W X
-        bordered = np.empty((X.shape[0] + 1, X.shape[1]), self.working_dtype)
+        (n, B), dtype = X.shape, self.working_dtype
+        bordered = self._buffers.array("bordered", (n + 1, B), dtype)
         bordered[:-1] = X
         bordered[-1] = 1
-        Z: Array = self._Wb @ bordered
-        return Z
+        Z = self._buffers.array("Z", (len(self._Wb), B), dtype)
+        return np.matmul(self._Wb, bordered, out=Z)
 
     def _layer(self, i: int, H: Array) -> Array:
         W, b = self._affine[i]
-        Z: Array = W @ H
+        Z = self._buffers.array("Z", (len(W), H.shape[1]), self.working_dtype)
+        np.matmul(W, H, out=Z)
         Z += b
         return Z
 
@@ -255,10 +263,9 @@ class Kernel:
         elif not product.numbers:
             self._sandwiches[1].blocks(self._split(S)[0], out)
         else:
-            scratch: dict[Product, Array] = {}
             for k in range(0, B, self._width):
                 part = out[k : k + self._width]
-                made = self._made(product, self._split(S[:, k : k + len(part)]), scratch, part)
+                made = self._made(product, self._split(S[:, k : k + len(part)]), part)
                 if made is not part:
                     part[...] = made
         return out
@@ -281,7 +288,6 @@ class Kernel:
         self,
         product: Product,
         S: list[Slope],
-        scratch: dict[Product, Array],
         out: Array | None = None,
         *,
         turned: bool = False,
@@ -295,37 +301,28 @@ class Kernel:
         if left.is_layer and right.is_layer:
             sandwich = self._sandwiches[product.inner]
             if turned:
-                made = sandwich.blocks(_turned(s), self._room(scratch, product, b, (c, r)))
+                made = sandwich.blocks(_turned(s), self._room(product, b, (c, r)))
                 return made.transpose(0, 2, 1)
-            return sandwich.blocks(s, self._room(scratch, product, b, (r, c), out))
+            return sandwich.blocks(s, self._room(product, b, (r, c), out))
         if right.is_layer:
-            P = self._made(left, S, scratch)
+            P = self._made(left, S)
             _scale(P, s)
-            made = self._room(scratch, product, b, (r, c), out)
+            made = self._room(product, b, (r, c), out)
             np.matmul(P.reshape(b * r, -1), self._weights[right.first - 1], made.reshape(b * r, c))
             return made
-        P = self._made(right, S, scratch, turned=True).transpose(0, 2, 1)
+        P = self._made(right, S, turned=True).transpose(0, 2, 1)
         _scale(P, _turned(s))
         if left.is_layer:
-            made = self._room(scratch, product, b, (c, r))
+            made = self._room(product, b, (c, r))
             np.matmul(P.reshape(b * c, -1), self._weights[left.first - 1].T, made.reshape(b * c, r))
             return made.transpose(0, 2, 1)
-        made = self._room(scratch, product, b, (r, c), out)
-        return np.matmul(self._made(left, S, scratch), P.transpose(0, 2, 1), out=made)
+        made = self._room(product, b, (r, c), out)
+        return np.matmul(self._made(left, S), P.transpose(0, 2, 1), out=made)
 
     def _room(
-        self,
-        scratch: dict[Product, Array],
-        product: Product,
-        b: int,
-        shape: tuple[int, int],
-        out: Array | None = None,
+        self, product: Product, b: int, shape: tuple[int, int], out: Array | None = None
     ) -> Array:
-        if out is not None:
-            return out
-        if product not in scratch:
-            scratch[product] = np.empty((self._width, *shape), self.dtype)
-        return scratch[product][:b]
+        return self._buffers.array(product, (b, *shape), self.dtype) if out is None else out
 
 
 def _scale(P: Array, s: Slope) -> None:

@@ -247,7 +247,8 @@ def _thread_memory(
     if others:
         m, n, q = shapes.m, shapes.n, shapes.q
         # Their shards, and what they make those of, in float64
-        outer = 2 * 8 * m * m if "gram" in products else 0
+        # Two sums, and the strip's slopes
+        outer = 2 * 8 * m * m + 8 * m * strip if "gram" in products else 0
         terms["products"] = (
             parts + itemsize * 2 * columns + outer + 8 * q * n + 3 * min(SLICE_BYTES, 8 * m * strip)
         )

@@ -17,17 +17,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from colonnade.buffers import PIECE_BYTES, Buffers
 from colonnade.formulas import Array, LowRank, Slope
 
-__all__ = ["PIECE_BYTES", "SLICE_BYTES", "Method", "Sandwich", "choose_method", "sandwich_bytes"]
+__all__ = ["SLICE_BYTES", "Method", "Sandwich", "choose_method", "sandwich_bytes"]
 
 # K is made once and kept: worth its memory up to here
 _PRODUCT_LIMIT = 64 * 2**20
 # Bytes of U or W scaled by the slopes of a few columns: about one core's second-level cache
 SLICE_BYTES = 2**20
-# Of what must stay below the 128 KiB from which on glibc's malloc fetches fresh memory from the
-# system, and returns it, every time
-PIECE_BYTES = 120 * 2**10
 
 Method = Literal["product", "scale U", "scale W"]
 
@@ -70,6 +68,7 @@ class Sandwich:
     def __init__(self, U: Array, W: Array, columns: int) -> None:
         self.U = U
         self.W = W
+        self._buffers = Buffers()
         q, m = U.shape
         self.method: Method = choose_method(q, m, W.shape[1], W.dtype.itemsize, columns)
 
@@ -109,7 +108,7 @@ class Sandwich:
     def _scale_U(self, S: Array, out: Array, multiply: Callable[..., Any]) -> None:  # noqa: N802
         (q, m), n = self.U.shape, self.W.shape[1]
         width = max(1, SLICE_BYTES // (m * q * out.itemsize))
-        scaled = np.empty((min(width, len(S)), q, m), out.dtype)
+        scaled = self._buffers.array("scaled", (min(width, len(S)), q, m), out.dtype)
         for k in range(0, len(S), width):
             s = S[k : k + width, None, :]
             b = len(s)
@@ -122,12 +121,13 @@ class Sandwich:
         (q, m), n = self.U.shape, self.W.shape[1]
         width = max(1, 4 * SLICE_BYTES // ((m + q) * n * out.itemsize))
         Wt = np.ascontiguousarray(self.W.T)
-        scaled = np.empty((min(width, len(S)), n, m), out.dtype)
+        scaled = self._buffers.array("scaled", (min(width, len(S)), n, m), out.dtype)
         for k in range(0, len(S), width):
             s = S[k : k + width, None, :]
             b = len(s)
             np.multiply(Wt, s, out=scaled[:b])
-            product = self.U @ scaled[:b].reshape(b * n, m).T
+            product = self._buffers.array("product", (q, b * n), out.dtype)
+            np.matmul(self.U, scaled[:b].reshape(b * n, m).T, out=product)
             turned = product.reshape(q, b, n).transpose(1, 0, 2)
             if multiply is np.matmul:
                 out[k : k + b] = turned

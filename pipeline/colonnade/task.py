@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.blas import one_blas_thread
+from colonnade.buffers import Buffers
 from colonnade.columns import Columns
 from colonnade.environment import differences, versions
 from colonnade.errors import StoreError
@@ -224,6 +225,7 @@ class _Work:
     tiles: Tiles
     products: tuple[Product, ...]
     local: threading.local = field(default_factory=threading.local)
+    scratch: Buffers = field(default_factory=Buffers)
 
     def nonfinite(self, X: NDArray[Any], start: int) -> int:
         """Count the columns of X that are not finite; `start` is the number of its first one.
@@ -284,7 +286,8 @@ class _Work:
             self.tiles.values(X, first, values)
             return
         else:
-            S = self.tiles.slopes(X, first, values)
+            room = self.scratch.array("S", (self.tiles.kernel.numbers, B), self.tiles.kernel.dtype)
+            S = self.tiles.slopes(X, first, values, room)
         if "slope" in buffers:
             for a, b in _within(at, at + B, self.store.grid.chunk_columns):
                 buffers["slope"].rows(a, b)[...] = S[:, a - at : b - at].T
@@ -326,11 +329,8 @@ class _Work:
 
     def _scratch(self, S: NDArray[Any]) -> NDArray[Any]:
         kernel = self.tiles.kernel
-        T: NDArray[Any] | None = getattr(self.local, "tile", None)
-        if T is None:
-            shape = (self.tiles.columns, kernel.network.q, kernel.network.n)
-            T = self.local.tile = np.empty(shape, kernel.dtype)
-        return T[: S.shape[1]]
+        network = kernel.network
+        return self.scratch.array("T", (S.shape[1], network.q, network.n), kernel.dtype)
 
     def _buffers(self) -> dict[str, ShardBuffer]:
         buffers: dict[str, ShardBuffer] | None = getattr(self.local, "buffers", None)

@@ -54,7 +54,11 @@ class Tiles:
         self.kernel = Kernel(network, x_dtype, dtype, self.columns)
 
     def slopes(
-        self, X: NDArray[Any], start: int, values: NDArray[Any] | None = None
+        self,
+        X: NDArray[Any],
+        start: int,
+        values: NDArray[Any] | None = None,
+        out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """S of the columns from number `start` on: X (n, B) gives (s, B), of the results' type.
 
@@ -62,9 +66,14 @@ class Tiles:
         ----------
         values
             (B, q), to be filled with Yᵀ on the way.
+        out
+            (s, B): written and returned.
         """
-        S = np.empty((self.kernel.numbers, X.shape[1]), self.kernel.dtype)
+        S = np.empty((self.kernel.numbers, X.shape[1]), self.kernel.dtype) if out is None else out
         for x, here, there in self._pieces(X, start):
+            if here == slice(0, x.shape[1]):
+                self.kernel.slopes(x, None if values is None else values[there], S[:, there])
+                continue
             y = None if values is None else np.empty((x.shape[1], values.shape[1]), values.dtype)
             S[:, there] = self.kernel.slopes(x, y)[:, here]
             if y is not None and values is not None:

@@ -9,7 +9,8 @@ run          seconds from a job to its finished store, on a cluster that is ther
 100 together `reads` reads of 100 neighbouring columns, at random
 100 apart    a tenth as many of 100 columns, each at random
 statistics   mean and gram: a run that keeps nothing but these two, which forms no block; beside the
-             same blocks formed and averaged, in as many processes, and stored nowhere
+             same blocks formed and averaged, in as many processes, and stored nowhere: by the
+             kernel of a dense run, and as one writes it in NumPy
 """
 
 from __future__ import annotations
@@ -62,9 +63,28 @@ def formed(job: dict[str, Any], start: int, stop: int) -> tuple[Any, Any]:
     return sums["mean_blocks"], sums["gram_blocks"]
 
 
-def averaged(pool: ProcessPoolExecutor, job: dict[str, Any], p: int) -> None:
+def written(job: dict[str, Any], start: int, stop: int) -> tuple[Any, Any]:
+    """Sums of J and of JᵀJ over some columns, as one writes it in NumPy, some hundred at a time."""
+    import numpy as np  # noqa: PLC0415 (after `fair`)
+
+    import colonnade as cn  # noqa: PLC0415
+
+    network = cn.Network.load(job["network"]["weights"], job["network"]["activation"])
+    X = np.load(job["input"]["path"], mmap_mode="r")
+    W, b, U, n = network.W1, network.b1[:, None], network.W2, network.n
+    total, gram = np.zeros((network.q, n)), np.zeros((n, n))
+    for a in range(start, stop, 256):
+        s = 1 - np.tanh(W @ X[:, a : min(a + 256, stop)] + b) ** 2
+        T = (U * s.T[:, None, :]) @ W
+        total += T.sum(axis=0, dtype=np.float64)
+        rows = T.reshape(-1, n).astype(np.float64)
+        gram += rows.T @ rows
+    return total, gram
+
+
+def averaged(pool: ProcessPoolExecutor, how: Callable[..., Any], job: Any, p: int) -> None:
     ends = [p * i // WORKERS for i in range(WORKERS + 1)]
-    list(pool.map(formed, [job] * WORKERS, ends[:-1], ends[1:]))
+    list(pool.map(how, [job] * WORKERS, ends[:-1], ends[1:]))
 
 
 def stored(path: Path) -> int:
@@ -103,11 +123,13 @@ def main() -> None:
 
             spawn = get_context("spawn")
             with ProcessPoolExecutor(WORKERS, mp_context=spawn) as pool:
-                averaged(pool, job, min(p, 1000))
+                for how in (formed, written):
+                    averaged(pool, how, job, min(p, 1000))
                 for _ in range(given.rounds):
                     for layout in ("dense", "factored"):
                         note("run", layout, lambda layout=layout: run(layout, "jacobian"))
-                    note("mean and gram", "dense", lambda: averaged(pool, job, p))
+                    for how in (formed, written):
+                        note(how.__name__, "dense", lambda how=how: averaged(pool, how, job, p))
                     note("mean and gram", "factored", lambda: run("factored", "mean", "gram"))
         rng = np.random.default_rng(3)
         many = min(AT_ONCE, p)
@@ -138,8 +160,12 @@ def main() -> None:
             f"qn / m = {shape.q * shape.n / shape.m:.1f}",
         ]
     ]
+    times["mean and gram", "dense"] = times["formed", "dense"]
+    times["the same in NumPy", "dense"] = times["written", "dense"]
+    times["the same in NumPy", "factored"] = times["mean and gram", "factored"]
     notes = {
         "run": "", "mean and gram": "blocks formed and averaged · a run of the two",
+        "the same in NumPy": "as above, by hand",
         "100 together": f"{given.reads} reads", "100 apart": f"{len(apart)} reads",
     }  # fmt: skip
     for what, more in notes.items():

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from colonnade.buffers import Buffers
 from colonnade.kernel import Kernel
 from colonnade.layout import ArrayPlan, Grid, Shapes
 
@@ -47,7 +48,10 @@ class Rows:
 
     def add(self, name: str, part: NDArray[np.float64]) -> None:
         """Add to what is kept under a name."""
-        self.kept[name] = np.add(self.kept[name], part, out=part) if name in self.kept else part
+        if name in self.kept:
+            self.kept[name] += part
+        else:
+            self.kept[name] = part.copy()
 
 
 class Cut(NamedTuple):
@@ -116,6 +120,7 @@ class Product:
 
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
+        self.buffers = Buffers()
 
     @staticmethod
     def arrays(cut: Cut) -> list[ArrayPlan]:
@@ -135,6 +140,12 @@ class Product:
 
     def end(self, rows: Rows) -> None:
         """End a block."""
+
+    def float64(self, A: NDArray[Any]) -> NDArray[np.float64]:
+        """Copy A to where the thread's next copy is going to be."""
+        copy = self.buffers.array("float64", A.shape, np.float64)
+        copy[...] = A
+        return copy
 
     @classmethod
     def final(cls, parts: Iterable[NDArray[Any]], p: int) -> Any:

@@ -36,15 +36,16 @@ class Norm(Product):
     @override
     def slopes(self, S: NDArray[Any], rows: Rows) -> None:
         for k, part in slices(S.T, S.shape[0]):
-            s = part.T.astype(np.float64)
-            squared = np.einsum("hk,hk->k", s, self._coupling @ s)
+            s = self.float64(part.T)
+            coupled = self.buffers.array("coupled", s.shape, np.float64)
+            squared = np.einsum("hk,hk->k", s, np.matmul(self._coupling, s, out=coupled))
             # Rounding may leave a vanishing norm's square below zero; NaN stays NaN
             rows.columns("norm", k, k + s.shape[1])[...] = np.sqrt(np.maximum(squared, 0))
 
     @override
     def blocks(self, T: NDArray[Any], rows: Rows) -> None:
         for k, part in slices(T, T[0].size):
-            t = part.astype(np.float64)
+            t = self.float64(part)
             squared = np.einsum("kij,kij->k", t, t)
             rows.columns("norm", k, k + len(t))[...] = np.sqrt(squared)
 
@@ -80,7 +81,7 @@ class SpectralNorm(Product):
     @override
     def blocks(self, T: NDArray[Any], rows: Rows) -> None:
         for k, t in slices(T, T[0].size):
-            found = _largest(t.astype(np.float64))
+            found = _largest(self.float64(t))
             rows.columns("spectral_norm", k, k + len(t))[...] = found
 
 

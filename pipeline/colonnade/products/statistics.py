@@ -67,7 +67,8 @@ class MeanAbs(Product):
     def blocks(self, T: NDArray[Any], rows: Rows) -> None:
         total = rows.part("mean_abs_blocks")
         for _, t in slices(T, T[0].size):
-            total += np.abs(t).sum(axis=0, dtype=np.float64)
+            size = np.abs(t, out=self.buffers.array("size", t.shape, t.dtype))
+            total += size.sum(axis=0, dtype=np.float64)
 
 
 class MaxAbs(Product):
@@ -91,7 +92,8 @@ class MaxAbs(Product):
     def blocks(self, T: NDArray[Any], rows: Rows) -> None:
         found = rows.part("max_abs_blocks")
         for _, t in slices(T, T[0].size):
-            np.maximum(found, np.abs(t).max(axis=0), out=found)
+            size = np.abs(t, out=self.buffers.array("size", t.shape, t.dtype))
+            np.maximum(found, size.max(axis=0), out=found)
 
 
 class Gram(Product):
@@ -114,14 +116,15 @@ class Gram(Product):
 
     @override
     def slopes(self, S: NDArray[Any], rows: Rows) -> None:
-        s = S.astype(np.float64)
-        rows.add("outer", s @ s.T)
+        s, m = self.float64(S), len(S)
+        outer = self.buffers.array("outer", (m, m), np.float64)
+        rows.add("outer", np.matmul(s, s.T, out=outer))
 
     @override
     def blocks(self, T: NDArray[Any], rows: Rows) -> None:
         total = rows.part("gram_blocks")
         for _, t in slices(T, T[0].size):
-            flat = t.reshape(-1, T.shape[2]).astype(np.float64)
+            flat = self.float64(t.reshape(-1, T.shape[2]))
             total += flat.T @ flat
 
     @override
