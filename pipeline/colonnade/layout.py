@@ -152,7 +152,8 @@ def make_grid(
 
     if block_size == "auto":
         target = min(max(p * column_bytes // _BLOCKS, _SMALLEST_BLOCK), _BLOCK_BYTES)
-        block = max(target // column_bytes, least, tile)
+        nearest = (target // column_bytes + tile // 2) // tile * tile
+        block = max(nearest, least, tile)
         block = block if room is None else max(1, min(block, room))
     else:
         block = max(1, block_size // column_bytes)

@@ -156,7 +156,8 @@ operator() {
 down() {
     # Pods first, while there is who ends them
     if [ -S "$run/containerd.sock" ]; then
-        containers tasks ls -q 2>/dev/null | while read -r task; do
+        # A socket may be all that a machine's restart has left
+        { containers tasks ls -q 2>/dev/null || true; } | while read -r task; do
             containers tasks kill --signal 9 "$task" 2>/dev/null || true
         done
     fi

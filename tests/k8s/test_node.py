@@ -17,6 +17,9 @@ import yaml
 
 import colonnade as cn
 import s3
+from colonnade.clusters import kubernetes
+from colonnade.job import KubernetesCluster
+from colonnade.jobfile import load_job
 from support import N, Q, make_columns, make_network, save_network
 from test_cli import colonnade
 
@@ -177,6 +180,29 @@ def test_a_job_that_is_submitted(
     assert done.returncode == 0, done.stderr + state()
     assert done.stdout.startswith("colonnade-digits-job-")
     assert s3.shards(server.keys(url)) == expected
+
+
+@pytest.mark.usefixtures("applied")
+def test_a_cluster_that_its_operator_leaves_pending(job: dict[str, Any]) -> None:
+    def phase() -> str:
+        found = json.loads(kubectl("get", "daskcluster", name, "--output=json"))
+        return str(found.get("status", {}).get("phase"))
+
+    name = f"colonnade-{uuid.uuid4().hex[:8]}"
+    settings = load_job(job).cluster
+    assert isinstance(settings, KubernetesCluster)
+    made = kubernetes.specification(settings, name)
+    made["metadata"]["namespace"] = "colonnade"
+    kubectl("apply", "--validate=false", "--filename=-", given=yaml.safe_dump(made))
+    try:
+        with kubernetes.unstuck(name, "colonnade"):
+            for _ in range(2):
+                until(lambda: phase() == "Running", "the cluster's phase")
+                pending = json.dumps({"status": {"phase": "Pending"}})
+                kubectl("patch", "daskcluster", name, "--type=merge", f"--patch={pending}")
+            until(lambda: phase() == "Running", "the cluster's phase")
+    finally:
+        kubectl("delete", "daskcluster", name)
 
 
 @pytest.mark.usefixtures("applied")

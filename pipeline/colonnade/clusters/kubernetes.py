@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ from colonnade.clusters.base import Deployment, library, refusal
 from colonnade.job import KubernetesCluster
 from colonnade.plan import Capacity
 
-__all__ = ["capacity", "deploy", "namespace", "specification"]
+__all__ = ["capacity", "deploy", "namespace", "specification", "unstuck"]
 
 _SCHEDULER = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_KIND = ("kubernetes.dask.org", "v1", "daskclusters")
+# Seconds between looks at a DaskCluster that does not run yet
+_LOOK = 2.0
 
 
 def capacity(settings: KubernetesCluster) -> Capacity:
@@ -32,12 +36,13 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
     operator = library("dask_kubernetes.operator", "kubernetes")
     name = f"colonnade-{uuid.uuid4().hex[:8]}"
     try:
-        cluster = operator.KubeCluster(
-            custom_cluster_spec=specification(settings, name),
-            namespace=namespace(settings),
-            resource_timeout=math.ceil(settings.timeout),
-            quiet=True,
-        )
+        with unstuck(name, namespace(settings)):
+            cluster = operator.KubeCluster(
+                custom_cluster_spec=specification(settings, name),
+                namespace=namespace(settings),
+                resource_timeout=math.ceil(settings.timeout),
+                quiet=True,
+            )
     # Whatever the cluster's server or its libraries may say
     except Exception as error:
         where = settings.namespace or "the context's namespace"
@@ -46,6 +51,45 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
         if settings.adaptive is not None:
             cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
         yield Deployment(client, f"Kubernetes ({cluster.namespace}/{name})")
+
+
+@contextmanager
+def unstuck(name: str, namespace: str | None) -> Iterator[None]:
+    """Set a DaskCluster running again where the operator's handlers have overtaken each other.
+
+    The one that has seen its service says that it runs, the one that has made that says that it
+    is pending, and who waits for the later word waits until his time is over
+    (github.com/dask/dask-kubernetes/issues/968).
+    """
+    client, config, kr8s = (
+        library(module, "kubernetes")
+        for module in ("kubernetes.client", "kubernetes.config", "kr8s")
+    )
+    try:
+        config.load_kube_config()
+    except config.ConfigException:
+        config.load_incluster_config()
+    where = str(kr8s.api().namespace) if namespace is None else namespace
+    done = threading.Event()
+
+    def look() -> None:
+        cluster = (*_KIND[:2], where, _KIND[2], name)
+        while not done.wait(_LOOK):
+            # What keeps it from looking keeps the run from its cluster, and is told there
+            with suppress(Exception):
+                found = client.CustomObjectsApi().get_namespaced_custom_object(*cluster)
+                if found.get("status", {}).get("phase") != "Pending":
+                    continue
+                service = client.CoreV1Api().read_namespaced_service(f"{name}-scheduler", where)
+                if service.spec.type != "LoadBalancer":
+                    running = {"status": {"phase": "Running"}}
+                    client.CustomObjectsApi().patch_namespaced_custom_object(*cluster, running)
+
+    threading.Thread(target=look, name=f"{name}-phase", daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def namespace(settings: KubernetesCluster) -> str | None:
