@@ -152,7 +152,8 @@ def make_grid(
 
     if block_size == "auto":
         target = min(max(p * column_bytes // _BLOCKS, _SMALLEST_BLOCK), _BLOCK_BYTES)
-        nearest = (target // column_bytes + tile // 2) // tile * tile
+        wanted = min(target // column_bytes + tile // 2, _BLOCK_BYTES // column_bytes)
+        nearest = wanted // tile * tile
         block = max(nearest, least, tile)
         block = block if room is None else max(1, min(block, room))
     else:
