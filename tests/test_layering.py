@@ -14,7 +14,7 @@ import colonnade
 FLOORS = {
     14: ["cli"],
     13: ["materializing"],
-    12: ["run", "planning", "operators", "reporting", "submit"],
+    12: ["doctor", "run", "planning", "operators", "reporting", "submit"],
     11: ["rounds", "verify", "reader"],
     10: ["task", "inputs", "recovered", "blockwise", "deepreference"],
     9: ["sources", "dispatch", "reference"],

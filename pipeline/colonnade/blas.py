@@ -1,4 +1,4 @@
-"""One BLAS thread: how a product is shared out among threads may change how it is rounded."""
+"""BLAS: which it is, and one thread of it, since sharing a product out may change its rounding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
-__all__ = ["one_blas_thread"]
+__all__ = ["blas_libraries", "one_blas_thread"]
 
 _lock = threading.Lock()
 _within: list[Any] = []
@@ -30,6 +30,13 @@ def one_blas_thread() -> Iterator[None]:
                 _within.pop().restore_original_limits()
             else:
                 _within.pop()
+
+
+def blas_libraries() -> tuple[str, ...]:
+    """Tell the libraries, with the processor that each has chosen its kernels for."""
+    found = (info for info in _controller().info() if info["user_api"] == "blas")
+    texts = (f"{i['internal_api']} {i['version']} {i.get('architecture') or ''}" for i in found)
+    return tuple(dict.fromkeys(text.strip() for text in texts))
 
 
 # Libraries that were loaded, which are NumPy's and SciPy's by now

@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 
 from colonnade import __version__
+from colonnade.doctor import doctor as diagnose
 from colonnade.errors import ColonnadeError
 from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
@@ -218,6 +219,15 @@ def report(store: str, output: str) -> None:
     """Show STORE as one self-contained page with pictures."""
     # jinja2 and xarray are for this command alone
     click.echo(import_module("colonnade.reporting").report(store, output))
+
+
+@_cli.command()
+@_json
+@_debug
+def doctor(as_json: bool) -> None:
+    """Tell what this environment would run with: versions, cores, extras, and advice."""
+    found = diagnose()
+    click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
 
 
 @_cli.command()

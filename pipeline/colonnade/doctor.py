@@ -1,0 +1,130 @@
+"""What this environment would run with, and what it could do better."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from typing import Any
+
+from packaging.requirements import Requirement
+
+from colonnade.blas import blas_libraries
+from colonnade.clusters.local import capacity
+from colonnade.environment import environment
+from colonnade.job import LocalCluster
+from colonnade.plan import Capacity
+from colonnade.words import counted, format_bytes
+
+__all__ = ["Diagnosis", "Extra", "doctor", "make_extra"]
+
+# Of those who work on colonnade itself
+_OURS = {"bench", "dev", "test"}
+_WIDTH = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """An extra of the package: the versions it has, and what it lacks."""
+
+    name: str
+    installed: Mapping[str, str]
+    lacking: tuple[str, ...]
+
+    def __str__(self) -> str:
+        if self.lacking:
+            return f"lacks {', '.join(self.lacking)}: pip install 'colonnade[{self.name}]'"
+        return ", ".join(f"{name} {number}" for name, number in self.installed.items())
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """What `doctor` finds.
+
+    Attributes
+    ----------
+    versions
+        The host, and the versions that must be the same on it and its workers.
+    blas
+        The libraries of matrix products, with the processor that each has chosen its kernels for.
+    local
+        What `cluster.kind: local` takes of this machine. Memory in bytes.
+    advice
+        What makes runs slower than they could be, and what to do.
+    """
+
+    versions: Mapping[str, str]
+    blas: tuple[str, ...]
+    local: Capacity
+    extras: tuple[Extra, ...]
+    advice: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give it as JSON has it."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        memory = self.local.memory_per_worker
+        local = (
+            f"{counted(self.local.workers, 'worker')} of "
+            f"{counted(self.local.threads_per_worker, 'thread')}"
+        )
+        lines = [
+            *self.versions.items(),
+            *(("matrix products", name) for name in self.blas),
+            ("kind: local", local if memory is None else f"{local}, {format_bytes(memory)} each"),
+            *((f"extra {extra.name}", str(extra)) for extra in self.extras),
+            *(("advice", text) for text in self.advice),
+        ]
+        width = max(_WIDTH, *(len(name) for name, _ in lines))
+        return "\n".join(f"{name:{width}}  {text}" for name, text in lines)
+
+
+def doctor() -> Diagnosis:
+    """Look at this environment; nothing is started, and nothing is changed."""
+    return Diagnosis(
+        versions=environment(),
+        blas=blas_libraries(),
+        local=capacity(LocalCluster(kind="local")),
+        extras=_extras(),
+        advice=tuple(_advice()),
+    )
+
+
+def _extras() -> tuple[Extra, ...]:
+    wanted: dict[str, list[Requirement]] = {}
+    for text in requires("colonnade") or ():
+        requirement = Requirement(text)
+        named = re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker))
+        if named and named[1] not in _OURS:
+            wanted.setdefault(named[1], []).append(requirement)
+    return tuple(make_extra(name, wanted[name]) for name in sorted(wanted))
+
+
+def make_extra(name: str, requirements: list[Requirement]) -> Extra:
+    """Look which of an extra's requirements are there."""
+    installed, lacking = {}, []
+    for requirement in requirements:
+        try:
+            number = version(requirement.name)
+        except PackageNotFoundError:
+            lacking.append(requirement.name)
+            continue
+        if requirement.specifier.contains(number, prereleases=True):
+            installed[requirement.name] = number
+        else:
+            lacking.append(f"{requirement.name}{requirement.specifier} (there is {number})")
+    return Extra(name, installed, tuple(lacking))
+
+
+def _advice() -> list[str]:
+    found = []
+    core = os.environ.get("OPENBLAS_CORETYPE")
+    if core:
+        found.append(
+            f"OPENBLAS_CORETYPE={core} is set, and matrix products are made for that processor; "
+            "unset it, and they are made for this one, which may be twice as fast"
+        )
+    return found
