@@ -246,8 +246,7 @@ def _thread_memory(
     others = [name for name in products if name not in ("jacobian", "value")]
     if others:
         m, n, q = shapes.m, shapes.n, shapes.q
-        # Their shards, and what they make those of, in float64
-        # Two sums, and the strip's slopes
+        # Their shards, and what they make those of, in float64; of gram, two sums and the slopes
         outer = 2 * 8 * m * m + 8 * m * strip if "gram" in products else 0
         terms["products"] = (
             parts + itemsize * 2 * columns + outer + 8 * q * n + 3 * min(SLICE_BYTES, 8 * m * strip)

@@ -20,7 +20,7 @@ __all__ = ["capacity", "deploy", "namespace", "specification", "unstuck"]
 
 _SCHEDULER = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_KIND = ("kubernetes.dask.org", "v1", "daskclusters")
+_GROUP, _VERSION, _PLURAL = "kubernetes.dask.org", "v1", "daskclusters"
 # Seconds between looks at a DaskCluster that does not run yet
 _LOOK = 2.0
 
@@ -73,7 +73,7 @@ def unstuck(name: str, namespace: str | None) -> Iterator[None]:
     done = threading.Event()
 
     def look() -> None:
-        cluster = (*_KIND[:2], where, _KIND[2], name)
+        cluster = (_GROUP, _VERSION, where, _PLURAL, name)
         while not done.wait(_LOOK):
             # What keeps it from looking keeps the run from its cluster, and is told there
             with suppress(Exception):
