@@ -66,6 +66,17 @@ def test_nan_is_its_columns_and_every_statistics(by: str) -> None:
         assert np.isnan(found[name]).all()
 
 
+@pytest.mark.parametrize("slope", [1e-25, 1e25])
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")  # of their mean to float32
+def test_squares_of_slopes_that_leave_the_range_of_float32(slope: float) -> None:
+    sigma = {"name": "leaky_relu", "negative_slope": slope}
+    W, U = np.full((7, 5), 0.5, np.float32), np.full((3, 7), 2, np.float32)
+    network, X = cn.Network(W, None, U, None, sigma), -np.ones((5, 11), np.float32)
+    found = results(network, X, "float32", ["gram"], "slopes")["gram_blocks"]
+    T = cn.jacobian(network, X, np.float64)
+    np.testing.assert_allclose(found[0], np.einsum("kij,kil->jl", T, T), rtol=1e-6)
+
+
 @pytest.mark.parametrize("by", ["slopes", "blocks"])
 def test_what_vanishes_and_what_is_out_of_scale(by: str) -> None:
     """Two hidden units that cancel; squares that leave the range of float64."""

@@ -1,11 +1,12 @@
 """What the statistics of a block must be, by their definitions, as `reference` has it of a column.
 
 Of sums over B columns in any order, each term within its own bound; with u the unit roundoff of
-float64, in which they are summed:
+float64, in which they are summed, and v that of the slopes, in which their squares are, in strips
+of t columns:
 
 * Σ J_k is off by Σ |U| Diag(r_k) |W| and (B + 2m + 16) u Σ |U| Diag(|s_k| + r_k) |W|;
 * Σ J_kᵀJ_k, as Wᵀ[(UᵀU) ∘ Σ s_k s_kᵀ]W, by |W|ᵀ[(|U|ᵀ|U|) ∘ Σ (a_k a_kᵀ − |s_k||s_k|ᵀ)]|W| with
-  a_k = |s_k| + r_k, and (B + 3m + n + q + 16) u |W|ᵀ[(|U|ᵀ|U|) ∘ Σ a_k a_kᵀ]|W|;
+  a_k = |s_k| + r_k, and ((B + 3m + n + q + 16) u + (t + 8) v) |W|ᵀ[(|U|ᵀ|U|) ∘ Σ a_k a_kᵀ]|W|;
 * Σ |J_k| and max |J_k| by the bounds of the entries J_k.
 """
 
@@ -16,7 +17,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.reference import Array, Enclosure, Reference
+from colonnade.reference import Array, Enclosure, Reference, unit
+from colonnade.tiles import STRIP
 
 __all__ = ["BlockSums", "column_cost"]
 
@@ -96,7 +98,10 @@ class BlockSums:
                 most = np.sqrt(np.outer(np.diag(self._outer), np.diag(self._outer)))
                 size = absW.T @ (coupling * (most + self._largest_outer)) @ absW
                 radius = absW.T @ (coupling * self._largest_outer) @ absW
-                radius += 2 * (B + 3 * m + n + q + 16) * _U64 * size
+                stored = self._reference.stored
+                together = min(B, STRIP) + 8
+                radius += 2 * ((B + 3 * m + n + q + 16) * _U64 + together * unit(stored)) * size
+                radius += B * float(stored.tiny) * (absW.T @ coupling @ absW)
                 found["gram_blocks"] = Enclosure(centre, radius)
             if "mean_abs_blocks" in self._names:
                 radius = self._abs_radius + 2 * (B + 8) * _U64 * self._abs

@@ -103,7 +103,7 @@ class DeepReference(Rounding):
                 break
             h, e, slope = self._slope(i, z, delta)
             slopes.append(slope)
-        return Enclosure(z, within(delta + self._rounded(z), size, self._stored)), slopes
+        return Enclosure(z, within(delta + self._rounded(z), size, self.stored)), slopes
 
     def _slope(
         self, i: int, z: Array, delta: Array
@@ -112,9 +112,9 @@ class DeepReference(Rounding):
         name, parameters = activation.name, activation.parameters
         u = unit(self._working)
         # They are rounded to the type of the results as well
-        rounded = FORMULAS * u + 2 * unit(self._stored)
+        rounded = FORMULAS * u + 2 * unit(self.stored)
         least = max(LEAST, 4 * float(self._working.tiny)) * (1 + sum(map(abs, parameters.values())))
-        least += 4 * float(self._stored.tiny)
+        least += 4 * float(self.stored.tiny)
         if activation.columnwise:
             # Sums of m terms, of numbers that are as large as the largest
             delta = delta + (len(z) + FORMULAS) * u * np.abs(z).max()
@@ -140,9 +140,9 @@ class DeepReference(Rounding):
             parts = A @ _times(size + R, parts)
             terms += 2 * len(D) + 16
             scale *= len(D) * (1 + A.max()) * (1 + np.max(size + R))
-        rounding = terms * (unit(self._stored) + U64) * parts + terms * U64 * outer
-        radius = outer - inner + rounding + 4 * float(self._stored.tiny) * scale
-        return J, within(radius, scale, self._stored)
+        rounding = terms * (unit(self.stored) + U64) * parts + terms * U64 * outer
+        radius = outer - inner + rounding + 4 * float(self.stored.tiny) * scale
+        return J, within(radius, scale, self.stored)
 
     def _norms(self, J: Array, radius: Array) -> dict[str, Enclosure]:
         """They are made of the computed block, and move by no more than the norm of its error."""
@@ -160,7 +160,7 @@ class DeepReference(Rounding):
             scale = max(float(radius.max()), float(np.finfo(np.float64).tiny))
             moved = scale * np.linalg.norm(radius / scale)
             bound = np.asarray(moved + root + self._rounded(centre))
-            found[name] = Enclosure(np.asarray(centre), within(bound, norm, self._stored))
+            found[name] = Enclosure(np.asarray(centre), within(bound, norm, self.stored))
         return found
 
 

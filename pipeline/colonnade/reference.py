@@ -85,13 +85,18 @@ class Rounding:
         The types between X and the blocks, and of the results.
     significant_bits
         To which the mantissas of the blocks are rounded; None where they are not.
+
+    Attributes
+    ----------
+    stored
+        What is known of the type of the results.
     """
 
     def __init__(
         self, working: DTypeLike, stored: DTypeLike, significant_bits: int | None = None
     ) -> None:
         self._working = np.finfo(np.dtype(working))
-        self._stored = np.finfo(np.dtype(stored))
+        self.stored = np.finfo(np.dtype(stored))
         self._cut = 0.0 if significant_bits is None else 2.0 ** -(significant_bits + 1)
 
     def mean(self, total: Array, terms: Array, blocks: int, p: int) -> Enclosure:
@@ -106,10 +111,10 @@ class Rounding:
         """
         with np.errstate(all="ignore"):
             radius = 2 * (blocks + 8) * U64 * terms / p + self._rounded(total / p)
-        return Enclosure(total / p, within(radius, terms / p, self._stored))
+        return Enclosure(total / p, within(radius, terms / p, self.stored))
 
     def _rounded(self, size: Any) -> Any:
-        return unit(self._stored) * np.abs(size) * 2 + 4 * float(self._stored.tiny)
+        return unit(self.stored) * np.abs(size) * 2 + 4 * float(self.stored.tiny)
 
 
 class Reference(Rounding):
@@ -190,9 +195,9 @@ class Reference(Rounding):
         centre, radius = (low + high) / 2, (high - low) / 2
         largest = np.maximum(np.abs(low), np.abs(high))
         # They are rounded to the type of the results before anything is made of them
-        rounding = FORMULAS * u + 2 * unit(self._stored)
-        radius += rounding * largest + self._least + 4 * float(self._stored.tiny)
-        radius = within(radius, largest, self._stored)
+        rounding = FORMULAS * u + 2 * unit(self.stored)
+        radius += rounding * largest + self._least + 4 * float(self.stored.tiny)
+        radius = within(radius, largest, self.stored)
         # NaN in X is NaN in every unit; one that comes of infinities may be so in some order only
         nan = np.isnan(X).any(axis=0)
         z, centre = np.where(nan, np.nan, z), np.where(nan, np.nan, centre)
@@ -217,9 +222,9 @@ class Reference(Rounding):
         size = (U * most) @ W
         exact = (U * r) @ W + (m + 8) * U64 * size
         largest = m * self._largest * (1 + np.max(most, axis=(1, 2), keepdims=True))
-        least = 4 * float(self._stored.tiny) * largest
-        radius = exact + (m + 8) * unit(self._stored) * size + least
-        return blocks, within(radius, largest, self._stored), exact
+        least = 4 * float(self.stored.tiny) * largest
+        radius = exact + (m + 8) * unit(self.stored) * size + least
+        return blocks, within(radius, largest, self.stored), exact
 
     def _jacobian(self, units: _Units) -> tuple[Enclosure, Array]:
         """Enclose the stored block; return the bound before it was rounded beside it."""
@@ -239,7 +244,7 @@ class Reference(Rounding):
         size = U @ (np.abs(value) + r) + c
         bound = U @ r + (m + 4) * (u + U64) * size + self._rounded(size)
         bound += 4 * float(self._working.tiny) * m * self._largest
-        return Enclosure(self._U @ value + self._c, within(bound, size, self._stored))
+        return Enclosure(self._U @ value + self._c, within(bound, size, self.stored))
 
     def _norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
         """‖J‖² is summed as sᵀ[(UᵀU) ∘ (WWᵀ)]s, whose terms' absolute values add up to ‖size‖²."""
@@ -252,7 +257,7 @@ class Reference(Rounding):
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
         bound = np.linalg.norm(exact) + root + self._rounded(norm)
         largest = m**2 * self._largest**2 * q * n * max(1.0, float(np.max(s))) ** 2
-        bound = within(np.asarray(bound), size, self._stored)
+        bound = within(np.asarray(bound), size, self.stored)
         return Enclosure(np.asarray(norm), within(bound, largest, np.finfo(np.float64)))
 
     def _spectral_norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
@@ -275,7 +280,7 @@ class Reference(Rounding):
         bound: Any = scale * np.linalg.norm(exact / scale) + 16 * (q + n) * m * U64 * size
         bound += root + self._rounded(norm)
         largest = m * self._largest * (1 + s) * q * n
-        bound = within(np.asarray(bound), largest, self._stored)
+        bound = within(np.asarray(bound), largest, self.stored)
         return Enclosure(np.asarray(norm), bound)
 
 

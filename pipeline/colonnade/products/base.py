@@ -46,12 +46,12 @@ class Rows:
         part: NDArray[Any] = self._view(name, 0, 1)[0]
         return part
 
-    def add(self, name: str, part: NDArray[np.float64]) -> None:
-        """Add to what is kept under a name."""
+    def add(self, name: str, part: NDArray[Any]) -> None:
+        """Add to what is kept under a name, in float64."""
         if name in self.kept:
             self.kept[name] += part
         else:
-            self.kept[name] = part.copy()
+            self.kept[name] = part.astype(np.float64)
 
 
 class Cut(NamedTuple):
