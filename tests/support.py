@@ -22,10 +22,10 @@ import pytest
 import colonnade as cn
 from colonnade import Network
 from colonnade.errors import ColonnadeError, NetworkError
+from colonnade.kernel.tiles import Tiles
 from colonnade.layout import Grid, Shapes
 from colonnade.places import Place
 from colonnade.products import PRODUCTS, Rows, make_arrays
-from colonnade.tiles import Tiles
 
 # n, m, q and p are unequal primes, so that a swapped dimension shows
 N, M, Q, P = 5, 7, 3, 101

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colonnade import formulas
-from colonnade.activations import ACTIVATIONS, activation
+from colonnade.activations import ACTIVATIONS, activation, formulas
 from colonnade.errors import UsageError
 
 DTYPES = (np.float32, np.float64)

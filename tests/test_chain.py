@@ -17,7 +17,7 @@ from colonnade import kernel as kernel_module
 from colonnade.errors import NetworkError, UsageError
 from colonnade.jacobian import jacobian_by_definition
 from colonnade.kernel import Kernel
-from colonnade.order import Product, cheapest
+from colonnade.kernel.order import Product, cheapest
 from support import make_chain, make_columns, make_network, refusal
 
 IN_JAX = {

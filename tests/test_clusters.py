@@ -15,7 +15,7 @@ import colonnade as cn
 from colonnade import clusters
 from colonnade.clusters import kubernetes, queues, ssh
 from colonnade.errors import ClusterError
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from test_job import DEPLOYED
 
 dask_jobqueue = pytest.importorskip("dask_jobqueue")

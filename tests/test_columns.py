@@ -20,10 +20,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import Delta
 
-from colonnade import npyfile, npyheader, sampling
-from colonnade.columns import base, open_columns
+from colonnade.columns import base, open_columns, sampling
+from colonnade.columns.sampling import Piece
 from colonnade.errors import InputError
-from colonnade.sampling import Piece
+from colonnade.npy import file as npyfile
+from colonnade.npy import header as npyheader
 from support import make_columns
 
 N, P = 7, 29

@@ -10,11 +10,11 @@ import pytest
 
 import colonnade as cn
 from colonnade.activations import COLUMNWISE, activation
-from colonnade.deepreference import make_reference
+from colonnade.activations.formulas import LowRank
 from colonnade.errors import UsageError
-from colonnade.formulas import LowRank
-from colonnade.mixing import mixed
-from colonnade.reference import excess
+from colonnade.verify.deepreference import make_reference
+from colonnade.verify.mixing import mixed
+from colonnade.verify.reference import excess
 from support import make_chain, make_columns
 from test_activations import DIGITS
 

@@ -17,7 +17,7 @@ import zarr
 
 import colonnade as cn
 from colonnade.job import Job
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

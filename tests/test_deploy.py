@@ -17,7 +17,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from colonnade import __version__
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from support import needs
 
 ROOT = Path(__file__).parent.parent

@@ -12,12 +12,12 @@ from distributed import LocalCluster
 
 import colonnade as cn
 from colonnade.inputs import check_job
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
+from colonnade.kernel.tiles import tile_columns
 from colonnade.plan import Capacity
 from colonnade.products import PRODUCTS
 from colonnade.store import Store, hold
 from colonnade.task import Address, compute_block
-from colonnade.tiles import tile_columns
 from support import make_columns, make_network, save_network
 from test_run import bits
 
@@ -104,7 +104,7 @@ def test_one_line_of_numpy_recovers_it(both: Any) -> None:
 
 
 def test_only_what_is_asked_for_is_computed(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from colonnade.tiles import Tiles  # noqa: PLC0415
+    from colonnade.kernel.tiles import Tiles  # noqa: PLC0415
 
     ds, store, _ = both
     tile = tile_columns(store.network(), store.record.job.output.dtype)

@@ -22,7 +22,7 @@ from colonnade.columns import base, open_columns
 from colonnade.errors import IncompleteError, InputError, StoreError
 from colonnade.events import StoreGrown
 from colonnade.inputs import check_job
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from colonnade.run import _final_results
 from colonnade.store import Store, hold, input_record
 from colonnade.task import Address, compute_block

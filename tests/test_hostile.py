@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import colonnade as cn
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from support import N, allowed, refusal, snapshot
 
 LAUGHS = "a: &a [x, x]\n" + "".join(

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 import colonnade as cn
 from colonnade.columns import open_columns
 from colonnade.errors import StoreError
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from colonnade.planning import plan
 from colonnade.store import Store, hold, input_record
 from colonnade.task import Address, compute_block

@@ -14,8 +14,8 @@ import pytest
 
 import colonnade as cn
 from colonnade.activations import activation
-from colonnade.deepreference import make_reference
-from colonnade.reference import excess
+from colonnade.verify.deepreference import make_reference
+from colonnade.verify.reference import excess
 from support import make_columns, make_network, refusal, save_network
 
 SOURCE = '''

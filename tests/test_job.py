@@ -19,8 +19,8 @@ from colonnade import job as models
 from colonnade.activations import ACTIVATIONS
 from colonnade.errors import JobError
 from colonnade.job import AddressCluster, Job, LocalCluster, cluster, json_schema
-from colonnade.jobfile import load_job
-from colonnade.locations import StorageOptions
+from colonnade.job.file import load_job
+from colonnade.places.locations import StorageOptions
 
 CONFIGS = [Path(__file__).parents[1] / "configs" / name for name in ("digits.yaml", "patches.yaml")]
 WHOLE = """\

@@ -15,10 +15,9 @@ import xarray as xr
 from scipy.linalg import block_diag
 
 import colonnade as cn
-from colonnade import operators
 from colonnade.errors import StoreError, TooLargeError, UsageError
 from colonnade.jacobian import slopes
-from colonnade.reader import Backend
+from colonnade.reader import Backend, operators
 from support import M, N, P, Q, make_columns, make_network, save_network
 
 LAYOUTS = ["dense", "factored"]

@@ -20,8 +20,8 @@ from colonnade.errors import TooLargeError
 from colonnade.job import Product
 from colonnade.layout import Grid, Shapes
 from colonnade.plan import Capacity, Plan
-from colonnade.planner import make_plan
 from colonnade.products import needs_blocks
+from colonnade.sizing import make_plan
 from colonnade.words import format_bytes, format_seconds
 
 MIB = 2**20
@@ -400,7 +400,7 @@ def test_format_bytes(size, text) -> None:
     assert format_bytes(size) == text
 
 
-@pytest.mark.parametrize("module", ["plan", "planner"])
+@pytest.mark.parametrize("module", ["plan", "sizing"])
 def test_it_is_arithmetic_alone(module) -> None:
     # `colonnade.plan` is the function, which hides the module
     tree = ast.parse(Path(str(sys.modules[f"colonnade.{module}"].__file__)).read_text())

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 import colonnade as cn
 from colonnade.dispatch import batches
 from colonnade.inputs import check_job
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from colonnade.layout import Shapes
 from colonnade.plan import Capacity
-from colonnade.planner import make_plan
 from colonnade.planning import calibrated, sample
+from colonnade.sizing import make_plan
 from support import N, P, make_columns, refusal, snapshot
 
 

@@ -18,7 +18,7 @@ import zarr
 import colonnade as cn
 from colonnade.errors import JobError, UsageError
 from colonnade.inputs import check_job
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from colonnade.plan import Capacity
 from colonnade.reader import Backend
 from colonnade.store import Store, hold

@@ -10,10 +10,10 @@ import pytest
 
 from colonnade import Network
 from colonnade.activations import ACTIVATIONS, activation
-from colonnade.blockwise import BlockSums
-from colonnade.definitions import DEFINITIONS, sigma, slope_range
-from colonnade.reference import Reference, excess
-from colonnade.rounding import round_mantissa
+from colonnade.store.rounding import round_mantissa
+from colonnade.verify.blockwise import BlockSums
+from colonnade.verify.definitions import DEFINITIONS, sigma, slope_range
+from colonnade.verify.reference import Reference, excess
 from support import make_columns, make_network, results
 from test_activations import DIGITS, REFERENCE
 

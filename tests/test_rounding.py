@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from colonnade.rounding import round_mantissa
+from colonnade.store.rounding import round_mantissa
 
 
 @pytest.mark.parametrize(("dtype", "most"), [("float32", 22), ("float64", 51)])

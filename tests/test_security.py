@@ -19,7 +19,7 @@ import yaml
 import colonnade as cn
 from colonnade.errors import ClusterError, JobError
 from colonnade.events import ClusterReady
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from support import N, Q
 
 # TLS

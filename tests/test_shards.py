@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zarr.codecs import Crc32cCodec
 
-from colonnade.shards import ShardBuffer, ShardLayout
+from colonnade.store.shards import ShardBuffer, ShardLayout
 
 
 def make_array(path: Path, p: int, rows: int, chunks: int, row_shape: Any, dtype: Any) -> Any:

@@ -17,13 +17,13 @@ import colonnade as cn
 from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import BlockDone
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from colonnade.layout import Shapes
 from colonnade.plan import Capacity
-from colonnade.planner import make_plan
-from colonnade.rounding import round_mantissa
+from colonnade.sizing import make_plan
 from colonnade.store import Store, hold, input_record
 from colonnade.store import arrays as store_arrays
+from colonnade.store.rounding import round_mantissa
 from colonnade.task import Address, Failed, Released, compute_block, compute_blocks
 from support import N, P, Q, make_columns, make_network, save_network
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from colonnade import run
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from colonnade.submit import prepare
 from slurm import PARTITION, Slurm
 from support import N, Q, make_columns, needs, refusal

@@ -40,8 +40,8 @@ from colonnade.run import run
 from colonnade.verify import Verification, verify
 
 if TYPE_CHECKING:
-    from colonnade.operators import column_derivative, operator
     from colonnade.reader import open  # noqa: A004
+    from colonnade.reader.operators import column_derivative, operator
     from colonnade.reporting import report
 
 __version__ = version("colonnade")
@@ -76,9 +76,9 @@ __all__ = [
 
 # xarray and pandas behind it cost as long to import as all the rest; workers never need them
 _LAZY = {
-    "column_derivative": "colonnade.operators",
+    "column_derivative": "colonnade.reader.operators",
     "open": "colonnade.reader",
-    "operator": "colonnade.operators",
+    "operator": "colonnade.reader.operators",
     "report": "colonnade.reporting",
 }
 

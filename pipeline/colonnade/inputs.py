@@ -11,18 +11,18 @@ from colonnade.columns import Columns, open_columns
 from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError
 from colonnade.job import SCALINGS, Job
 from colonnade.kernel import kernel_bytes, scratch_bytes, slope_numbers, working_dtype
+from colonnade.kernel.order import cheapest
+from colonnade.kernel.tiles import STRIP, tile_columns
 from colonnade.labelling import find_labels
 from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
-from colonnade.order import cheapest
+from colonnade.places.urls import is_url, overlap
 from colonnade.plan import Capacity, Plan, Work
-from colonnade.planner import make_plan
 from colonnade.products import needs_blocks
+from colonnade.sizing import make_plan
 from colonnade.sources import Slopes, Source
 from colonnade.store import InputRecord, input_record
-from colonnade.tiles import STRIP, tile_columns
-from colonnade.urls import is_url, overlap
 
 __all__ = ["Checked", "check_job"]
 

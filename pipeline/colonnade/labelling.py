@@ -19,10 +19,10 @@ from colonnade.columns.beside import array_beside, coordinate_beside
 from colonnade.errors import ColonnadeError, JobError, reason, shown
 from colonnade.job import Job
 from colonnade.labels import Coordinate, Dimension, Labels, names_problem, scale_problem
-from colonnade.locations import StorageOptions, storage_texts
-from colonnade.npyheader import read_header
+from colonnade.npy.header import read_header
 from colonnade.places import place_at
-from colonnade.urls import is_url
+from colonnade.places.locations import StorageOptions, storage_texts
+from colonnade.places.urls import is_url
 from colonnade.weights.npz import load_npz
 
 __all__ = ["find_labels"]

@@ -11,12 +11,12 @@ from colonnade.errors import IncompleteError, UsageError
 from colonnade.events import Listener, RunFinished, ignore
 from colonnade.inputs import Checked
 from colonnade.job import Job
-from colonnade.jobfile import load_job
-from colonnade.locations import Options
+from colonnade.job.file import load_job
+from colonnade.places.locations import Options
+from colonnade.places.urls import is_url, overlap
 from colonnade.run import carry_out, refuse_both
 from colonnade.sources import Slopes
 from colonnade.store import Store
-from colonnade.urls import is_url, overlap
 
 __all__ = ["materialize"]
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from colonnade.activations import Activation, activation
 from colonnade.errors import NetworkError, UsageError
-from colonnade.locations import Options
+from colonnade.places.locations import Options
 from colonnade.weights import (
     Chain,
     Given,

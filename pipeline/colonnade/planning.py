@@ -11,7 +11,7 @@ from colonnade import clusters
 from colonnade.errors import UsageError
 from colonnade.events import BlockDone, BlockFailed, ignore
 from colonnade.inputs import Checked, check_job
-from colonnade.jobfile import JobLike, load_job
+from colonnade.job.file import JobLike, load_job
 from colonnade.plan import Calibration, Plan
 from colonnade.rounds import compute
 from colonnade.stopping import Stop, stoppable

@@ -12,7 +12,7 @@ from colonnade.environment import versions
 from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stopping
 from colonnade.job import ClusterSettings, LocalCluster
-from colonnade.locations import storage_texts
+from colonnade.places.locations import storage_texts
 from colonnade.sources import Source
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store

@@ -28,7 +28,7 @@ from colonnade.events import (
 )
 from colonnade.inputs import Checked, check_job
 from colonnade.job import Job
-from colonnade.jobfile import JobLike, load_job
+from colonnade.job.file import JobLike, load_job
 from colonnade.layout import Grid
 from colonnade.network import Network
 from colonnade.products import PRODUCTS

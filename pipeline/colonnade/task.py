@@ -31,14 +31,14 @@ from colonnade.columns import Columns
 from colonnade.environment import differences, versions
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
+from colonnade.kernel.tiles import STRIP, Tiles, overlapping
 from colonnade.matrix import nonfinite
 from colonnade.places import Place, place_at
 from colonnade.products import PRODUCTS, Product, Rows
-from colonnade.rounding import round_mantissa
-from colonnade.shards import ShardBuffer
 from colonnade.sources import Slopes, Source
 from colonnade.store import Holder, Store, holder
-from colonnade.tiles import STRIP, Tiles, overlapping
+from colonnade.store.rounding import round_mantissa
+from colonnade.store.shards import ShardBuffer
 
 __all__ = ["Address", "Failed", "Released", "Unfit", "compute_block", "compute_blocks", "reach"]
 

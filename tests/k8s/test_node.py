@@ -19,7 +19,7 @@ import colonnade as cn
 import s3
 from colonnade.clusters import kubernetes
 from colonnade.job import KubernetesCluster
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
 from support import N, Q, make_columns, make_network, save_network
 from test_cli import colonnade
 

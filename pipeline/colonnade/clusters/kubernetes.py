@@ -16,7 +16,7 @@ from colonnade.clusters.base import Deployment, library, refusal
 from colonnade.job import KubernetesCluster
 from colonnade.plan import Capacity
 
-__all__ = ["capacity", "deploy", "namespace", "specification", "unstuck"]
+__all__ = ["capacity", "deploy", "namespace", "reached", "specification", "unstuck"]
 
 _SCHEDULER = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -61,15 +61,7 @@ def unstuck(name: str, namespace: str | None) -> Iterator[None]:
     is pending, and who waits for the later word waits until his time is over
     (github.com/dask/dask-kubernetes/issues/968).
     """
-    client, config, kr8s = (
-        library(module, "kubernetes")
-        for module in ("kubernetes.client", "kubernetes.config", "kr8s")
-    )
-    try:
-        config.load_kube_config()
-    except config.ConfigException:
-        config.load_incluster_config()
-    where = str(kr8s.api().namespace) if namespace is None else namespace
+    client, where = reached(namespace)
     done = threading.Event()
 
     def look() -> None:
@@ -98,6 +90,15 @@ def namespace(settings: KubernetesCluster) -> str | None:
     if settings.namespace is None and _OWN_NAMESPACE.is_file():
         return _OWN_NAMESPACE.read_text().strip()
     return settings.namespace
+
+
+def reached(namespace: str | None) -> tuple[Any, str]:
+    """Load the API's client, set up as kubectl is, or as a pod is; and which namespace is meant."""
+    client, config, kr8s = (
+        library(name, "kubernetes") for name in ("kubernetes.client", "kubernetes.config", "kr8s")
+    )
+    config.load_config()
+    return client, str(kr8s.api().namespace) if namespace is None else namespace
 
 
 def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from colonnade.columns.folder import open_npy_folder
 from colonnade.columns.npy import open_npy, open_npy_object
 from colonnade.columns.zarrs import open_zarr
 from colonnade.errors import InputError, reason
-from colonnade.locations import Options, storage_texts
 from colonnade.places import Directory, Objects, Place, place_at
+from colonnade.places.locations import Options, storage_texts
 
 __all__ = ["Columns", "Orientation", "open_columns"]
 

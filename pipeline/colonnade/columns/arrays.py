@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from colonnade.columns.base import Source, Wanted
 from colonnade.columns.packing import Packing
+from colonnade.columns.sampling import Piece
 from colonnade.errors import shown
-from colonnade.npyfile import PAGE
-from colonnade.sampling import Piece
+from colonnade.npy.file import PAGE
 
 __all__ = ["Box", "Stacked", "Stored", "Variable", "listed"]
 

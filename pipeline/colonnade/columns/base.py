@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from colonnade.columns.sampling import Piece, Sample, samples
 from colonnade.errors import reason
-from colonnade.sampling import Piece, Sample, samples
 
 __all__ = ["Columns", "Orientation", "Source", "Wanted"]
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from colonnade.columns.base import Wanted
+from colonnade.columns.sampling import Piece
 from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays, stamp
 from colonnade.errors import InputError, reason, shown
 from colonnade.matrix import check_matrix
 from colonnade.places import Place
-from colonnade.sampling import Piece
 
 __all__ = ["open_csv"]
 

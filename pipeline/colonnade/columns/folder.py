@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from colonnade.columns.base import Source, Wanted
 from colonnade.columns.npy import NpySource, open_npy, open_npy_object
+from colonnade.columns.sampling import Piece
 from colonnade.errors import InputError, shown
 from colonnade.matrix import check_matrix
 from colonnade.places import Directory, Objects, Place
-from colonnade.sampling import Piece
 
 __all__ = ["open_npy_folder"]
 

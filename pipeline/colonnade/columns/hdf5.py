@@ -22,7 +22,7 @@ from colonnade.columns.labels import labels
 from colonnade.columns.packing import ATTRIBUTES
 from colonnade.columns.stacking import MOST_CHUNK_BYTES, choose, stack
 from colonnade.errors import InputError, reason, shown
-from colonnade.npyfile import PAGE
+from colonnade.npy.file import PAGE
 from colonnade.places import Place
 
 __all__ = ["open_hdf5"]

@@ -11,13 +11,13 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from colonnade.columns.base import Source, Wanted
+from colonnade.columns.sampling import Piece
 from colonnade.errors import InputError, reason, shown
 from colonnade.matrix import check_matrix
-from colonnade.npyfile import PAGE, read_window
-from colonnade.npyheader import Header, read_header
-from colonnade.npyranges import read_object_header, read_object_window
+from colonnade.npy.file import PAGE, read_window
+from colonnade.npy.header import Header, read_header
+from colonnade.npy.ranges import read_object_header, read_object_window
 from colonnade.places import Objects
-from colonnade.sampling import Piece
 
 __all__ = ["NpySource", "open_npy", "open_npy_object"]
 

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from colonnade.columns.base import Wanted
+from colonnade.columns.sampling import Piece
 from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays, stamp
 from colonnade.errors import InputError, reason, shown
 from colonnade.matrix import check_matrix
 from colonnade.places import Objects, Place
-from colonnade.sampling import Piece
 
 __all__ = ["open_parquet"]
 

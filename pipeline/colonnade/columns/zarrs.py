@@ -19,7 +19,7 @@ from colonnade.columns.base import Wanted
 from colonnade.columns.labels import labels
 from colonnade.columns.stacking import MOST_CHUNK_BYTES, choose, stack
 from colonnade.errors import InputError, reason, shown
-from colonnade.regularfiles import RegularFiles
+from colonnade.places.regularfiles import RegularFiles
 
 __all__ = ["ZarrStored", "check_chunks", "open_zarr"]
 

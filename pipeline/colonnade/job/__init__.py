@@ -19,7 +19,7 @@ from colonnade.job.cluster.base import placed
 from colonnade.job.input import InputSettings
 from colonnade.job.network import SCALINGS, ArrayNames, NetworkSettings
 from colonnade.job.output import OutputSettings, Product, ScaleSettings
-from colonnade.locations import Settings
+from colonnade.places.locations import Settings
 
 __all__ = [
     "SCALINGS",

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 from colonnade.job.values import number
 from colonnade.labels import names_problem, scale_problem
-from colonnade.locations import file_path
+from colonnade.places.locations import file_path
 
 __all__ = ["Deviations", "Names"]
 

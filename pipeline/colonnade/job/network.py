@@ -9,11 +9,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, WithJsonSchema
 
 from colonnade.activations import ACTIVATIONS, COLUMNWISE, activation
+from colonnade.activations.imported import is_import
 from colonnade.errors import UsageError, shown
-from colonnade.imported import is_import
 from colonnade.job.lists import Names
 from colonnade.job.values import number
-from colonnade.locations import FilePath, Settings, StorageOptions
+from colonnade.places.locations import FilePath, Settings, StorageOptions
 from colonnade.weights import array_names
 
 __all__ = ["SCALINGS", "ArrayNames", "NetworkSettings"]

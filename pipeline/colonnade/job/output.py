@@ -13,10 +13,10 @@ from pydantic import (
 )
 
 from colonnade.job.lists import Deviations
+from colonnade.job.pathfields import KNOWN
 from colonnade.job.values import Size, number
-from colonnade.locations import FilePath, Settings, StorageOptions
-from colonnade.pathfields import KNOWN
-from colonnade.urls import SCHEMES
+from colonnade.places.locations import FilePath, Settings, StorageOptions
+from colonnade.places.urls import SCHEMES
 
 __all__ = ["Layout", "OutputSettings", "Product", "ScaleSettings"]
 

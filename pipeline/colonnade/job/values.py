@@ -13,7 +13,7 @@ from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from colonnade.errors import has_credentials
-from colonnade.locations import SECRET
+from colonnade.places.locations import SECRET
 
 __all__ = [
     "Address",

@@ -8,7 +8,7 @@ from pathlib import Path
 from colonnade.places.base import Place
 from colonnade.places.directory import Directory
 from colonnade.places.objects import Objects
-from colonnade.urls import is_url
+from colonnade.places.urls import is_url
 
 __all__ = ["Directory", "Objects", "Place", "place_at"]
 

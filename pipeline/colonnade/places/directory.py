@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from colonnade.places.base import Place
-from colonnade.regularfiles import RegularFiles
+from colonnade.places.regularfiles import RegularFiles
 
 __all__ = ["Directory"]
 

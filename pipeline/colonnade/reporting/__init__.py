@@ -11,7 +11,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from colonnade.errors import StoreError, UsageError, reason
-from colonnade.locations import Options
+from colonnade.places.locations import Options
 from colonnade.reporting import draw
 from colonnade.reporting.summary import Part, Summary, summarise
 from colonnade.words import counted, format_bytes, format_seconds

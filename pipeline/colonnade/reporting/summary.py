@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade import reader
-from colonnade.locations import Options
+from colonnade.places.locations import Options
 from colonnade.store import Status, Store
 from colonnade.words import counted
 

@@ -23,11 +23,10 @@ from colonnade.errors import StoreError, shown
 from colonnade.events import BlockFailed, Listener, ignore
 from colonnade.job import Job
 from colonnade.labels import Coordinate, Dimension, Labels
-from colonnade.locations import storage_texts
 from colonnade.network import Network
 from colonnade.places import Objects, place_at
+from colonnade.places.locations import storage_texts
 from colonnade.plan import Plan
-from colonnade.shards import ShardBuffer
 from colonnade.store import arrays
 from colonnade.store.agreement import array_plans
 from colonnade.store.findings import Failure, Verification
@@ -46,6 +45,7 @@ from colonnade.store.record import (
     input_record,
     network_record,
 )
+from colonnade.store.shards import ShardBuffer
 from colonnade.store.status import Status
 from colonnade.words import now
 

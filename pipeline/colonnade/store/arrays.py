@@ -22,8 +22,8 @@ from colonnade.job import OutputSettings
 from colonnade.labels import Coordinate, Labels
 from colonnade.layout import ArrayPlan
 from colonnade.network import Network
-from colonnade.shards import ShardBuffer, ShardLayout
 from colonnade.store.attributes import attributes
+from colonnade.store.shards import ShardBuffer, ShardLayout
 
 __all__ = [
     "check_index",

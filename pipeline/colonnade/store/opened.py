@@ -16,9 +16,9 @@ from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError
 from colonnade.labels import Coordinate, Dimension
 from colonnade.layout import ArrayPlan, Grid
-from colonnade.locations import Options, storage_texts
 from colonnade.network import Network, array_names
 from colonnade.places import Place, place_at
+from colonnade.places.locations import Options, storage_texts
 from colonnade.store import arrays
 from colonnade.store.agreement import check
 from colonnade.store.lease import holder

@@ -11,12 +11,12 @@ from pathlib import Path
 from colonnade.errors import EndedError, StoreError, UsageError
 from colonnade.inputs import check_job
 from colonnade.job import Job, KubernetesCluster, QueueCluster
-from colonnade.jobfile import load_job
+from colonnade.job.file import load_job
+from colonnade.places.urls import is_url
 from colonnade.store import Store
 from colonnade.submit.base import Handover
 from colonnade.submit.pods import PodJob
 from colonnade.submit.queues import BatchJob
-from colonnade.urls import is_url
 
 __all__ = ["Submission", "prepare"]
 

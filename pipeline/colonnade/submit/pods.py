@@ -14,11 +14,10 @@ from typing import Any
 
 import yaml
 
-from colonnade.clusters.base import library
-from colonnade.clusters.kubernetes import namespace
+from colonnade.clusters.kubernetes import namespace, reached
 from colonnade.errors import ClusterError, IncompleteError, reason, shown
 from colonnade.job import Job, KubernetesCluster
-from colonnade.jobfile import unexpanded
+from colonnade.job.file import unexpanded
 from colonnade.submit.base import PATIENCE, POLL
 
 __all__ = ["PodJob"]
@@ -170,16 +169,13 @@ class PodJob:
 
     @contextmanager
     def _reached(self) -> Iterator[tuple[Any, Any, str]]:
-        """Reach the API as kubectl does, or as a pod does, and the namespace."""
-        client, config, kr8s = (
-            library(name, "kubernetes")
-            for name in ("kubernetes.client", "kubernetes.config", "kr8s")
-        )
+        """Reach the API's Jobs and pods, and the namespace."""
         named = namespace(self._settings)
         try:
-            config.load_config()
-            context = str(kr8s.api().namespace) if named is None else named
-            yield client.BatchV1Api(), client.CoreV1Api(), context
+            client, place = reached(named)
+            yield client.BatchV1Api(), client.CoreV1Api(), place
+        except ClusterError:
+            raise
         # urllib3, the configuration and the API have an error tree each
         except Exception as error:
             where = "" if named is None else f", namespace {named}"

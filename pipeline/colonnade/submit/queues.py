@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from colonnade import pathfields
 from colonnade.clusters.base import library
 from colonnade.clusters.queues import arguments
 from colonnade.errors import ClusterError, IncompleteError, reason, shown
-from colonnade.job import QueueCluster
+from colonnade.job import QueueCluster, pathfields
 from colonnade.submit.base import PATIENCE, POLL
 
 __all__ = ["BatchJob"]

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, reason
-from colonnade.locations import Options, storage_texts
-from colonnade.npyheader import read_header
+from colonnade.npy.header import read_header
 from colonnade.places import Objects, place_at
-from colonnade.urls import is_url
+from colonnade.places.locations import Options, storage_texts
+from colonnade.places.urls import is_url
 from colonnade.weights.choice import SHAPES, array_names, described
 from colonnade.weights.keras_files import load_h5, load_keras
 from colonnade.weights.layouts import steps_of_arrays

@@ -8,7 +8,7 @@ from collections import Counter
 from typing import IO
 
 from colonnade.errors import shown
-from colonnade.npyheader import MAGIC, read_header
+from colonnade.npy.header import MAGIC, read_header
 from colonnade.weights.choice import listed
 
 __all__ = ["check_archive"]

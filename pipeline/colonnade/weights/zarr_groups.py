@@ -11,7 +11,7 @@ import zarr
 
 from colonnade.errors import NetworkError, UsageError, reason, shown
 from colonnade.places import Objects, Place
-from colonnade.regularfiles import RegularFiles
+from colonnade.places.regularfiles import RegularFiles
 from colonnade.weights.loaded import Loaded
 
 __all__ = ["load_zarr"]

@@ -7,7 +7,7 @@ from typing import Any, Self
 from pydantic import model_validator
 
 from colonnade.job.values import Seconds, Whole
-from colonnade.locations import Settings, absolute
+from colonnade.places.locations import Settings, absolute
 
 __all__ = ["Adaptive", "Cluster", "Sized", "placed"]
 

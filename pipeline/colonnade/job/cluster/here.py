@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from colonnade.job.cluster.base import Cluster, placed
 from colonnade.job.values import Address, Count, Size, Whole
-from colonnade.locations import FilePath, Settings
+from colonnade.places.locations import FilePath, Settings
 
 __all__ = ["AddressCluster", "LocalCluster", "TlsSettings"]
 

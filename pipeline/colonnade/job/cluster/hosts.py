@@ -8,7 +8,7 @@ from annotated_types import MinLen
 
 from colonnade.job.cluster.base import Cluster, placed
 from colonnade.job.values import Host, Line, Port, Size, Whole
-from colonnade.locations import FilePath
+from colonnade.places.locations import FilePath
 
 __all__ = ["SshCluster"]
 

@@ -21,7 +21,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from colonnade.errors import UsageError
-from colonnade.urls import SCHEMES, URL, is_url
+from colonnade.places.urls import SCHEMES, URL, is_url
 
 __all__ = [
     "SECRET",

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from colonnade.errors import StoreError, TooLargeError, UsageError
-from colonnade.locations import Options
+from colonnade.places.locations import Options
 from colonnade.reader import open as open_store
 from colonnade.words import format_bytes
 

@@ -16,9 +16,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from colonnade import locations, pathfields
 from colonnade.errors import JobError, reason, shown
-from colonnade.job import Job
+from colonnade.job import Job, pathfields
+from colonnade.places import locations
 
 __all__ = ["JobLike", "load_job", "unexpanded"]
 

@@ -16,10 +16,10 @@ import yaml
 from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 
 from colonnade.errors import IncompleteError, StoreError, UsageError, reason
-from colonnade.locations import Options
-from colonnade.recovered import recovered
-from colonnade.scaling import scaled as scaled_view
-from colonnade.scaling import with_deviations
+from colonnade.places.locations import Options
+from colonnade.reader.recovered import recovered
+from colonnade.reader.scaling import scaled as scaled_view
+from colonnade.reader.scaling import with_deviations
 from colonnade.store import KEY, Status, Store
 
 __all__ = ["Backend", "open"]

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from colonnade.activations.formulas import Array, LowRank, Slope
 from colonnade.buffers import PIECE_BYTES, Buffers
-from colonnade.formulas import Array, LowRank, Slope
+from colonnade.kernel.order import Product, cheapest
+from colonnade.kernel.sandwich import Sandwich, add_outer, sandwich_bytes
 from colonnade.network import Network
-from colonnade.order import Product, cheapest
-from colonnade.sandwich import Sandwich, add_outer, sandwich_bytes
 
 __all__ = [
     "Kernel",

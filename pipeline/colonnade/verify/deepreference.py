@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from colonnade.definitions import LEAST, sigma, slope_range
 from colonnade.kernel import working_dtype
-from colonnade.mixing import mixed
 from colonnade.network import Network
-from colonnade.reference import (
+from colonnade.verify.definitions import LEAST, sigma, slope_range
+from colonnade.verify.mixing import mixed
+from colonnade.verify.reference import (
     FORMULAS,
     U64,
     Array,

@@ -18,10 +18,10 @@ from xarray.core.indexing import (
 )
 
 from colonnade.blas import one_blas_thread
+from colonnade.kernel.tiles import Tiles, overlapping, tile_columns
 from colonnade.sources import Slopes, Source
 from colonnade.store import Store
 from colonnade.store.attributes import attributes
-from colonnade.tiles import Tiles, overlapping, tile_columns
 
 __all__ = ["recovered"]
 

@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.blockwise import BlockSums, column_cost
 from colonnade.columns import Columns
-from colonnade.deepreference import DeepReference, make_reference
 from colonnade.errors import InputError, NetworkError, StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
-from colonnade.locations import Options
 from colonnade.matrix import nonfinite
 from colonnade.network import Network
+from colonnade.places.locations import Options
 from colonnade.products import PRODUCTS
-from colonnade.reference import Enclosure, Reference, excess
 from colonnade.store import Failure, Store, Verification, input_record, network_record
+from colonnade.verify.blockwise import BlockSums, column_cost
+from colonnade.verify.deepreference import DeepReference, make_reference
+from colonnade.verify.reference import Enclosure, Reference, excess
 
 __all__ = ["Failure", "Verification", "check", "verify"]
 

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from colonnade.activations.formulas import FORMATS, Array, LowRank, Slope
 from colonnade.errors import UsageError, reason
-from colonnade.formulas import FORMATS, Array, LowRank, Slope
 
 __all__ = ["Imported", "check", "derivative", "imported", "is_import", "probes"]
 

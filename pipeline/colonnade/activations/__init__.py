@@ -16,12 +16,12 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import ArrayLike
 
-from colonnade import formulas as f
+from colonnade.activations import formulas as f
+from colonnade.activations.columnwise import COLUMNWISE, ColumnFormula
+from colonnade.activations.formulas import Array, Slope
+from colonnade.activations.imported import Imported, check, imported, is_import, probes
 from colonnade.buffers import PIECE_BYTES
-from colonnade.columnwise import COLUMNWISE, ColumnFormula
 from colonnade.errors import UsageError
-from colonnade.formulas import Array, Slope
-from colonnade.imported import Imported, check, imported, is_import, probes
 
 __all__ = ["ACTIVATIONS", "COLUMNWISE", "Activation", "Formula", "activation"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.npyheader import LONGEST, Header, read_header
+from colonnade.npy.header import LONGEST, Header, read_header
 from colonnade.places import Objects
 
 __all__ = ["read_object_header", "read_object_window"]

@@ -17,8 +17,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.reference import Array, Enclosure, Reference, unit
-from colonnade.tiles import STRIP
+from colonnade.kernel.tiles import STRIP
+from colonnade.verify.reference import Array, Enclosure, Reference, unit
 
 __all__ = ["BlockSums", "column_cost"]
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.npyheader import Header
+from colonnade.npy.header import Header
 
 __all__ = ["PAGE", "read_window"]
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.imported import derivative, imported
+from colonnade.activations.imported import derivative, imported
 
 __all__ = ["DEFINITIONS", "LEAST", "Definition", "sigma", "slope_range"]
 

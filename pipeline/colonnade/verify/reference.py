@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from colonnade.definitions import LEAST, sigma, slope_range
 from colonnade.kernel import working_dtype
 from colonnade.network import Network
+from colonnade.verify.definitions import LEAST, sigma, slope_range
 
 __all__ = [
     "FORMULAS",

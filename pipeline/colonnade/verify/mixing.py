@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.formulas import LowRank
-from colonnade.imported import Imported, derivative, imported
+from colonnade.activations.formulas import LowRank
+from colonnade.activations.imported import Imported, derivative, imported
 
 __all__ = ["Mixed", "mixed"]
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from colonnade.activations.formulas import Array, LowRank, Slope
 from colonnade.buffers import PIECE_BYTES, Buffers
-from colonnade.formulas import Array, LowRank, Slope
 
 __all__ = ["SLICE_BYTES", "Method", "Sandwich", "choose_method", "sandwich_bytes"]
 

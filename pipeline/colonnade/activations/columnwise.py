@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from colonnade.formulas import Array, LowRank
+from colonnade.activations.formulas import Array, LowRank
 
 __all__ = ["COLUMNWISE", "ColumnFormula"]
 
