@@ -25,6 +25,7 @@ from colonnade.errors import ColonnadeError, NetworkError
 from colonnade.kernel.tiles import Tiles
 from colonnade.layout import Grid, Shapes
 from colonnade.places import Place
+from colonnade.plan import Work
 from colonnade.products import PRODUCTS, Rows, make_arrays
 
 # n, m, q and p are unequal primes, so that a swapped dimension shows
@@ -101,6 +102,12 @@ def results(
             made = product.final(iter([arrays[product.made_of]]), p)
             arrays[product.statistic] = np.asarray(made).astype(dtype)
     return arrays
+
+
+def make_work(shapes: Shapes) -> Work:
+    """What a column of one hidden layer with an elementwise σ takes."""
+    n, m, q = shapes.n, shapes.m, shapes.q
+    return Work("W2 D1 W1", 2 * m * n * q, 2 * m * n, m)
 
 
 def put_npy(place: Place, X: np.ndarray) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from colonnade.buffers import Buffers
+from colonnade.buffers import Buffers, made_once
 
 
 def test_the_same_memory_for_a_name() -> None:
@@ -29,3 +30,27 @@ def test_each_thread_and_each_process_has_its_own() -> None:
     assert not np.shares_memory(mine, other)
     sent = pickle.loads(pickle.dumps(buffers))  # noqa: S301 (its own)
     assert not np.shares_memory(mine, sent.array("a", (7,), np.float64))
+
+
+def test_what_threads_share_is_made_once() -> None:
+    made: list[int] = []
+    first, second, go_on = threading.Event(), threading.Event(), threading.Event()
+
+    class Shared:
+        @made_once
+        def thing(self) -> list[int]:
+            (second if made else first).set()
+            made.append(1)
+            go_on.wait()
+            return made
+
+    shared = Shared()
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(lambda: shared.thing)
+        first.wait()
+        two = pool.submit(lambda: shared.thing)
+        # Let in, it would come at once
+        assert not second.wait(0.2)
+        go_on.set()
+        assert one.result() is two.result() is made
+    assert made == [1]

@@ -47,7 +47,7 @@ def test_every_method_equals_the_definition(n, m, q, p, dtype, size, method) -> 
     network, X = make_network(n, m, q, "tanh", dtype), make_columns(n, p, dtype)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sandwich, "choose_method", lambda *_: method)
-        patch.setattr(sandwich, "SLICE_BYTES", size)
+        patch.setattr(sandwich, "_SLICE_BYTES", size)
         T = cn.jacobian(network, X)
     assert np.all(np.abs(T - by_definition(network, X)) <= bound(network, dtype))
 

@@ -22,8 +22,22 @@ from support import make_columns, make_network, save_network
         ((20_011, 307, 61, 2), {}, {"block_size": "37 MiB", "products": ["value", "jacobian"]}),
         ((20_011, 61, 1511, 31), {}, {"products": ["norm", "mean"]}),
         ((601, 401, 1511, 397), {}, {"block_size": "37 MiB"}),
+        ((20_011, 61, 1511, 31), {"threads_per_worker": 2}, {"products": ["gram"]}),
+        ((20_011, 61, 1511, 31), {}, {"products": ["gram", "mean"], "dtype": "float64"}),
+        ((20_011, 127, 101, 397), {"threads_per_worker": 5}, {"products": ["mean_abs"]}),
     ],
-    ids=["block", "threads", "compressed", "float64", "columns of X", "norm", "weights"],
+    ids=[
+        "block",
+        "threads",
+        "compressed",
+        "float64",
+        "columns of X",
+        "norm",
+        "weights",
+        "gram",
+        "gram of float64",
+        "tiles",
+    ],
 )
 def test_predicted_within_a_fifth(tmp_path: Path, shapes, cluster, output) -> None:
     p, n, m, q = shapes

@@ -20,7 +20,7 @@ from colonnade.layout import Shapes
 from colonnade.plan import Capacity
 from colonnade.planning import calibrated, sample
 from colonnade.sizing import make_plan
-from support import N, P, make_columns, refusal, snapshot
+from support import N, P, make_columns, make_work, refusal, snapshot
 
 
 def test_the_plan_tells_the_time_and_leaves_nothing(job, tmp_path) -> None:
@@ -83,6 +83,7 @@ def test_the_sample_is_of_the_runs_own_tasks(p, block_columns, workers, threads,
         compression="none",
         capacity=Capacity(workers, threads, None),
         block_size=block_columns * 5 * 3 * 4,
+        work=make_work(Shapes(p, 5, 7, 3)),
     )
     tasks = set(batches(range(plan.grid.blocks), plan.batch))
     blocks = sample(plan)

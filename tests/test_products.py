@@ -95,7 +95,7 @@ def test_what_vanishes_and_what_is_out_of_scale(by: str) -> None:
 def test_norms_in_many_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     network, X = make_network(), make_columns()
     whole = {by: results(network, X, "float32", NAMES, by) for by in ("slopes", "blocks")}
-    monkeypatch.setattr("colonnade.products.base.SLICE_BYTES", 3 * 8 * 7)
+    monkeypatch.setattr("colonnade.products.base._SLICE_BYTES", 3 * 8 * 7)
     for by, expected in whole.items():
         found = results(network, X, "float32", NAMES, by)
         for name in ARRAYS:

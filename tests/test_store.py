@@ -25,7 +25,7 @@ from colonnade.store import Store, hold, input_record
 from colonnade.store import arrays as store_arrays
 from colonnade.store.rounding import round_mantissa
 from colonnade.task import Address, Failed, Released, compute_block, compute_blocks
-from support import N, P, Q, make_columns, make_network, save_network
+from support import N, P, Q, make_columns, make_network, make_work, save_network
 
 pytestmark = pytest.mark.shared_cluster
 
@@ -35,8 +35,9 @@ B = 13  # columns a block: 8 blocks, the last with 10
 def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
     checked = load_job(job)
     output = checked.output
+    shapes = Shapes(p, network.n, network.m, network.q)
     planned = make_plan(
-        Shapes(p, network.n, network.m, network.q),
+        shapes,
         products=output.products,
         dtype=output.dtype,
         x_itemsize=4,
@@ -48,6 +49,7 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
         block_size=output.block_size,
         chunk_size=output.chunk_size,
         layout=output.layout,
+        work=make_work(shapes),
     )
     x = input_record(open_columns(checked.input.path))
     return Store.create(planned, network, checked, x)

@@ -1,4 +1,4 @@
-"""Memory that a thread takes for the same thing again and again.
+"""Memory that a thread takes for the same thing again and again, and what threads share.
 
 Dask's workers are started with glibc's MALLOC_TRIM_THRESHOLD_ set, and so with a fixed size from
 which malloc fetches pages from the system, and returns them, every time. On what is used as
@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Hashable
-from typing import Any
+from collections.abc import Callable, Hashable
+from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["PIECE_BYTES", "Buffers"]
+__all__ = ["PIECE_BYTES", "Buffers", "made_once"]
 
 # Bytes of a temporary array that is not kept: below that size, which is 128 KiB
 PIECE_BYTES = 120 * 2**10
+
+Made = TypeVar("Made")
 
 
 class Buffers(threading.local):
@@ -37,3 +40,15 @@ class Buffers(threading.local):
         if kept is None or kept.nbytes < needed:
             kept = self._kept[name] = np.empty(needed, np.uint8)
         return kept[:needed].view(dtype).reshape(shape)
+
+
+class made_once(cached_property[Made]):  # noqa: N801 (a decorator)
+    """A cached property that is made once, also where many threads ask for it at the same time."""
+
+    def __init__(self, function: Callable[[Any], Made]) -> None:
+        super().__init__(function)
+        self._making = threading.RLock()
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        with self._making:
+            return super().__get__(instance, owner)

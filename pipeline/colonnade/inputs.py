@@ -19,7 +19,7 @@ from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
 from colonnade.places.urls import is_url, overlap
 from colonnade.plan import Capacity, Plan, Work
-from colonnade.products import needs_blocks
+from colonnade.products import kept_bytes, needs_blocks
 from colonnade.sizing import make_plan
 from colonnade.sources import Slopes, Source
 from colonnade.store import InputRecord, input_record
@@ -78,20 +78,23 @@ class Checked:
         if isinstance(self.columns, Slopes):
             x_itemsize = -(-x_itemsize * network.m // network.n)
         x_dtype = np.dtype(self.x.dtype)
+        shapes = Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q)
+        kept = kernel_bytes(
+            network,
+            output.dtype,
+            tile,
+            blocks=needs_blocks(output.products, output.layout, elementwise=network.has_slopes),
+        )
+        if network.has_slopes:
+            kept += kept_bytes(output.products, shapes)
         plan = make_plan(
-            Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q),
+            shapes,
             products=output.products,
             dtype=output.dtype,
             x_itemsize=x_itemsize,
             x_chunk_columns=self.columns.chunk_columns,
             working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
-            kernel_bytes=kernel_bytes(
-                network,
-                output.dtype,
-                tile,
-                norm="norm" in output.products,
-                blocks=needs_blocks(output.products, output.layout, elementwise=network.has_slopes),
-            ),
+            kernel_bytes=kept,
             strip_columns=STRIP,
             compression=output.compression,
             objects=is_url(output.path) or is_url(self.columns.path),

@@ -16,7 +16,7 @@ from colonnade.layout import (
     make_grid,
 )
 from colonnade.plan import TASKS_PER_SECOND, Capacity, Plan, Work
-from colonnade.products import SLICE_BYTES, make_arrays, needs_blocks
+from colonnade.products import make_arrays, needs_blocks, thread_bytes
 from colonnade.words import counted, format_bytes
 
 __all__ = ["make_plan"]
@@ -59,7 +59,7 @@ def make_plan(
     grid: Grid | None = None,
     layout: Literal["dense", "factored"] = "dense",
     tile_columns: int = 1,
-    work: Work | None = None,
+    work: Work,
 ) -> Plan:
     """Plan a run.
 
@@ -90,7 +90,7 @@ def make_plan(
     tile_columns
         Columns whose blocks are computed together.
     work
-        What a column takes; by default, that of one hidden layer and an elementwise σ.
+        What a column takes.
 
     Raises
     ------
@@ -99,8 +99,6 @@ def make_plan(
     """
     itemsize = 4 if dtype == "float32" else 8
     main = "jacobian" in products
-    n, m, q = shapes.n, shapes.m, shapes.q
-    work = work or Work("W2 D1 W1", 2 * m * n * q, 2 * m * n, m)
     # A job without the tensor is cut by what it works on instead
     numbers = max(shapes.n, shapes.m, shapes.q)
     if main:
@@ -116,6 +114,8 @@ def make_plan(
     x_chunk = min(x_chunk_columns, shapes.p)
 
     chunk = shapes.p if chunk_size == "auto" else max(1, chunk_size // column_bytes)
+    if grid is not None:
+        chunk = grid.chunk_columns
 
     def needed(columns: int) -> dict[str, int]:
         kept = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
@@ -137,7 +137,8 @@ def make_plan(
             work,
         )
         needs = {t: capacity.threads_per_worker * size for t, size in terms.items()}
-        if "tensor tile" in terms and columns % tile_columns == 0 and tile_columns <= chunk:
+        stored = main and layout == "dense"
+        if stored and columns % tile_columns == 0 and tile_columns <= chunk:
             # Whole tiles are computed where they are stored: a last one may not be whole
             needs["tensor tile"] = terms["tensor tile"]
         return kept | needs
@@ -245,12 +246,9 @@ def _thread_memory(
         terms["products of layers"] = work.scratch_bytes
     others = [name for name in products if name not in ("jacobian", "value")]
     if others:
-        m, n, q = shapes.m, shapes.n, shapes.q
-        # Their shards, and what they make those of, in float64; of gram, two sums and the slopes
-        outer = 2 * 8 * m * m + 8 * m * strip if "gram" in products else 0
-        terms["products"] = (
-            parts + itemsize * 2 * columns + outer + 8 * q * n + 3 * min(SLICE_BYTES, 8 * m * strip)
-        )
+        # Their shards, and what they make those of
+        made = thread_bytes(products, shapes, strip, itemsize)
+        terms["products"] = parts + itemsize * 2 * columns + made
     if "value" in products:
         terms["values"] = shapes.q * (itemsize * columns + 2 * working * strip)
     return terms

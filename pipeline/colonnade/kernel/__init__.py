@@ -12,16 +12,15 @@ elementwise σ they are the slopes S′ = σ′(Z), and s = m.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from colonnade.activations.formulas import Array, LowRank, Slope
-from colonnade.buffers import PIECE_BYTES, Buffers
+from colonnade.buffers import PIECE_BYTES, Buffers, made_once
 from colonnade.kernel.order import Product, cheapest
-from colonnade.kernel.sandwich import Sandwich, add_outer, sandwich_bytes
+from colonnade.kernel.sandwich import Sandwich, add_outer, kept_bytes, slice_bytes
 from colonnade.network import Network
 
 __all__ = [
@@ -64,22 +63,17 @@ def slope_numbers(network: Network) -> int:
     return sum(m * (1 + 2 * (rank or 0)) for m, rank in _ranks(network))
 
 
-def kernel_bytes(
-    network: Network, dtype: DTypeLike, columns: int, *, norm: bool = False, blocks: bool = True
-) -> int:
+def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, blocks: bool = True) -> int:
     """Bytes that a `Kernel` keeps between blocks, shared by a process's threads.
 
     Parameters
     ----------
     columns
         As for `Kernel`.
-    norm
-        Whether norms are asked for: an m × m matrix, and another one while it is made, where they
-        are of slopes.
     blocks
         Whether blocks are formed: what they are made with is made when the first one is.
     """
-    sizes, itemsize = network.sizes, np.dtype(dtype).itemsize
+    itemsize = np.dtype(dtype).itemsize
     weights = sum(layer.W.size for layer in network.layers)
     kept = weights * network.dtype.itemsize
     # The first layer with its bias as a column more, in the working type
@@ -89,24 +83,29 @@ def kernel_bytes(
     if network.dtype != dtype:
         inner = sum(layer.W.size for layer in network.layers[1:-1])
         kept += weights * itemsize + (network.dtype != working) * inner * working.itemsize
-    if norm and network.has_slopes:
-        n, m, q = sizes
-        kept += (2 * m * m + m * (n + q)) * 8
     if not blocks:
         return kept
-    product = cheapest(sizes)
-    width = _width(product, itemsize, columns)
-    for i, turned in _pairs(product):
-        n, m, q = sizes[i - 1 : i + 2]
-        n, q = (q, n) if turned else (n, q)
-        kept += sandwich_bytes(q, m, n, itemsize, width) + turned * m * (n + q) * itemsize
+    width = _width(cheapest(network.sizes), itemsize, columns)
+    for q, m, n, turned in _shapes(network):
+        kept += kept_bytes(q, m, n, itemsize, width) + turned * m * (n + q) * itemsize
     return kept
 
 
 def scratch_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
     """Bytes that a thread takes for products on the way to a block."""
     product, itemsize = cheapest(network.sizes), np.dtype(dtype).itemsize
-    return product.numbers * itemsize * _width(product, itemsize, columns)
+    width = _width(product, itemsize, columns)
+    slices = sum(slice_bytes(q, m, n, itemsize, width) for q, m, n, _ in _shapes(network))
+    return product.numbers * itemsize * width + slices
+
+
+def _shapes(network: Network) -> list[tuple[int, int, int, bool]]:
+    """List outputs, hidden units and inputs of each `Sandwich`, and whether it is `turned`."""
+    found = []
+    for i, turned in _pairs(cheapest(network.sizes)):
+        n, m, q = network.sizes[i - 1 : i + 2]
+        found.append((n, m, q, True) if turned else (q, m, n, False))
+    return found
 
 
 def _pairs(product: Product, *, turned: bool = False) -> list[tuple[int, bool]]:
@@ -164,16 +163,21 @@ class Kernel:
         """Numbers that the D of a column have: the rows of S."""
         return sum(m * (1 + 2 * (rank or 0)) for m, rank in self._ranks)
 
-    @cached_property
+    @made_once
     def _affine(self) -> list[tuple[Array, Array]]:
         dtype = self.working_dtype
         return [
             (W.astype(dtype, copy=False), b.astype(dtype)[:, None]) for W, b in self.network.layers
         ]
 
-    @cached_property
+    @made_once
     def _Wb(self) -> Array:  # noqa: N802
         return np.column_stack(self.network.layers[0]).astype(self.working_dtype, copy=False)
+
+    @made_once
+    def weights64(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """U and W of one hidden layer, in float64."""
+        return self.network.W2.astype(np.float64), self.network.W1.astype(np.float64)
 
     def value(self, X: NDArray[Any]) -> Array:
         """Y, (q, B) in the dtype of the results, of X (n, B)."""

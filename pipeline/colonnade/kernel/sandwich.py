@@ -10,7 +10,6 @@ Diag(d) is added to them: a BLAS that may overwrite would begin with a pass of z
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from importlib import import_module
 from typing import Any, Literal
 
@@ -18,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.activations.formulas import Array, LowRank, Slope
-from colonnade.buffers import PIECE_BYTES, Buffers
+from colonnade.buffers import PIECE_BYTES, Buffers, made_once
 
-__all__ = ["SLICE_BYTES", "Method", "Sandwich", "choose_method", "sandwich_bytes"]
+__all__ = ["Method", "Sandwich", "add_outer", "choose_method", "kept_bytes", "slice_bytes"]
 
 # K is made once and kept: worth its memory up to here
 _PRODUCT_LIMIT = 64 * 2**20
 # Bytes of U or W scaled by the slopes of a few columns: about one core's second-level cache
-SLICE_BYTES = 2**20
+_SLICE_BYTES = 2**20
 
 Method = Literal["product", "scale U", "scale W"]
 
@@ -47,11 +46,21 @@ def choose_method(q: int, m: int, n: int, itemsize: int, columns: int) -> Method
     return min(costs, key=lambda method: costs[method])
 
 
-def sandwich_bytes(q: int, m: int, n: int, itemsize: int, columns: int) -> int:
-    """Bytes that a `Sandwich` keeps, or takes for a while, beside U and W."""
-    if choose_method(q, m, n, itemsize, columns) == "product":
-        return m * q * n * itemsize
-    return max(SLICE_BYTES, (m * max(q, n) + q * n) * itemsize)
+def kept_bytes(q: int, m: int, n: int, itemsize: int, columns: int) -> int:
+    """Bytes that a `Sandwich` keeps beside U and W, for all threads."""
+    method = choose_method(q, m, n, itemsize, columns)
+    return m * q * n * itemsize if method == "product" else 0
+
+
+def slice_bytes(q: int, m: int, n: int, itemsize: int, columns: int) -> int:
+    """Bytes that a thread takes for U or W scaled by the slopes of a few columns."""
+    method = choose_method(q, m, n, itemsize, columns)
+    if method == "product":
+        return 0
+    if method == "scale U":
+        return min(max(_SLICE_BYTES, m * q * itemsize), columns * m * q * itemsize)
+    one = (m + q) * n * itemsize
+    return min(max(4 * _SLICE_BYTES, one), columns * one) + m * n * itemsize
 
 
 class Sandwich:
@@ -73,7 +82,7 @@ class Sandwich:
         self.method: Method = choose_method(q, m, W.shape[1], W.dtype.itemsize, columns)
 
     # K[h, (i,j)] = U[i,h] W[h,j]: row by row the Kronecker product of Uᵀ and W (Khatri–Rao)
-    @cached_property
+    @made_once
     def _K(self) -> Array:  # noqa: N802 (the letter of the mathematics)
         K: Array = self.U.T[:, :, None] * self.W[:, None, :]
         return K.reshape(len(self.W), -1)
@@ -107,7 +116,7 @@ class Sandwich:
     # (U · s_k) stacked over a few columns, (b·q) × m, times W, is those columns' T as (b·q) × n
     def _scale_U(self, S: Array, out: Array, multiply: Callable[..., Any]) -> None:  # noqa: N802
         (q, m), n = self.U.shape, self.W.shape[1]
-        width = max(1, SLICE_BYTES // (m * q * out.itemsize))
+        width = max(1, _SLICE_BYTES // (m * q * out.itemsize))
         scaled = self._buffers.array("scaled", (min(width, len(S)), q, m), out.dtype)
         for k in range(0, len(S), width):
             s = S[k : k + width, None, :]
@@ -119,7 +128,7 @@ class Sandwich:
     # outputs exchanged; for many outputs and few inputs, where scaling U is the larger work
     def _scale_W(self, S: Array, out: Array, multiply: Callable[..., Any]) -> None:  # noqa: N802
         (q, m), n = self.U.shape, self.W.shape[1]
-        width = max(1, 4 * SLICE_BYTES // ((m + q) * n * out.itemsize))
+        width = max(1, 4 * _SLICE_BYTES // ((m + q) * n * out.itemsize))
         Wt = np.ascontiguousarray(self.W.T)
         scaled = self._buffers.array("scaled", (min(width, len(S)), n, m), out.dtype)
         for k in range(0, len(S), width):

@@ -19,17 +19,18 @@ from collections.abc import Mapping, Sequence
 from typing_extensions import override
 
 from colonnade.layout import ArrayPlan, Grid, Shapes
-from colonnade.products.base import SLICE_BYTES, Cut, Product, Rows
+from colonnade.products.base import Cut, Product, Rows
 from colonnade.products.norms import Norm, SpectralNorm
 from colonnade.products.statistics import Gram, MaxAbs, Mean, MeanAbs
 
 __all__ = [
     "PRODUCTS",
-    "SLICE_BYTES",
     "Product",
     "Rows",
+    "kept_bytes",
     "make_arrays",
     "needs_blocks",
+    "thread_bytes",
 ]
 
 
@@ -73,6 +74,19 @@ def needs_blocks(names: Sequence[str], layout: str, *, elementwise: bool = True)
         else name != "value" and not (elementwise and PRODUCTS[name].of_slopes)
         for name in names
     )
+
+
+def kept_bytes(names: Sequence[str], shapes: Shapes) -> int:
+    """Count what a process keeps to make products of slopes, shared by its threads."""
+    of_slopes = [PRODUCTS[name] for name in names if PRODUCTS[name].of_slopes]
+    weights64 = 8 * shapes.m * (shapes.n + shapes.q) if of_slopes else 0
+    return weights64 + sum(product.kept_bytes(shapes) for product in of_slopes)
+
+
+def thread_bytes(names: Sequence[str], shapes: Shapes, strip: int, itemsize: int) -> int:
+    """Count what a thread takes at a time to make products of a strip of columns."""
+    others = [PRODUCTS[name] for name in names if name not in ("jacobian", "value")]
+    return sum(product.thread_bytes(shapes, strip, itemsize) for product in others)
 
 
 def make_arrays(

@@ -12,10 +12,10 @@ from colonnade.buffers import Buffers
 from colonnade.kernel import Kernel
 from colonnade.layout import ArrayPlan, Grid, Shapes
 
-__all__ = ["SLICE_BYTES", "Cut", "Product", "Rows", "slices", "weights"]
+__all__ = ["Cut", "Product", "Rows", "slices"]
 
 # Bytes of float64 that a product works on at a time: about a core's second-level cache
-SLICE_BYTES = 2**20
+_SLICE_BYTES = 2**20
 
 
 class Rows:
@@ -127,6 +127,16 @@ class Product:
         """Plan its arrays, the one that a task writes last, last."""
         raise NotImplementedError
 
+    @staticmethod
+    def kept_bytes(shapes: Shapes) -> int:  # noqa: ARG004 (for those that keep something)
+        """Count what a process keeps for `slopes`, beside U and W in float64."""
+        return 0
+
+    @staticmethod
+    def thread_bytes(shapes: Shapes, strip: int, itemsize: int) -> int:  # noqa: ARG004
+        """Count what a thread takes to make it of a strip of so many columns, in slices."""
+        return 8 * shapes.q * shapes.n + 3 * min(_SLICE_BYTES, 8 * shapes.m * strip)
+
     def begin(self, rows: Rows) -> None:
         """Begin a block."""
 
@@ -160,13 +170,8 @@ class Product:
         return found if cls.largest else found / p
 
 
-def weights(kernel: Kernel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """U and W."""
-    return kernel.network.W2.astype(np.float64), kernel.network.W1.astype(np.float64)
-
-
 def slices(A: NDArray[Any], numbers: int) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield parts of A along its first axis, of which each takes that many numbers a row."""
-    width = max(1, SLICE_BYTES // (8 * numbers))
+    width = max(1, _SLICE_BYTES // (8 * numbers))
     for k in range(0, len(A), width):
         yield k, A[k : k + width]

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from colonnade.layout import ArrayPlan
-from colonnade.products.base import Cut, Product, Rows, slices, weights
+from colonnade.buffers import made_once
+from colonnade.layout import ArrayPlan, Shapes
+from colonnade.products.base import Cut, Product, Rows, slices
 
 __all__ = ["Norm", "SpectralNorm"]
 
@@ -26,10 +26,16 @@ class Norm(Product):
     def arrays(cut: Cut) -> list[ArrayPlan]:
         return [cut.column("norm")]
 
+    @staticmethod
+    @override
+    def kept_bytes(shapes: Shapes) -> int:
+        # What it is made of is as large
+        return 2 * 8 * shapes.m**2
+
     # ‖U Diag(s) W‖²_F = Σ_hg s_h (UᵀU)[h,g] (WWᵀ)[h,g] s_g, in float64: the sum may cancel
-    @cached_property
+    @made_once
     def _coupling(self) -> NDArray[np.float64]:
-        U, W = weights(self.kernel)
+        U, W = self.kernel.weights64
         coupling: NDArray[np.float64] = (U.T @ U) * (W @ W.T)
         return coupling
 
@@ -60,9 +66,9 @@ class SpectralNorm(Product):
     largest = True
 
     # R and L of the definition, the one as it is and the other transposed
-    @cached_property
+    @made_once
     def _ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        U, W = weights(self.kernel)
+        U, W = self.kernel.weights64
         return _triangle(U), _triangle(W.T).T
 
     @staticmethod
@@ -70,6 +76,12 @@ class SpectralNorm(Product):
     def arrays(cut: Cut) -> list[ArrayPlan]:
         largest = ArrayPlan("spectral_norm_max", (), (), (), (), cut.dtype, per_block=False)
         return [largest, cut.column("spectral_norm")]
+
+    @staticmethod
+    @override
+    def kept_bytes(shapes: Shapes) -> int:
+        # Two triangles, or U and W themselves, and copies while they are made
+        return 2 * 8 * shapes.m * (shapes.q + shapes.n)
 
     @override
     def slopes(self, S: NDArray[Any], rows: Rows) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from colonnade.layout import ArrayPlan
-from colonnade.products.base import Cut, Product, Rows, slices, weights
+from colonnade.buffers import made_once
+from colonnade.layout import ArrayPlan, Shapes
+from colonnade.products.base import Cut, Product, Rows, slices
 
 __all__ = ["Gram", "MaxAbs", "Mean", "MeanAbs"]
 
@@ -46,7 +47,7 @@ class Mean(Product):
     def end(self, rows: Rows) -> None:
         if "slope" in rows.kept:
             # J is linear in s′
-            U, W = weights(self.kernel)
+            U, W = self.kernel.weights64
             rows.part("mean_blocks")[...] = (U * rows.kept["slope"]) @ W
 
 
@@ -113,6 +114,24 @@ class Gram(Product):
         # xarray takes no dimension twice
         return cut.statistic("gram", cut.input, ("other_input", cut.shapes.n))
 
+    @staticmethod
+    @override
+    def kept_bytes(shapes: Shapes) -> int:
+        return 8 * shapes.m**2
+
+    @staticmethod
+    @override
+    def thread_bytes(shapes: Shapes, strip: int, itemsize: int) -> int:
+        # The strip's sum, in float64 for a while where it left the range, and the block's
+        sums = (itemsize + 8) * shapes.m**2 + 8 * shapes.m * shapes.n
+        return sums + Product.thread_bytes(shapes, strip, itemsize)
+
+    @made_once
+    def _coupling(self) -> NDArray[np.float64]:
+        U, _ = self.kernel.weights64
+        coupling: NDArray[np.float64] = U.T @ U
+        return coupling
+
     @override
     def begin(self, rows: Rows) -> None:
         rows.part("gram_blocks")[...] = 0
@@ -121,7 +140,8 @@ class Gram(Product):
     def slopes(self, S: NDArray[Any], rows: Rows) -> None:
         outer = self._outer(S)
         # Σ s² on the diagonal: nothing else in it is larger (Cauchy and Schwarz)
-        if not _LEAST_SQUARES <= outer.diagonal().max() < np.inf:
+        known = _LEAST_SQUARES <= outer.diagonal().max() < np.inf
+        if S.dtype == np.float32 and not known:
             outer = self._outer(self.float64(S))
         rows.add("outer", outer)
 
@@ -142,5 +162,6 @@ class Gram(Product):
     @override
     def end(self, rows: Rows) -> None:
         if "outer" in rows.kept:
-            U, W = weights(self.kernel)
-            rows.part("gram_blocks")[...] = W.T @ ((U.T @ U) * rows.kept["outer"]) @ W
+            outer, W = rows.kept["outer"], self.kernel.weights64[1]
+            outer *= self._coupling
+            rows.part("gram_blocks")[...] = W.T @ outer @ W
