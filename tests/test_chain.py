@@ -239,6 +239,8 @@ def test_every_product_from_the_blocks(tmp_path: Path, sizes: Any, kinds: Any) -
         np.testing.assert_allclose(ds[name], values, rtol=1e-9, atol=1e-12, err_msg=name)
     for name, values in network.arrays.items():
         np.testing.assert_array_equal(ds[name], values)
+    factors = " ".join(f"W{i + 1} D{i}[k]" for i in reversed(range(1, len(network.layers))))
+    assert ds.attrs["formula"].startswith(f"jacobian[k] = {factors} W1, ".replace("=  ", "= "))
     assert "factored" in refusal(
         lambda: cn.plan(job, ["output.layout=factored", f"output.path={tmp_path / 'f.zarr'}"])
     )

@@ -19,9 +19,11 @@ import pytest
 from distributed import Client
 
 import colonnade as cn
-from colonnade.errors import IncompleteError
-from colonnade.events import BlockDone, BlockFailed, ClusterReady, NoWorkers
+from colonnade import rounds
+from colonnade.errors import IncompleteError, UsageError
+from colonnade.events import BlockDone, BlockFailed, ClusterReady, NoWorkers, Stalled
 from colonnade.places import Directory
+from colonnade.progress import told
 from colonnade.store import Store, lease
 from support import N, Q, make_columns
 from test_cli import COLONNADE, MANY, colonnade, has_shards, shards, until
@@ -165,6 +167,49 @@ def test_the_batch_of_a_killed_worker_is_computed_by_another(
     (tmp_path / "wait").unlink()
     assert run.wait(timeout=120) == 0
     assert bits(tmp_path / "out.zarr") == expected
+
+
+def test_a_worker_that_hangs_is_named(
+    job, processes: Processes, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setattr(rounds, "_PATIENCE", 0.3)
+    processes.add_worker()
+    (tmp_path / "wait").touch()
+    stalled: list[Stalled] = []
+
+    def listen(event: Any) -> None:
+        if isinstance(event, Stalled):
+            stalled.append(event)
+            # Told once more, and later
+            if len(stalled) == 2:
+                (tmp_path / "wait").unlink()
+
+    cluster = {"kind": "address", "address": processes.address}
+    assert cn.run(job() | {"cluster": cluster}, listener=listen).state == "complete"
+    with Client(processes.address) as client:
+        (worker,) = client.scheduler_info()["workers"]
+    assert [event.workers for event in stalled] == [(worker,)] * 2
+    assert 0.3 <= stalled[0].seconds <= stalled[1].seconds / 2
+    assert f"; {worker} has some: a worker that hangs must be ended" in told(stalled[0])
+
+
+def test_a_calibration_whose_scheduler_is_lost(job, processes: Processes, tmp_path: Path) -> None:
+    processes.add_worker()
+    (tmp_path / "wait").touch()
+    document = job() | {"cluster": {"kind": "address", "address": processes.address}}
+
+    def end() -> None:
+        wait_for(lambda: begun(tmp_path))
+        processes.scheduler.kill()
+
+    ending = threading.Thread(target=end)
+    ending.start()
+    before = {path.name for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="the calibration has failed: the scheduler is lost"):
+        cn.plan(document, calibrate=True)
+    ending.join()
+    after = {path.name for path in tmp_path.iterdir()}
+    assert {name for name in after - before if not name.startswith("begun-")} == set()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -42,7 +42,7 @@ PACKAGE = Path(colonnade.__file__).parent
 FACES = {"__init__", "__main__"}
 HEAVY = {
     "xarray": {"reader", "reporting"},
-    "distributed": {"clusters", "dispatch", "run"},
+    "distributed": {"clusters", "dispatch", "planning", "run"},
     "click": {"cli"},
 }
 

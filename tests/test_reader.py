@@ -342,7 +342,8 @@ def test_attributes_tell_where_the_numbers_are_from(small, tmp_path) -> None:
     assert ds.attrs["created"] == record.created
     assert ds.attrs["network_fingerprint"] == record.network.fingerprint
     assert f"zarr {zarr.__version__}" in ds.attrs["versions"]
-    assert "jacobian[k,i,j] = " in ds.attrs["formula"]
+    assert ds.attrs["formula"] == ds.jacobian.attrs["formula"]
+    assert "W2[i,h] σ′(" in ds.attrs["formula"]
     assert load_job(yaml.safe_load(ds.attrs["job"])) == record.job
     # Of a kind that netCDF takes
     part = ds[["norm", "value"]].isel(column=slice(0, 10))

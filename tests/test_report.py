@@ -75,7 +75,8 @@ def test_shows_what_is_stored(stored: Callable[..., Path], tmp_path: Path) -> No
         np.testing.assert_array_equal(block.reshape(Q, N), T[k].astype(np.float32))
         assert f"column {k}, ‖J‖" in page
     assert f"{P}" in page
-    assert "Estimated from 101 columns" in page  # mean |J| and the spectrum are not stored
+    assert page.count("Estimated from 101 columns") == 2  # mean |J| and the spectrum
+    assert "Found among" not in page
 
 
 def test_estimates_agree_with_definitions(stored: Callable[..., Path]) -> None:
@@ -86,6 +87,9 @@ def test_estimates_agree_with_definitions(stored: Callable[..., Path]) -> None:
     assert isinstance(found.mean, Part)
     assert isinstance(found.norms, Part)
     assert isinstance(found.spectrum, Part)
+    page = cn.report(path, path.parent / "estimates.html").read_text()
+    assert page.count("Estimated from 101 columns") == 4
+    assert "Found among 101 columns" in page
     # With 101 columns, the sample is all of them
     assert found.mean.sampled == P
     np.testing.assert_allclose(found.mean.values, T.mean(axis=0), rtol=1e-12)

@@ -106,7 +106,7 @@ def dispatch(
     if watch.goes_on():
         with answering(client):
             send(most)
-    for arrived in _arrivals(client, collected, watch, most // 4):
+    for arrived in _arrivals(client, collected, watch, max(1, most // 4)):
         # Once and for all: a result whose worker dies before it is asked for is computed again
         futures = {future: future.status for future in arrived}
         for future in [f for f, status in futures.items() if status in _UNDONE]:

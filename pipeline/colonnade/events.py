@@ -17,6 +17,7 @@ __all__ = [
     "NoWorkers",
     "RunFinished",
     "RunStarted",
+    "Stalled",
     "Stopping",
     "StoreGrown",
     "WaitingForWorkers",
@@ -84,6 +85,17 @@ class NoWorkers:
     """All workers have gone; for so many `seconds` the run waits for one."""
 
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """For so many `seconds` no block was done; `workers` are the addresses of those that have some.
+
+    A worker that hangs, at a disk that does not answer, say, is alive to its scheduler.
+    """
+
+    seconds: float
+    workers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +196,7 @@ Event = (
     | ClusterReady
     | WaitingForWorkers
     | NoWorkers
+    | Stalled
     | Stopping
     | BlockDone
     | BlockFailed

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import statistics
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+from distributed.comm.core import CommClosedError
+
 from colonnade import clusters
-from colonnade.errors import UsageError
+from colonnade.errors import IncompleteError, UsageError
 from colonnade.events import BlockDone, BlockFailed, ignore
 from colonnade.inputs import Checked, check_job
 from colonnade.job.file import JobLike, load_job
@@ -59,12 +62,10 @@ def calibrated(checked: Checked) -> Plan:
     StoppedError
         SIGINT, SIGTERM or SIGHUP came.
     """
-    with stoppable() as stop, clusters.connect(checked.job.cluster) as cluster:
+    with stoppable() as stop, _failing(), clusters.connect(checked.job.cluster) as cluster:
         planned = checked.plan(cluster.capacity)
         output = checked.job.output
-        folder, _, name = output.path.rpartition("/")
-        # A name that the job's next run clears away, should this one be killed
-        beside = output.model_copy(update={"path": f"{folder}/.{name}.{uuid.uuid4().hex}"})
+        beside = output.model_copy(update={"path": _beside(output.path)})
         job = checked.job.model_copy(update={"output": beside})
         run = uuid.uuid4().hex
         store = Store.create(planned, checked.network, job, checked.x, run=run)
@@ -73,6 +74,25 @@ def calibrated(checked: Checked) -> Plan:
         finally:
             store.delete()
     return replace(planned, calibration=_mean(done, cluster.capacity.total_threads))
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Say so where the calibration's cluster or disk has failed; there is nothing to resume."""
+    try:
+        yield
+    except CommClosedError as error:
+        raise UsageError("the calibration has failed: the scheduler is lost.") from error
+    except (IncompleteError, OSError) as error:
+        raise UsageError(f"the calibration has failed: {str(error).rstrip('.')}.") from error
+
+
+def _beside(path: str) -> str:
+    """Name a store beside another; on a disk, the other's next run clears it away if need be."""
+    folder, _, name = path.rstrip("/").rpartition("/")
+    hidden = f".{name}.{uuid.uuid4().hex}"
+    # A bucket has nothing beside it that is the user's
+    return f"{path.rstrip('/')}/{hidden}" if folder.endswith(":/") else f"{folder}/{hidden}"
 
 
 def sample(plan: Plan) -> list[int]:

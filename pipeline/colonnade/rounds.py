@@ -10,7 +10,7 @@ from colonnade.clusters import Cluster
 from colonnade.dispatch import Lost, answering, batches, dispatch, in_flight
 from colonnade.environment import versions
 from colonnade.errors import IncompleteError
-from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stopping
+from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stalled, Stopping
 from colonnade.job import ClusterSettings, LocalCluster
 from colonnade.places.locations import storage_texts
 from colonnade.sources import Source
@@ -22,6 +22,10 @@ __all__ = ["compute"]
 
 # Blocks that kill their workers even when they are alone, before the rest are taken to do so too
 _KILLERS = 3
+# Seconds without a block that is done, and how often the longest of them before, after which
+# something may hang
+_PATIENCE = 300.0
+_PATIENT = 10
 # Seconds before each further attempt of a worker to reach the store
 _PAUSES = (0.5, 2.0, 5.0)
 
@@ -108,6 +112,7 @@ class _Rounds:
             if isinstance(back, Lost):
                 failed += [Failed(block, str(back), killed=back.killed) for block in blocks]
                 continue
+            self._watch.arrived()
             for receipt in back:
                 if isinstance(receipt, BlockDone):
                     yield receipt
@@ -170,6 +175,8 @@ class _Watch:
         self._listener = listener
         self._end = 0.0
         self._absent: float | None = None
+        self._arrived = time.monotonic()
+        self._patience = _PATIENCE
 
     def goes_on(self) -> bool:
         self._stop.check()
@@ -184,11 +191,18 @@ class _Watch:
             raise _TimeIsUp
         return False
 
+    def arrived(self) -> None:
+        """Take note that blocks were done."""
+        now = time.monotonic()
+        self._patience = max(self._patience, _PATIENT * (now - self._arrived))
+        self._arrived = now
+
     def workers(self, number: int) -> None:
         if number < self._cluster.wanted and self._stop.signum is None:
             self._cluster.replace()
         if number:
             self._absent = None
+            self._look_for_stalled()
             return
         if self._absent is None:
             self._absent = time.monotonic()
@@ -200,3 +214,13 @@ class _Watch:
                 f"{self._settings.timeout:g} s (cluster.timeout).{trouble} Once there are workers, "
                 "the same command computes what is missing."
             )
+
+    def _look_for_stalled(self) -> None:
+        silent = time.monotonic() - self._arrived
+        if silent < self._patience:
+            return
+        with answering(self._cluster.client):
+            having = self._cluster.client.processing()
+        self._listener(Stalled(silent, tuple(sorted(w for w, keys in having.items() if keys))))
+        # Told again after as long, and then after twice as long
+        self._patience = 2 * silent

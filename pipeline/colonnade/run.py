@@ -302,7 +302,7 @@ def _readable(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(f"{path}: the store cannot be read: {error}.") from error
+        raise StoreError(f"{path}: the store cannot be read or written: {error}.") from error
 
 
 @contextmanager

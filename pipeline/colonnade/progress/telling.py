@@ -15,16 +15,18 @@ from colonnade.events import (
     NoWorkers,
     RunFinished,
     RunStarted,
+    Stalled,
     Stopping,
     StoreGrown,
     WaitingForWorkers,
 )
-from colonnade.words import counted
+from colonnade.words import counted, format_seconds
 
 __all__ = ["Few", "told"]
 
 # Of events that may come by the thousand
 _FEW = 10
+_FEW_WORKERS = 3
 
 
 def told(event: Event) -> str:
@@ -50,7 +52,7 @@ def told(event: Event) -> str:
             workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
             threads = "1 thread" if event.threads == 1 else f"{event.threads} threads in all"
             return f"{event.kind} cluster: {workers}, {threads}; dashboard {event.dashboard}"
-        case WaitingForWorkers() | NoWorkers():
+        case WaitingForWorkers() | NoWorkers() | Stalled():
             return _waiting(event)
         case Stopping():
             return (
@@ -70,12 +72,25 @@ def told(event: Event) -> str:
             return _finished(event)
 
 
-def _waiting(event: WaitingForWorkers | NoWorkers) -> str:
+def _waiting(event: WaitingForWorkers | NoWorkers | Stalled) -> str:
     if isinstance(event, NoWorkers):
         return f"no workers: waiting for one, up to {event.seconds:g} s"
+    if isinstance(event, Stalled):
+        return _stalled(event)
     return (
         f"waiting for {event.missing} of {event.wanted} workers of {event.cluster}, up to "
         f"{event.seconds:g} s"
+    )
+
+
+def _stalled(event: Stalled) -> str:
+    shown = ", ".join(event.workers[:_FEW_WORKERS])
+    more = len(event.workers) - _FEW_WORKERS
+    others = f" and {more} more" if more > 0 else ""
+    return (
+        f"no block was done for {format_seconds(event.seconds)}; {shown or 'no worker'}{others} "
+        f"{'has' if len(event.workers) < 2 else 'have'} some: a worker that hangs must be ended, "
+        "and another takes its blocks"
     )
 
 

@@ -197,9 +197,11 @@ def _chunked(dataset: xr.Dataset) -> xr.Dataset:
 def _attributes(store: Store, dataset: xr.Dataset, status: Status) -> dict[str, Any]:
     """Tell where the numbers are from, in what netCDF takes, too: texts and numbers."""
     record = store.record
+    tensor = dataset["jacobian"].attrs if "jacobian" in dataset else {}
     known = {
-        "title": "Jacobian of a network with one hidden layer at each column of its input",
-        "formula": "jacobian[k,i,j] = Σ_h W2[i,h] σ′(Σ_l W1[h,l] X[l,k] + b1[h]) W1[h,j]",
+        "title": "Jacobian of a network at each column of its input",
+        # That of the network's kind, where it is told
+        "formula": tensor.get("formula", "jacobian[k,i,j] = ∂Y[i,k] / ∂X[j,k]"),
         "scaled": dataset.attrs.get("scaled"),
         "state": status.state,
         "incomplete": (

@@ -91,6 +91,8 @@ def _page(found: Summary) -> str:
         runs=[run for run in found.status.record.runs if run.blocks][::-1],
         pictures=_pictures(found),
         quantiles=_quantiles(found.norms),
+        norms=found.norms,
+        searched=found.searched,
         spectrum=_spectrum(found),
         warnings=found.warnings,
         area=draw.area,

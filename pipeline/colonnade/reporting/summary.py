@@ -55,6 +55,8 @@ class Summary:
         The eigenvector of the largest, (n,): the input direction that moves the outputs most.
     largest
         Columns with the largest norms, each with its label, its norm and its block (q, n).
+    searched
+        How many columns they were found among; None: all.
     warnings
         A sentence each.
     """
@@ -68,6 +70,7 @@ class Summary:
     spectrum: Part | None
     direction: NDArray[Any] | None
     largest: list[tuple[str, float, NDArray[Any]]]
+    searched: int | None
     warnings: list[str]
 
 
@@ -88,6 +91,7 @@ def summarise(path: str | Path, storage_options: Options = None) -> Summary:
     )
     norms = _norms(dataset) or _over(sample, lambda T: np.sqrt(np.sum(T * T, axis=(1, 2))))
     spectrum, direction = _spectrum(_stored(dataset, "gram") or _over(sample, _gram))
+    largest, searched = _largest(dataset, sample)
     found = Summary(
         status=status,
         outputs=_names(dataset, "output", status.record.network.outputs),
@@ -97,7 +101,8 @@ def summarise(path: str | Path, storage_options: Options = None) -> Summary:
         norms=norms,
         spectrum=spectrum,
         direction=direction,
-        largest=_largest(dataset, sample),
+        largest=largest,
+        searched=searched,
         warnings=[],
     )
     found.warnings.extend(_warnings(found))
@@ -176,10 +181,12 @@ def _norms(dataset: xr.Dataset) -> Part | None:
     return Part(np.concatenate(read).astype(np.float64), 64 * piece)
 
 
-def _largest(dataset: xr.Dataset, sample: _Sample | None) -> list[tuple[str, float, NDArray[Any]]]:
-    """Find the columns with the largest norms, of all if they are stored."""
+def _largest(
+    dataset: xr.Dataset, sample: _Sample | None
+) -> tuple[list[tuple[str, float, NDArray[Any]]], int | None]:
+    """Find the columns with the largest norms, of all if they are stored, and of how many else."""
     if sample is None:
-        return []
+        return [], None
     labelled = "column" in dataset.coords
 
     def label(k: int) -> str:
@@ -188,15 +195,17 @@ def _largest(dataset: xr.Dataset, sample: _Sample | None) -> list[tuple[str, flo
     if "norm" not in dataset or dataset.norm.sizes["column"] > _MOST_NORMS:
         norms = np.sqrt(np.sum(sample.blocks**2, axis=(1, 2)))
         order = np.argsort(norms)[::-1][:_LARGEST]
-        return [(label(int(sample.columns[i])), float(norms[i]), sample.blocks[i]) for i in order]
+        found = [(label(int(sample.columns[i])), float(norms[i]), sample.blocks[i]) for i in order]
+        return found, len(sample.columns)
     norms = dataset.norm.values.astype(np.float64)
     finite = np.where(np.isfinite(norms), norms, -1.0)
     order = np.argsort(finite)[::-1][:_LARGEST]
-    return [
+    found = [
         (label(int(k)), float(norms[k]), dataset.jacobian.isel(column=int(k)).values)
         for k in order
         if finite[k] >= 0
     ]
+    return found, None
 
 
 def _warnings(found: Summary) -> list[str]:

@@ -272,7 +272,7 @@ def remove(array: zarr.Array[Any], block: int) -> None:
 
 
 def _key(array: zarr.Array[Any], block: int) -> tuple[int, ...]:
-    return (block, *(0,) * (array.ndim - 1))
+    return (block, *(0,) * (array.ndim - 1)) if array.ndim else ()
 
 
 def is_raw(array: zarr.Array[Any], *, compressed: bool = False) -> bool:

@@ -126,7 +126,8 @@ class Lease:
 
     def stop(self) -> None:
         """Tell the workers to begin no further block."""
-        self._me = replace(self._me, stopping=True)
+        with self._lock:
+            self._me = replace(self._me, stopping=True)
         # If its disk fails, so do the blocks
         with contextlib.suppress(OSError):
             self._renew()
