@@ -367,3 +367,14 @@ def test_kill_9_while_it_grows(make, tmp_path: Path, renames: int) -> None:
     done = colonnade("run", job_file)
     assert done.returncode == 0, done.stderr
     assert bits(store) == at_once(make, tmp_path, X)
+
+
+def test_what_is_made_at_the_end_goes_when_x_has_grown(job, tmp_path: Path) -> None:
+    products = ["jacobian", "spectral_norm", "mean"]
+    np.save(tmp_path / "X.npy", X[:, :P])
+    work(job(output={"products": products}))
+    np.save(tmp_path / "X.npy", X)
+    work(job(output={"products": products}), compute=False)
+    group = zarr.open_group(tmp_path / "out.zarr", mode="r")
+    for name in ("spectral_norm_max", "mean"):
+        assert np.isnan(group[name][...]).all()

@@ -206,9 +206,9 @@ def test_main_array_is_written_last(job, network, monkeypatch, products, main) -
     store = make_store(job(output={"products": products}), network)
     assert store.record.arrays[-1] == main
     order: list[str] = []
-    put = store_arrays.put
+    put = store_arrays._put
     monkeypatch.setattr(
-        store_arrays, "put", lambda array, *rest: (order.append(array.basename), put(array, *rest))
+        store_arrays, "_put", lambda array, *rest: (order.append(array.basename), put(array, *rest))
     )
     fill(store, [0])
     assert order[-1] == main

@@ -122,7 +122,8 @@ def materialize(
 ) -> None:
     """Make a store of the tensor at DENSE of the slopes in the store FACTORED.
 
-    On the cluster of FACTORED's job; X is not read. The same command resumes.
+    On the cluster of FACTORED's job; X is not read. The same command resumes. Of a store that you
+    trust: its job says how the cluster is started, and which module an activation comes from.
     """
     with listening(log) as listener:
         finished = materialize_store(

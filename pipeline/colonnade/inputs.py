@@ -21,7 +21,7 @@ from colonnade.places.urls import is_url, overlap
 from colonnade.plan import Capacity, Plan, Work
 from colonnade.products import kept_bytes, needs_blocks
 from colonnade.sizing import make_plan
-from colonnade.sources import Slopes, Source
+from colonnade.sources import Slopes, SlopesAddress
 from colonnade.store import InputRecord, input_record
 
 __all__ = ["Checked", "check_job"]
@@ -60,9 +60,9 @@ class Checked:
         return _described(self.columns, columns)
 
     @property
-    def slopes(self) -> Source | None:
+    def slopes(self) -> SlopesAddress | None:
         """The store whose slopes stand for X, if they do."""
-        return Source.of(self.columns.store) if isinstance(self.columns, Slopes) else None
+        return SlopesAddress.of(self.columns.store) if isinstance(self.columns, Slopes) else None
 
     def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
         """Plan the job for a cluster, in the grid of a store if one is there.

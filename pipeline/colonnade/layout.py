@@ -1,6 +1,6 @@
 """How columns fall into blocks, shards and chunks: pure arithmetic.
 
-A block is a run of columns: what one task computes, and one shard of each array that it writes.
+A block is a run of columns, of which a task computes one or several, and one shard of each array.
 
     columns   0        B        2B       3B      p
     blocks    |   0    |   1    |   2    |   3  |      B = block_columns

@@ -39,7 +39,8 @@ def materialize(
     Parameters
     ----------
     factored
-        A finished store of layout factored.
+        A finished store of layout factored, that is trusted: its job says how the cluster is
+        started, and from which module an activation is imported.
     dense
         Where the store of the tensor is made.
     overrides

@@ -122,7 +122,7 @@ class Plan:
 
     @property
     def block_bytes(self) -> int:
-        """Bytes that one task writes."""
+        """Bytes of a block's shards."""
         shards = (array for array in self.arrays if array.per_block)
         return sum(math.prod(array.shards) * array.itemsize for array in shards)
 

@@ -13,7 +13,7 @@ from colonnade.errors import IncompleteError
 from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stalled, Stopping
 from colonnade.job import ClusterSettings, LocalCluster
 from colonnade.places.locations import storage_texts
-from colonnade.sources import Source
+from colonnade.sources import SlopesAddress
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store
 from colonnade.task import Address, Failed, Unfit, compute_blocks, reach
@@ -39,7 +39,7 @@ def compute(
     settings: ClusterSettings,
     stop: Stop,
     listener: Listener,
-    slopes: Source | None = None,
+    slopes: SlopesAddress | None = None,
 ) -> Iterator[BlockDone | BlockFailed]:
     """Compute the missing blocks on the cluster and yield what becomes of each.
 

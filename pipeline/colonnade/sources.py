@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from colonnade.errors import StoreError
 from colonnade.store import Store
 
-__all__ = ["Slopes", "Source"]
+__all__ = ["Slopes", "SlopesAddress"]
 
 
-class Source(NamedTuple):
+class SlopesAddress(NamedTuple):
     """Where a store of slopes is, which making of it, and how its object store is reached."""
 
     path: str
@@ -21,7 +21,7 @@ class Source(NamedTuple):
     options: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def of(cls, store: Store) -> Source:
+    def of(cls, store: Store) -> SlopesAddress:
         """Say where an open store is."""
         return cls(store.path, store.record.id, tuple(store.place.options.items()))
 
@@ -49,7 +49,7 @@ class Slopes:
         self._counted = {block: store.count(block) for block in store.counted()}
 
     @classmethod
-    def open(cls, source: Source) -> Slopes:
+    def open(cls, source: SlopesAddress) -> Slopes:
         """Open a store; StoreError where it has gone, or another one has taken its place."""
         store = Store.open(source.path, dict(source.options))
         if store.record.id != source.id:

@@ -35,7 +35,7 @@ from colonnade.kernel.tiles import STRIP, Tiles, overlapping
 from colonnade.matrix import nonfinite
 from colonnade.places import Place, place_at
 from colonnade.products import PRODUCTS, Product, Rows
-from colonnade.sources import Slopes, Source
+from colonnade.sources import Slopes, SlopesAddress
 from colonnade.store import Holder, Store, holder
 from colonnade.store.rounding import round_mantissa
 from colonnade.store.shards import ShardBuffer
@@ -68,7 +68,7 @@ class Address:
     id: str
     run: str
     options: tuple[tuple[str, str], ...] = ()
-    slopes: Source | None = None
+    slopes: SlopesAddress | None = None
     versions: tuple[tuple[str, str], ...] = ()
 
 

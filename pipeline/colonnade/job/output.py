@@ -108,7 +108,7 @@ class OutputSettings(Settings):
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the results."""
     block_size: Size = "auto"
-    """Bytes of the tensor, or of slopes, that one task computes and writes: a Zarr shard."""
+    """Bytes of the tensor, or of slopes, that are computed and written together: a Zarr shard."""
     chunk_size: Size = "auto"
     """Bytes that a reader fetches at the least: a Zarr chunk within the shard."""
     compression: Literal["none", "lz4", "zstd"] = "none"

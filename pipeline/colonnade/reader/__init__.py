@@ -17,9 +17,9 @@ from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 
 from colonnade.errors import IncompleteError, StoreError, UsageError, reason
 from colonnade.places.locations import Options
+from colonnade.reader.deviations import scaled as scaled_view
+from colonnade.reader.deviations import with_deviations
 from colonnade.reader.recovered import recovered
-from colonnade.reader.scaling import scaled as scaled_view
-from colonnade.reader.scaling import with_deviations
 from colonnade.store import KEY, Status, Store
 
 __all__ = ["Backend", "open"]

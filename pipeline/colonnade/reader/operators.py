@@ -30,10 +30,10 @@ __all__ = ["JacobianOperator", "column_derivative", "operator"]
 # What `tosparse` makes at the most, unless it is told otherwise
 _MOST_BYTES = 2**30
 
-Source = str | Path | xr.Dataset
+StoreOrDataset = str | Path | xr.Dataset
 
 
-def operator(store: Source, *, storage_options: Options = None) -> JacobianOperator:
+def operator(store: StoreOrDataset, *, storage_options: Options = None) -> JacobianOperator:
     """∂vec(Y)/∂vec(X) = blockdiag(J_1, …, J_p), (qp, np), as a SciPy LinearOperator.
 
     vec stacks the columns of a matrix: vec(X)[k n + j] = X[j,k] and vec(Y)[k q + i] = Y[i,k]. Hence
@@ -64,7 +64,7 @@ def operator(store: Source, *, storage_options: Options = None) -> JacobianOpera
     return JacobianOperator(_opened(store, storage_options))
 
 
-def column_derivative(store: Source, j: int, *, storage_options: Options = None) -> Any:
+def column_derivative(store: StoreOrDataset, j: int, *, storage_options: Options = None) -> Any:
     """∂Y/∂X_j, the derivative of all of Y by the column X_j: (q, p, n).
 
     D[i,k,l] = ∂Y[i,k]/∂X[l,j], which is J_j[i,l] = Σ_h U[i,h] S′[h,j] W[h,l] where k = j, and zero
@@ -198,7 +198,7 @@ class JacobianOperator(LinearOperator):
         return np.asarray(found).reshape(p * there, -1)
 
 
-def _opened(store: Source, storage_options: Options) -> xr.Dataset:
+def _opened(store: StoreOrDataset, storage_options: Options) -> xr.Dataset:
     if isinstance(store, xr.Dataset):
         return store
     return open_store(store, storage_options=storage_options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -19,7 +20,7 @@ from xarray.core.indexing import (
 
 from colonnade.blas import one_blas_thread
 from colonnade.kernel.tiles import Tiles, overlapping, tile_columns
-from colonnade.sources import Slopes, Source
+from colonnade.sources import Slopes, SlopesAddress
 from colonnade.store import Store
 from colonnade.store.attributes import attributes
 
@@ -59,7 +60,7 @@ class Recovered(BackendArray):
         shapes = store.record.shapes
         self.shape = (shapes.p, shapes.q, shapes.n)
         self.dtype = np.dtype(store.record.job.output.dtype)
-        self._source = Source.of(store)
+        self._source = SlopesAddress.of(store)
 
     def __getitem__(self, key: ExplicitIndexer) -> NDArray[Any]:
         """Compute a part: integers, slices and arrays of integers, each along its own axis."""
@@ -101,8 +102,17 @@ def _blocks(slopes: Slopes, tiles: Tiles, start: int, stop: int) -> NDArray[Any]
         return tiles.blocks(slopes.read(start, stop), start)
 
 
+_opening = threading.Lock()
+
+
+def _opened(source: SlopesAddress) -> tuple[Slopes, Tiles]:
+    # lru_cache lets each of a reader's threads make the kernel that they are to share
+    with _opening:
+        return _cached(source)
+
+
 @lru_cache(maxsize=4)
-def _opened(source: Source) -> tuple[Slopes, Tiles]:
+def _cached(source: SlopesAddress) -> tuple[Slopes, Tiles]:
     slopes = Slopes.open(source)
     store = slopes.store
     return slopes, Tiles(

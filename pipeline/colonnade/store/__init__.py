@@ -29,7 +29,6 @@ from colonnade.places.locations import storage_texts
 from colonnade.plan import Plan
 from colonnade.store import arrays
 from colonnade.store.agreement import array_plans
-from colonnade.store.findings import Failure, Verification
 from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make
@@ -51,7 +50,6 @@ from colonnade.words import now
 
 __all__ = [
     "KEY",
-    "Failure",
     "Holder",
     "InputRecord",
     "Lease",
@@ -61,7 +59,6 @@ __all__ = [
     "RunRecord",
     "Status",
     "Store",
-    "Verification",
     "hold",
     "holder",
     "input_record",

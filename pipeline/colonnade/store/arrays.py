@@ -159,7 +159,7 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
     for what, (found, expected) in pairs.items():
         if found != expected:
             return f"has the {what} {found}, not {expected}"
-    if not is_raw(array, compressed=compressed):
+    if not _is_raw(array, compressed=compressed):
         return f"has other codecs than those of compression {output.compression}"
     weights = _WEIGHTS.fullmatch(plan.name)
     if metadata.encode_chunk_key((0,)) != ("c/0" if weights else "c.0"):
@@ -169,7 +169,7 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
 
 def make_buffer(array: zarr.Array[Any]) -> ShardBuffer:
     """Make a buffer for one shard of an array."""
-    return ShardBuffer(layout(array), fill=np.nan)
+    return ShardBuffer(_layout(array), fill=np.nan)
 
 
 def write(array: zarr.Array[Any], block: int, buffer: ShardBuffer) -> int:
@@ -180,8 +180,8 @@ def write(array: zarr.Array[Any], block: int, buffer: ShardBuffer) -> int:
     start = block * (array.shards or array.chunks)[0]
     stop = min(start + (array.shards or array.chunks)[0], array.shape[0])
     part = buffer.rows(0, 1)
-    if is_raw(array):
-        put(array, array.metadata.encode_chunk_key(_key(array, block)), buffer.seal(stop - start))
+    if _is_raw(array):
+        _put(array, array.metadata.encode_chunk_key(_key(array, block)), buffer.seal(stop - start))
     else:
         array[start:stop] = buffer.rows(0, stop - start)
     return part.nbytes * (stop - start)
@@ -275,7 +275,7 @@ def _key(array: zarr.Array[Any], block: int) -> tuple[int, ...]:
     return (block, *(0,) * (array.ndim - 1)) if array.ndim else ()
 
 
-def is_raw(array: zarr.Array[Any], *, compressed: bool = False) -> bool:
+def _is_raw(array: zarr.Array[Any], *, compressed: bool = False) -> bool:
     """Whether the array's chunks are its numbers and a crc32c, as `shards` lays them out.
 
     Or, if they are to be compressed, that with Blosc between the two.
@@ -294,17 +294,17 @@ def is_raw(array: zarr.Array[Any], *, compressed: bool = False) -> bool:
     return codecs == raw and not compressed
 
 
-def layout(array: zarr.Array[Any]) -> ShardLayout:
+def _layout(array: zarr.Array[Any]) -> ShardLayout:
     rows, chunk = (array.shards or array.chunks)[0], array.chunks[0]
     dtype = np.dtype(array.dtype).newbyteorder("<")
-    if not is_raw(array):
+    if not _is_raw(array):
         return ShardLayout(1, rows, array.shape[1:], dtype, sharded=False)
     return ShardLayout(
         rows // chunk, chunk, array.shape[1:], dtype, sharded=array.shards is not None
     )
 
 
-def put(array: zarr.Array[Any], key: str, data: NDArray[np.uint8]) -> None:
+def _put(array: zarr.Array[Any], key: str, data: NDArray[np.uint8]) -> None:
     buffer = default_buffer_prototype().buffer.from_array_like(data)
     path = f"{array.path}/{key}"
     if hasattr(array.store, "set_sync"):

@@ -24,9 +24,10 @@ from colonnade.matrix import nonfinite
 from colonnade.network import Network
 from colonnade.places.locations import Options
 from colonnade.products import PRODUCTS
-from colonnade.store import Failure, Store, Verification, input_record, network_record
+from colonnade.store import Store, input_record, network_record
 from colonnade.verify.blockwise import BlockSums, column_cost
 from colonnade.verify.deepreference import DeepReference, make_reference
+from colonnade.verify.findings import Failure, Verification
 from colonnade.verify.reference import Enclosure, Reference, excess
 
 __all__ = ["Failure", "Verification", "check", "verify"]
