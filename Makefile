@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 
+# Tests start thousands of processes: none is to compile the package anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-kubernetes faults check bench clean
 
 demo: $(VENV)/.demo
