@@ -31,7 +31,10 @@ SQUARE = {"descr": "'<f4'", "fortran_order": "False", "shape": "(2, 2)"}
 
 def npy(data: bytes = bytes(16), **changes: str) -> bytes:
     said = ", ".join(f"'{key}': {value}" for key, value in (SQUARE | changes).items())
-    header = f"{{{said}}}\n".encode()
+    return headed(f"{{{said}}}\n".encode(), data)
+
+
+def headed(header: bytes, data: bytes = bytes(16)) -> bytes:
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
 
 
@@ -39,8 +42,18 @@ def long_header(version: int, length: int) -> bytes:
     return b"\x93NUMPY" + bytes([version, 0]) + struct.pack("<I", length) + npy()[10:]
 
 
+# Headers that Python's own parser stumbles over
+DAMAGED = [
+    headed(b"{'descr': '<f4', 'fortran_order': False, 'shape': (4,\n"),
+    headed(b"{'descr': '<f4\n"),
+    headed(b"{'descr': '''<f4\n"),
+    headed(b"{1: 2, 'a': 3}\n"),
+    headed(b"{[]: 1}\n"),
+    headed(b"{'descr'\0}\n"),
+]
 # What is wrong with a header, and what is said of it; both as weights and as X
 HEADERS: list[tuple[bytes, str]] = [
+    *((content, "its header cannot be read") for content in DAMAGED),
     (npy(shape="(2, 3)"), "claims (2, 3) numbers of type float32, 24 bytes, and only 16 are there"),
     (npy(shape="(100000, 200000)"), "80,000,000,000 bytes, and only 16 are there"),
     (npy(shape="(10000000000, 10000000000)"), "and only 16 are there"),
@@ -85,6 +98,20 @@ def test_npy_headers(tmp_path, monkeypatch, content: bytes, told: str) -> None:
         archive.writestr("W2.npy", npy())
     assert told in frugal_refusal(lambda: Network.load("w.npz", "tanh"))
     assert list(snapshot(tmp_path)) == ["X.npy", "w.npz"]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=lambda value: str(value[10:-16]))
+def test_npy_headers_of_means_and_deviations(tmp_path, job, content: bytes) -> None:
+    path = tmp_path / "std.npy"
+    path.write_bytes(content)
+    for key, sections in (
+        ("network.input_mean", {"network": {"input_mean": str(path)}}),
+        ("output.scale.input_std", {"output": {"scale": {"input_std": str(path)}}}),
+    ):
+        said = frugal_refusal(lambda sections=sections: cn.plan(job(**sections)))
+        assert key in said
+        assert f"{path}: " in said
+        assert "its header cannot be read" in said
 
 
 def test_sound_headers(tmp_path) -> None:

@@ -262,7 +262,7 @@ def test_given_scalings_are_folded(tmp_path, monkeypatch, network, X) -> None:
     ("options", "problem"),
     [
         ({"input_mean": "nope"}, "input_mean: the weights' file holds no array 'nope'"),
-        ({"input_mean": "nope.npy"}, "there is no such file (network.input_mean and the like)"),
+        ({"input_mean": "nope.npy"}, "there is no such file (network.input_mean)"),
         ({"input_mean": [1.0, 2.0]}, "input_mean has 2 numbers for the 5 inputs of its layer"),
         ({"output_std": [1.0] * 5}, "output_std has 5 numbers for the 3 outputs of its layer"),
         ({"input_std": 0}, "input_std must be finite, and above 0"),

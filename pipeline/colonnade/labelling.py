@@ -19,7 +19,7 @@ from colonnade.columns.beside import array_beside, coordinate_beside
 from colonnade.errors import ColonnadeError, JobError, reason, shown
 from colonnade.job import Job
 from colonnade.labels import Coordinate, Dimension, Labels, names_problem, scale_problem
-from colonnade.npy.header import read_header
+from colonnade.npy.file import read_array
 from colonnade.places import place_at
 from colonnade.places.locations import StorageOptions, storage_texts
 from colonnade.places.urls import is_url
@@ -141,8 +141,7 @@ def _deviations(
 def _numbers_of(path: str, data: bytes, name: str) -> NDArray[Any]:
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
-        read_header(io.BytesIO(data), len(data))
-        return np.asarray(np.load(io.BytesIO(data), allow_pickle=False))
+        return read_array(io.BytesIO(data))
     if suffix == ".npz":
         arrays = load_npz(path, io.BytesIO(data)).arrays
         if name in arrays or len(arrays) == 1:

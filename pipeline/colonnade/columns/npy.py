@@ -116,8 +116,7 @@ def open_npy(path: str, wanted: Wanted) -> NpyFileSource:
     try:
         with Path(path).open("rb", buffering=0) as file:
             header = _npy_header(file)
-    # a damaged header raises whatever it happens to break
-    except Exception as error:
+    except (OSError, ValueError) as error:
         told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
         raise InputError(told) from error
     shape = check_matrix(header.shape, header.dtype, f"{path}: ")
@@ -137,15 +136,12 @@ def open_npy_object(place: Objects, size: int, wanted: Wanted) -> NpyObjectSourc
     _refuse_names(path, wanted)
     try:
         header = read_object_header(place, size)
-        shape = check_matrix(header.shape, header.dtype, f"{path}: ")
-    except InputError:
-        raise
     except OSError as error:
         raise InputError(f"{path}: this cannot be read: {reason(error)} (input.path).") from error
-    # a damaged header raises whatever it happens to break
-    except Exception as error:
+    except ValueError as error:
         told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
         raise InputError(told) from error
+    shape = check_matrix(header.shape, header.dtype, f"{path}: ")
     oriented = shape if wanted.by_columns else shape[::-1]
     return NpyObjectSource(path, oriented, header.dtype, header, wanted.by_columns, place, size)
 

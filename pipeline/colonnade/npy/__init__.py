@@ -1,1 +1,1 @@
-"""The matrix in a .npy file, on a disk or in an object store: its header, and windows of it."""
+"""A .npy file, on a disk or in an object store: its header, windows of its matrix, or all of it."""

@@ -1,4 +1,4 @@
-"""Windows of the matrix in a .npy file, by plain reads of the bytes that they lie in.
+"""Windows of the matrix in a .npy file, by plain reads of the bytes that they lie in; or all of it.
 
 A mapping would count whatever it has touched as the process's memory, and end the process where
 the file has become shorter.
@@ -6,20 +6,37 @@ the file has become shorter.
 
 from __future__ import annotations
 
+import io
 import os
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.npy.header import Header
+from colonnade.npy.header import Header, read_header
 
-__all__ = ["PAGE", "read_window"]
+__all__ = ["PAGE", "read_array", "read_window"]
 
 # The disk reads whole pages: what lies between two windows on one page costs nothing
 PAGE = 4096
 # Rows that are read whole, to be cut, at a time
 _PIECE = 2**20
+
+
+def read_array(file: IO[bytes]) -> NDArray[Any]:
+    """Read a small array of any shape whole, from its file or from bytes that are held.
+
+    Raises
+    ------
+    ValueError
+        It is none, claims more than is there, or holds Python objects.
+    """
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    # Before NumPy takes the memory that it claims
+    read_header(file, size)
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def read_window(file: IO[bytes], header: Header, window: tuple[slice, slice]) -> NDArray[Any]:

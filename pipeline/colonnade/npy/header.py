@@ -13,6 +13,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from colonnade.errors import reason
+
 __all__ = ["LONGEST", "MAGIC", "Header", "read_header"]
 
 MAGIC: bytes = np.lib.format.MAGIC_PREFIX
@@ -44,8 +46,7 @@ def read_header(file: IO[bytes], size: int) -> Header:
     Raises
     ------
     ValueError
-        The header claims more numbers than `size` bytes hold, or is none. Others are raised too:
-        a damaged header breaks what it happens to break.
+        The header claims more numbers than `size` bytes hold, or is none.
     """
     version = np.lib.format.read_magic(file)
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
@@ -57,6 +58,9 @@ def read_header(file: IO[bytes], size: int) -> Header:
         shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(io.BytesIO(header))
     except (MemoryError, RecursionError):  # of Python's parser
         raise ValueError("its header is nested too deeply") from None
+    # A damaged header raises whatever it happens to break, in Python's tokenizer for one
+    except Exception as error:
+        raise ValueError(f"its header cannot be read: {reason(error)}") from error
     if any(isinstance(length, bool) or length < 0 for length in shape):
         raise ValueError(f"its header claims a negative length, or none, {shape}")
     claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()

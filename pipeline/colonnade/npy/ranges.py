@@ -23,7 +23,7 @@ def read_object_header(place: Objects, size: int) -> Header:
     Raises
     ------
     ValueError
-        It is none, or claims more than is there; a damaged one raises others too.
+        It is none, or claims more than is there.
     OSError
         The object cannot be read.
     """

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, reason
-from colonnade.npy.header import read_header
+from colonnade.npy.file import read_array
 from colonnade.places import Objects, place_at
 from colonnade.places.locations import Options, storage_texts
 from colonnade.places.urls import is_url
@@ -78,7 +77,9 @@ def load_weights(
     """
     loaded, scaling = _loaded(path, storage_options), scaling or Scaling()
     try:
-        before, after = scaling.scales(loaded.arrays, lambda npy: _read_npy(npy, storage_options))
+        before, after = scaling.scales(
+            loaded.arrays, lambda key, npy: _read_npy(key, npy, storage_options)
+        )
         steps = loaded.steps
         if steps is None:
             # What holds a mean is no layer
@@ -134,13 +135,12 @@ def _opened(path: str | Path, storage_options: Options, key: str) -> IO[bytes]:
     raise NetworkError(f"{path}: there is no such file ({key}).")
 
 
-def _read_npy(path: str, storage_options: Options) -> NDArray[Any]:
-    with _opened(path, storage_options, "network.input_mean and the like") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
+def _read_npy(key: str, path: str, storage_options: Options) -> NDArray[Any]:
+    with _opened(path, storage_options, f"network.{key}") as file:
         try:
-            read_header(file, size)
-            file.seek(0)
-            return np.asarray(np.load(file, allow_pickle=False))
-        except (OSError, ValueError, SyntaxError, TypeError) as error:
-            raise NetworkError(f"{path}: this cannot be read as .npy: {reason(error)}") from error
+            return read_array(file)
+        except (OSError, ValueError) as error:
+            raise NetworkError(
+                f"{path}: this cannot be read as .npy: {reason(error)}; save the numbers anew with "
+                f"np.save (network.{key})."
+            ) from error

@@ -32,9 +32,16 @@ class Scaling(NamedTuple):
         return {g for g in self if isinstance(g, str) and not g.lower().endswith(".npy")}
 
     def scales(
-        self, arrays: Mapping[str, NDArray[Any]], read: Callable[[str], NDArray[Any]]
+        self, arrays: Mapping[str, NDArray[Any]], read: Callable[[str, str], NDArray[Any]]
     ) -> tuple[Scale | None, Scale | None]:
         """Return what comes before the network and what comes after it.
+
+        Parameters
+        ----------
+        arrays
+            Of the weights' file.
+        read
+            Reads a .npy file, given what it is for and its path.
 
         Raises
         ------
@@ -64,11 +71,11 @@ def _numbers(
     key: str,
     given: Any,
     arrays: Mapping[str, NDArray[Any]],
-    read: Callable[[str], NDArray[Any]],
+    read: Callable[[str, str], NDArray[Any]],
 ) -> NDArray[np.float64]:
     if isinstance(given, str):
         if given.lower().endswith(".npy"):
-            given = read(given)
+            given = read(key, given)
         elif given in arrays:
             given = arrays[given]
         else:
