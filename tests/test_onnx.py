@@ -57,8 +57,10 @@ def graph(
     return helper.make_model(made, opset_imports=domains, ir_version=9)
 
 
-def node(op: str, inputs: str, output: str, **attributes: Any) -> Any:
-    return helper.make_node(op, inputs.split(), [output], **attributes)
+def node(op: str, inputs: str, outputs: str, **attributes: Any) -> Any:
+    """An operator; a dash stands for an input or an output that is left out."""
+    given, made = ([name.strip("-") for name in names.split()] for names in (inputs, outputs))
+    return helper.make_node(op, given, made, **attributes)
 
 
 def weights(dtype: Any = np.float32) -> dict[str, np.ndarray]:
@@ -72,9 +74,13 @@ FIRST = node("Gemm", "x W b", "z", transB=1)
 LAST = node("Gemm", "s U c", "y", transB=1)
 
 
+def _array(number: float) -> np.ndarray:
+    return np.asarray(number, bool if isinstance(number, bool) else np.float32)
+
+
 def constants(**numbers: float) -> list[Any]:
     return [
-        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.float32(number)))
+        helper.make_node("Constant", [], [name], value=numpy_helper.from_array(_array(number)))
         for name, number in numbers.items()
     ]
 
@@ -119,6 +125,10 @@ BETWEEN: list[tuple[list[Any], Any]] = [
     ([*constants(low=0, high=6), node("Clip", "z low high", "s")], "relu6"),
     ([*constants(low=-2, high=0.5), node("Clip", "z low high", "s")], ("hardtanh", -2, 0.5)),
     ([*constants(low=0), node("Clip", "z low", "s")], "relu"),
+    # An input that is left out has an empty name, before one that is there or at the end
+    ([*constants(low=0), node("Clip", "z low -", "s")], "relu"),
+    ([*constants(training=False), node("Dropout", "z - training", "i"), node("Relu", "i", "s")],
+     "relu"),
     ([*constants(zero=0), node("Max", "zero z", "s")], "relu"),
     ([*constants(slope=0.2), node("PRelu", "z slope", "s")], ("leaky_relu", 0.2)),
     ([node("Sigmoid", "z", "g"), node("Mul", "g z", "s")], "silu"),
@@ -199,10 +209,17 @@ def test_onnx_of_a_deeper_network(tmp_path) -> None:
         ([node("Gelu", "z", "s", domain="com.microsoft")], "the operator com.microsoft.Gelu"),
         ([node("Cast", "z", "i", to=10), node("Relu", "i", "s")], "to another type than float"),
         ([node("MatMul", "z V", "i"), node("Add", "i z", "s")], "it joins two branches"),
+        ([*constants(high=6), node("Clip", "z - high", "s")], "σ(z) = clip(z;-inf;6), which is no"),
+        ([*constants(low=1), node("Clip", "z low", "s")], "σ(z) = clip(z;1;inf), which is no"),
         ([node("Clip", "z v1", "s")], "a constant has the shape (7,), where one number"),
         ([node("Tanh", "z", "i"), node("Relu", "i", "s")], "σ(z) = relu(tanh(z))"),
         (squared(12), "it is longer than any activation"),
         ([node("Tanh", "z", "s"), node("Tanh", "z", "y2")], None),
+        # What the output does not depend on, and an output that is left out
+        ([*constants(yes=True, low=0), node("Dropout", "z - yes", "y2 -"),
+          node("Clip", "z low -", "s")], None),
+        ([*constants(yes=True), node("Dropout", "z - yes", "i -"), node("Relu", "i", "s")],
+         "Dropout: it is for training"),
         ([node("Tanh", "nothing", "s")], "its output is not made of its input"),
         ([node("Softplus", "z", "s"), node("Softmax", "z", "y2")], None),
         ([node("Transpose", "z", "s")], "Gemm: it multiplies along the samples"),

@@ -166,7 +166,13 @@ def recognised(expression: Expression) -> list[Step]:
     (factors, factor), *more = terms.items()
     function = expression.known.get(factors[0]) if not more and len(factors) == 1 else None
     inner = function.argument.affine if function else None
-    if function is None or inner is None or function.name not in _DIRECT:
+    if (
+        function is None
+        or inner is None
+        or function.name not in _DIRECT
+        # A clip on one side is no hardtanh
+        or not all(map(math.isfinite, function.parameters))
+    ):
         raise ValueError(f"σ(z) = {expression.text}, which is no activation that is known here")
     name, keys = _DIRECT[function.name]
     sigma = {"name": name} | dict(zip(keys, function.parameters, strict=True))

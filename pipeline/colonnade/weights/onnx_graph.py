@@ -45,8 +45,8 @@ class _Graph:
                 raise ValueError(problems[0])
             self.values[node.output[0]] = self._value(node, name)
         except ValueError as error:
-            for output in node.output:
-                self.problems[output] = str(error)
+            # An output that is left out has no name, and neither has an input
+            self.problems.update(dict.fromkeys(filter(None, node.output), str(error)))
 
     def _value(self, node: Any, name: str) -> Value:
         if name not in OPERATORS:

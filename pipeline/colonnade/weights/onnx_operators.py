@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,7 +157,7 @@ def _function(name: str, *parameters: tuple[str, float]) -> Callable[[Node], Val
 
 
 def _clip(node: Node) -> Value:
-    value = cast("Value", node.inputs()[0])
+    value = node.first()
     if node.opset < 11:
         low, high = node.number("min", -math.inf), node.number("max", math.inf)
     else:
@@ -201,7 +201,7 @@ def _selu(node: Node) -> Value:
 
 
 def _prelu(node: Node) -> Value:
-    value = cast("Value", node.inputs()[0])
+    value = node.first()
     slopes = node.constant(1)
     if slopes is None or slopes.size < 1 or np.any(slopes != slopes.flat[0]):
         raise ValueError("it has more than one slope")
@@ -212,31 +212,27 @@ def _prelu(node: Node) -> Value:
 # What changes nothing, and scalers
 
 
-def _same(node: Node) -> Value:
-    return cast("Value", node.inputs()[0])
-
-
 def _dropout(node: Node) -> Value:
     training = node.constant(2)
     if training is not None and bool(np.any(training)):
         raise ValueError("it is for training")
-    return _same(node)
+    return node.first()
 
 
 def _cast(node: Node) -> Value:
     if node.whole("to", 0) not in _FLOATS:
         raise ValueError("it is to another type than float or double")
-    return _same(node)
+    return node.first()
 
 
 def _flatten(node: Node) -> Value:
     if node.whole("axis", 1) != 1:
         raise ValueError("it is along another axis than the first")
-    return replace(_same(node), flat=True)
+    return replace(node.first(), flat=True)
 
 
 def _reshape(node: Node) -> Value:
-    value = cast("Value", node.inputs()[0])
+    value = node.first()
     shape = node.constant(1)
     wanted = [] if shape is None or shape.ndim != 1 or shape.size > 2 else shape.tolist()
     width = value.width
@@ -256,7 +252,7 @@ def _transpose(node: Node) -> Value:
 
 
 def _batch_norm(node: Node) -> Value:
-    value = cast("Value", node.inputs()[0])
+    value = node.first()
     scale, bias, mean, variance = (np.asarray(a, np.float64) for a in node.inputs()[1:5])
     factor = scale / np.sqrt(variance + node.number("epsilon", 1e-5))
     if node.whole("training_mode", 0) or not np.all(np.isfinite(factor)):
@@ -288,7 +284,7 @@ OPERATORS: Mapping[str, Callable[[Node], Value]] = {
     "Gemm": _gemm,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": _function("hard_swish"),
-    "Identity": _same,
+    "Identity": Node.first,
     "LeakyRelu": _function("leaky_relu", ("alpha", 0.01)),
     "Log": _function("log"),
     "MatMul": _matmul,

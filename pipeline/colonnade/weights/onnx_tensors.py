@@ -15,8 +15,8 @@ from colonnade.weights.extras import needed
 
 __all__ = ["read_tensors"]
 
-# ONNX's numbers of the types that can be weights or shapes, and their bytes
-_SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+# ONNX's numbers of the types that can be weights, shapes or switches, and their bytes
+_SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
 _EXTERNAL = 1
 
 

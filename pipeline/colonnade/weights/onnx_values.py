@@ -68,6 +68,10 @@ class Node:
             raise ValueError("it has more than one input that is no constant")
         return self._values[self._names[places[0]]], places[0]
 
+    def first(self) -> Value:
+        """Return the first input, where others are parameters; KeyError if it is a constant."""
+        return self._values[self._names[0]]
+
     def inputs(self) -> list[Value | NDArray[Any]]:
         """Return all of them; KeyError where one is neither a constant nor a value."""
         return [self._values[n] if n in self._values else self._constants[n] for n in self._names]
