@@ -19,7 +19,7 @@ from colonnade.errors import InputError, reason
 from colonnade.places import Directory, Objects, Place, place_at
 from colonnade.places.locations import Options, storage_texts
 
-__all__ = ["Columns", "Orientation", "open_columns"]
+__all__ = ["Columns", "open_columns"]
 
 # Suffixes of formats that need a package which an extra brings: reader, package, extra
 _HDF5 = ("hdf5:open_hdf5", "h5py", "hdf5")

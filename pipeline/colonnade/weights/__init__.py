@@ -14,7 +14,7 @@ from colonnade.npy.file import read_array
 from colonnade.places import Objects, place_at
 from colonnade.places.locations import Options, storage_texts
 from colonnade.places.urls import is_url
-from colonnade.weights.choice import SHAPES, array_names, described
+from colonnade.weights.choice import array_names
 from colonnade.weights.keras_files import load_h5, load_keras
 from colonnade.weights.layouts import steps_of_arrays
 from colonnade.weights.loaded import Loaded
@@ -28,12 +28,10 @@ from colonnade.weights.torch_files import load_torch
 from colonnade.weights.zarr_groups import load_zarr
 
 __all__ = [
-    "SHAPES",
     "Chain",
     "Given",
     "Scaling",
     "array_names",
-    "described",
     "estimator_weights",
     "load_weights",
     "told_sigma",

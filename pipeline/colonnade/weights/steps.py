@@ -63,15 +63,6 @@ class Chain(NamedTuple):
     activations: tuple[Mapping[str, Any] | None, ...]
     folded: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        widths = [self.layers[0].W.shape[-1:], *(layer.W.shape[:1] for layer in self.layers)]
-        shown_widths = [str(width[0]) if width else "?" for width in widths]
-        told = ", ".join(told_sigma(given) for given in self.activations[:12])
-        between = f", with {told} between them" if told else ""
-        sizes = " → ".join(shown_widths[:13]) + " …" * (len(shown_widths) > 13)
-        count = len(self.layers)
-        return f"{count} affine layer{'s' * (count > 1)}, {sizes}{between}"
-
 
 def told_sigma(given: Mapping[str, Any] | None) -> str:
     """Tell a nonlinearity in a line."""
