@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import re
 import signal
+from itertools import islice
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = [
     "ClusterError",
@@ -37,6 +38,7 @@ __all__ = [
     "TooLargeError",
     "UsageError",
     "has_credentials",
+    "listed",
     "reason",
     "shown",
 ]
@@ -126,6 +128,12 @@ def shown(text: str, most: int = 80) -> str:
     text = _CREDENTIALS.sub("://…@", text)
     text = text if text.isprintable() else repr(text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def listed(texts: Iterable[str]) -> str:
+    """Tell the first of some texts: a file may give us any number of them."""
+    told = [shown(text) for text in islice(texts, 13)]
+    return ", ".join(told if len(told) < 13 else [*told[:12], "…"])
 
 
 def reason(error: BaseException) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from colonnade.columns.base import Source, Wanted
 from colonnade.columns.packing import Packing
 from colonnade.columns.sampling import Piece
-from colonnade.errors import shown
+from colonnade.errors import listed
 from colonnade.npy.file import PAGE
 
-__all__ = ["Box", "Stacked", "Stored", "Variable", "listed"]
+__all__ = ["Box", "Stacked", "Stored", "Variable"]
 
 Box = tuple[slice, ...]
 
@@ -244,9 +244,3 @@ def _boxes(lengths: tuple[int, ...], start: int, stop: int) -> list[Box]:
         found += [(slice(at, at + 1), *box) for box in _boxes(lengths[1:], offset, end)]
         start = at * inner + end
     return found
-
-
-def listed(texts: Sequence[str]) -> str:
-    """Tell the first of some texts."""
-    told = [shown(text) for text in texts]
-    return ", ".join([*told[:12], "…"] if len(told) > 12 else told)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ATTRIBUTES", "Packing", "find_packing"]
+__all__ = ["ATTRIBUTES", "Packing", "find_packing", "promoted"]
 
 ATTRIBUTES = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
 """Attributes of a variable that change what its numbers mean."""
@@ -82,7 +82,7 @@ def find_packing(dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> Packing
     if scale is None and offset is None:
         if not fills:
             return None if stored == dtype else Packing(stored, stored.newbyteorder("="), ())
-        return Packing(stored, _promoted(stored), tuple(fills.values()))
+        return Packing(stored, promoted(stored), tuple(fills.values()))
     return Packing(stored, _unpacked(stored, scale, offset), tuple(fills.values()), scale, offset)
 
 
@@ -101,7 +101,7 @@ def _number(key: str, given: Any, dtype: np.dtype[Any]) -> Any:
     return values
 
 
-def _promoted(dtype: np.dtype[Any]) -> np.dtype[Any]:
+def promoted(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Find the type that holds numbers of another type, and NaN."""
     if dtype.kind == "f":
         return dtype.newbyteorder("=")

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from colonnade.columns.base import Wanted
+from colonnade.columns.packing import promoted
 from colonnade.columns.sampling import Piece
 from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays, stamp
 from colonnade.errors import InputError, reason, shown
@@ -116,7 +117,7 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Wanted) -> Par
     if not names:
         raise InputError(f"{path}: the table has no columns.")
     gaps = _gaps(metadata, {name for name, t in zip(names, types, strict=True) if t.kind != "f"})
-    types = [_with_nan(t) if name in gaps else t for name, t in zip(names, types, strict=True)]
+    types = [promoted(t) if name in gaps else t for name, t in zip(names, types, strict=True)]
     dtype = np.result_type(*set(types))
     rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     starts = list(accumulate(rows, initial=0))
@@ -163,11 +164,6 @@ def _gaps(metadata: pq.FileMetaData, names: set[str]) -> set[str]:
             if known is None or not known.has_null_count or known.null_count:
                 gaps.add(name)
     return gaps
-
-
-def _with_nan(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Find the type that holds integers of another type, and NaN."""
-    return np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
 
 
 def _known(place: Place) -> Any:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from colonnade.columns.arrays import Stacked, Stored, Variable, listed
+from colonnade.columns.arrays import Stacked, Stored, Variable
 from colonnade.columns.base import Wanted
 from colonnade.columns.packing import find_packing
-from colonnade.errors import InputError, shown
+from colonnade.errors import InputError, listed, shown
 from colonnade.matrix import check_dtype, check_matrix
 
 __all__ = ["MOST_CHUNK_BYTES", "choose", "stack"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import socket
 import time
-from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, Event
+from colonnade.words import now
 
 __all__ = ["MOST_RUNS", "RunLog", "RunRecord"]
 
@@ -56,7 +56,7 @@ class RunLog:
     """Listens to a run, in memory that does not grow with it, and makes its record."""
 
     def __init__(self) -> None:
-        self._started = datetime.now(UTC)
+        self._started = now()
         self._clock = time.monotonic()
         self._ready: ClusterReady | None = None
         self._blocks = self._failed = self._columns = self._bytes = self._peak_memory = 0
@@ -92,7 +92,7 @@ class RunLog:
         seconds = time.monotonic() - self._clock
         ready = self._ready
         return RunRecord(
-            started=self._started.isoformat(timespec="seconds"),
+            started=self._started,
             seconds=round(seconds, 3),
             host=socket.gethostname(),
             cluster="" if ready is None else ready.kind,

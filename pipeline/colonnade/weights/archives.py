@@ -1,4 +1,4 @@
-"""Zip archives from anywhere, held against the bytes that are there before they are unpacked."""
+"""What is compressed, held against the bytes that are there before it is unpacked: zip archives."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import zipfile
 from collections import Counter
 from typing import IO
 
-from colonnade.errors import shown
+from colonnade.errors import listed, shown
 from colonnade.npy.header import MAGIC, read_header
-from colonnade.weights.choice import listed
 
-__all__ = ["check_archive"]
+__all__ = ["check_archive", "most_unpacked"]
 
-# Weights hardly compress. Saved anew without compression, a file that does is read at any size
 _ALWAYS_READ = 256 * 2**20
 _MOST_INFLATION = 20
+
+
+def most_unpacked(size: int) -> int:
+    """Tell the bytes that so many may unpack to: weights hardly compress.
+
+    Saved anew without compression, those that do are read at any size.
+    """
+    return max(_ALWAYS_READ, _MOST_INFLATION * size)
 
 
 def check_archive(file: IO[bytes]) -> None:
@@ -41,7 +47,7 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
     if twice:
         raise ValueError(f"it holds {listed(twice)} more than once")
     inflated = sum(entry.file_size for entry in entries)
-    if inflated > max(_ALWAYS_READ, _MOST_INFLATION * size):
+    if inflated > most_unpacked(size):
         raise ValueError(
             f"it has {size:,} bytes and would unpack to {inflated:,}; if that is meant, save it "
             "uncompressed"

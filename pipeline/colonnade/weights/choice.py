@@ -9,9 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from colonnade.errors import NetworkError, shown
+from colonnade.errors import NetworkError, listed, shown
 
-__all__ = ["SHAPES", "NoWayError", "array_names", "choose", "described", "listed"]
+__all__ = ["SHAPES", "NoWayError", "array_names", "choose", "described"]
 
 SHAPES = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,), or more layers of that kind"
 _REMEDY = "Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}."
@@ -31,12 +31,6 @@ def array_names(layers: int) -> tuple[str, ...]:
 def described(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Tell a file's arrays by name, shape and type."""
     return listed(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
-
-
-def listed(texts: Iterable[str]) -> str:
-    """Tell the first of a file's arrays: it may hold any number of them, under any names."""
-    told = [shown(text) for text in islice(texts, 13)]
-    return ", ".join(told if len(told) < 13 else [*told[:12], "…"])
 
 
 def choose(

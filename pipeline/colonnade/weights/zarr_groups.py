@@ -12,13 +12,10 @@ import zarr
 from colonnade.errors import NetworkError, UsageError, reason, shown
 from colonnade.places import Objects, Place
 from colonnade.places.regularfiles import RegularFiles
+from colonnade.weights.archives import most_unpacked
 from colonnade.weights.loaded import Loaded
 
 __all__ = ["load_zarr"]
-
-# Weights hardly compress; what claims more is not unpacked
-_ALWAYS_READ = 256 * 2**20
-_MOST_INFLATION = 20
 
 
 def load_zarr(path: str | Path, place: Place) -> Loaded:
@@ -31,8 +28,7 @@ def load_zarr(path: str | Path, place: Place) -> Loaded:
             claimed = math.prod(array.shape) * array.dtype.itemsize
             chunk = math.prod(array.chunks) * array.dtype.itemsize
             # A chunk that is not there reads as its fill value
-            allowed = max(_ALWAYS_READ, _MOST_INFLATION * array.nbytes_stored())
-            if max(claimed, chunk) > allowed:
+            if max(claimed, chunk) > most_unpacked(array.nbytes_stored()):
                 raise ValueError(
                     f"its array {shown(name)} claims the shape {array.shape} in chunks of "
                     f"{array.chunks}, and has {array.nbytes_stored():,} bytes"
