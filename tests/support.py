@@ -7,10 +7,11 @@ import io
 import os
 import re
 import shutil
+import socket
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -204,6 +205,19 @@ def snapshot(folder: Path) -> dict[str, bytes | None]:
         str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
         for path in sorted(folder.rglob("*"))
     }
+
+
+def no_files(folder: Path) -> list[Path]:
+    """What is there and no file: to read it would fail, or take for ever."""
+    made = folder / "no files"
+    made.mkdir()
+    os.mkfifo(made / "pipe")
+    (made / "link").symlink_to("pipe")
+    (made / "loop").symlink_to("loop")
+    # A socket's path is a short one
+    with chdir(made), socket.socket(socket.AF_UNIX) as bound:
+        bound.bind("socket")
+    return [made, *made.iterdir()]
 
 
 def refused_network(path: str | Path, *arguments: Any, **options: Any) -> str:

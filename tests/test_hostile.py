@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import colonnade as cn
 from colonnade.job.file import load_job
-from support import N, allowed, refusal, snapshot
+from support import N, allowed, no_files, refusal, snapshot
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{new}: &{new} [*{old}, *{old}, *{old}]\n"
@@ -76,9 +76,14 @@ def test_job_files(tmp_path, monkeypatch, content: str | bytes, told: str) -> No
 
 
 def test_what_is_no_file(tmp_path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path, tmp_path / "pipe", Path("/dev/zero"), tmp_path / ("x" * 300)):
-        assert "this job file cannot be read" in refusal(lambda path=path: load_job(path))
+    told = "this job file cannot be read: it is no regular file"
+    for path in (*no_files(tmp_path), Path("/dev/zero")):
+        assert told in refusal(lambda path=path: load_job(path))
+    long = tmp_path / ("x" * 300)
+    assert "this job file cannot be read: " in refusal(lambda: load_job(long))
+    (tmp_path / "job.yaml").write_text(VALID % "dtype: float32")
+    (tmp_path / "link.yaml").symlink_to("job.yaml")
+    assert load_job(tmp_path / "link.yaml") == load_job(tmp_path / "job.yaml")
 
 
 @settings(max_examples=700)

@@ -23,7 +23,7 @@ from colonnade.plan import Capacity
 from colonnade.reader import Backend
 from colonnade.store import Store, hold
 from colonnade.task import Address, compute_block
-from support import M, N, P, Q, make_columns, refusal, snapshot
+from support import M, N, P, Q, make_columns, no_files, refusal, snapshot
 
 INPUTS, OUTPUTS = ["T_850", "ω µ", "q", "u$", "v"], ["rain", "snow", "wind"]
 TIMES = pd.date_range("2001-02-03", periods=P, freq="7h")
@@ -125,9 +125,9 @@ def test_names_that_do_not_fit(small, tmp_path) -> None:
     for content in ("[", '{"a": 1}', "[1, 2, 3]", "[" * 100_000):
         (tmp_path / "names.json").write_text(content)
         refusal(lambda: cn.run(small(network={"input_names": str(tmp_path / "names.json")})))
-    assert "no regular file" in refusal(
-        lambda: cn.run(small(network={"output_names": "/dev/zero"}))
-    )
+    for path in ("/dev/zero", *map(str, no_files(tmp_path))):
+        said = refusal(lambda path=path: cn.run(small(network={"output_names": path})))
+        assert said == f"network.output_names {path}: it is no regular file."
     said = refusal(lambda: cn.run(small(network={"input_names": ["a", "b"]})))
     assert "network.input_names: given 2 names; the network has 5 inputs" in said
     assert not (tmp_path / "out.zarr").exists()
@@ -367,6 +367,12 @@ def test_backend(small, tmp_path) -> None:
         "\0",
     ):
         assert not backend.guess_can_open(other)
+    (tmp_path / "other").mkdir()
+    for path in no_files(tmp_path):
+        document = tmp_path / "other" / "zarr.json"
+        document.unlink(missing_ok=True)
+        document.symlink_to(path)
+        assert not backend.guess_can_open(document.parent)
     lazy = xr.open_dataset(store.path, engine=Backend, drop_variables=["value", "output"])
     assert "value" not in lazy
     assert "output" not in lazy.coords

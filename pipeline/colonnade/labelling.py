@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from colonnade.labels import Coordinate, Dimension, Labels, names_problem, scale
 from colonnade.npy.file import read_array
 from colonnade.places import place_at
 from colonnade.places.locations import StorageOptions, storage_texts
+from colonnade.places.regularfiles import read_regular
 from colonnade.places.urls import is_url
 from colonnade.weights.npz import load_npz
 
@@ -154,14 +154,7 @@ def _content(path: str, options: StorageOptions | None) -> bytes:
     if is_url(path):
         return place_at(path, storage_texts(options)).read("", _MOST_BYTES)
     file = Path(os.path.expanduser(path))  # noqa: PTH111 (of an unknown user: left alone)
-    # A pipe or a device may never end
-    if not stat.S_ISREG(file.stat().st_mode):
-        raise ValueError("it is no regular file")
-    with file.open("rb") as opened:
-        content = opened.read(_MOST_BYTES + 1)
-    if len(content) > _MOST_BYTES:
-        raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
-    return content
+    return read_regular(file, _MOST_BYTES)
 
 
 def _count(

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from colonnade.errors import JobError, reason, shown
 from colonnade.job import Job, pathfields
 from colonnade.places import locations
+from colonnade.places.regularfiles import read_regular
 
 __all__ = ["JobLike", "load_job", "unexpanded"]
 
@@ -132,14 +133,7 @@ def _parsed(text: str) -> Any:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        # A pipe or a device may never end
-        if path.exists() and not path.is_file():
-            raise ValueError("it is no regular file")
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        if len(content) > _MOST_BYTES:
-            raise ValueError(f"it has more than {_MOST_BYTES:,} bytes")
-        text = content.decode()
+        text = read_regular(path, _MOST_BYTES).decode()
     except FileNotFoundError:
         raise JobError(f"{path}: there is no such job file.") from None
     except (OSError, ValueError) as error:

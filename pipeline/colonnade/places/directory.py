@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
-import stat
 import uuid
 from pathlib import Path
 from typing import Any
 
 from colonnade.places.base import Place
-from colonnade.places.regularfiles import RegularFiles
+from colonnade.places.regularfiles import RegularFiles, read_regular
 
 __all__ = ["Directory"]
 
@@ -40,7 +37,8 @@ class Directory(Place):
 
     def read(self, name: str, most: int | None = None) -> bytes:
         """Read a file whole; FileNotFoundError where there is none, ValueError above `most`."""
-        return _regular(self.path / name, most, follow=most is None)
+        path = self.path / name
+        return read_regular(path, most, told=path.name, follow=most is None)
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there in one step, in place of what was there."""
@@ -64,7 +62,7 @@ class Directory(Place):
         except FileNotFoundError:
             return False
         try:
-            moved = _regular(aside, max(len(old), len(new)))
+            moved = read_regular(aside, max(len(old), len(new)), follow=False)
         except ValueError:
             moved = b""
         aside.unlink()
@@ -91,25 +89,3 @@ class Directory(Place):
 
     def _beside(self, name: str) -> Path:
         return self.path / f"{name}.{uuid.uuid4().hex}.partial"
-
-
-def _regular(path: Path, most: int | None, *, follow: bool = False) -> bytes:
-    """Read a regular file; ValueError for anything else, or above `most` bytes."""
-    try:
-        # Not to wait for whoever writes to a pipe, and not to follow a link to one
-        link = 0 if follow else os.O_NOFOLLOW
-        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | link)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            raise ValueError(f"{path.name} is no regular file") from None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(number).st_mode):
-            raise ValueError(f"{path.name} is no regular file")
-        with open(number, "rb", closefd=False) as file:
-            content = file.read(-1 if most is None else most + 1)
-    finally:
-        os.close(number)
-    if most is not None and len(content) > most:
-        raise ValueError(f"{path.name} has more than {most:,} bytes")
-    return content

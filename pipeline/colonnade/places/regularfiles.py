@@ -1,14 +1,60 @@
-"""A directory in which zarr reads regular files and nothing else: a pipe may never end."""
+"""Regular files are read, by zarr in a directory too, and nothing else: a pipe may never end."""
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 from typing import Any
 
 from zarr.storage import LocalStore
 
-__all__ = ["RegularFiles"]
+__all__ = ["RegularFiles", "read_regular"]
+
+
+def read_regular(
+    path: Path, most: int | None = None, *, told: str = "it", follow: bool = True
+) -> bytes:
+    """Read a regular file whole.
+
+    It is looked at when it is open: by its name it could be another one by then.
+
+    Parameters
+    ----------
+    most
+        Bytes that it may have.
+    told
+        What the texts of errors call it.
+    follow
+        Whether it may be a link.
+
+    Raises
+    ------
+    ValueError
+        It is something else, or has more bytes.
+    OSError
+        It is not there, or cannot be read.
+    """
+    no_file = ValueError(f"{told} is no regular file")
+    try:
+        # Not to wait for whoever writes to a pipe, and not to follow a link to one
+        link = 0 if follow else os.O_NOFOLLOW
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | link)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise no_file from None
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise no_file
+        with open(number, "rb", closefd=False) as file:
+            content = file.read(-1 if most is None else most + 1)
+    finally:
+        os.close(number)
+    if most is not None and len(content) > most:
+        raise ValueError(f"{told} has more than {most:,} bytes")
+    return content
 
 
 class RegularFiles(LocalStore):

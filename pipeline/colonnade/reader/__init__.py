@@ -17,10 +17,12 @@ from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 
 from colonnade.errors import IncompleteError, StoreError, UsageError, reason
 from colonnade.places.locations import Options
+from colonnade.places.regularfiles import read_regular
 from colonnade.reader.deviations import scaled as scaled_view
 from colonnade.reader.deviations import with_deviations
 from colonnade.reader.recovered import recovered
 from colonnade.store import KEY, Status, Store
+from colonnade.store.opening import MOST_METADATA
 
 __all__ = ["Backend", "open"]
 
@@ -28,7 +30,6 @@ __all__ = ["Backend", "open"]
 _PIECES = 1000
 _PIECE_BYTES = 16 * 2**20
 _PIECE_CHUNKS = 64
-_MOST_METADATA = 16 * 2**20
 
 
 def open(  # noqa: A001
@@ -147,9 +148,7 @@ class Backend(BackendEntrypoint):
             return False
         document = Path(os.fspath(filename_or_obj)) / "zarr.json"
         try:
-            if not document.is_file() or document.stat().st_size > _MOST_METADATA:
-                return False
-            return KEY in json.loads(document.read_bytes())["attributes"]
+            return KEY in json.loads(read_regular(document, MOST_METADATA))["attributes"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
