@@ -5,9 +5,14 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from itertools import chain
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import colonnade
 
@@ -38,6 +43,7 @@ FLOORS = {
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent
+ROOT = Path(__file__).parents[1]
 # The package's face: they import from anywhere, and nothing imports from them but the version
 FACES = {"__init__", "__main__"}
 HEAVY = {
@@ -88,6 +94,21 @@ def test_imports_go_down(path: Path) -> None:
         assert at_top, f"{path.name} imports {name} within a function"
         below = FLOOR[rest[0]] < FLOOR[module(path)] or rest[0] == module(path)
         assert below, f"{path.name} (floor {FLOOR[module(path)]}) imports {name}"
+
+
+def test_what_is_imported_is_asked_for() -> None:
+    """A package that another brings may go when that one changes."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    texts = chain(project["dependencies"], *project["optional-dependencies"].values())
+    asked = {canonicalize_name(Requirement(text).name) for text in texts}
+    brought_by = packages_distributions()
+    for path in PACKAGE.rglob("*.py"):
+        for name, _ in imports(ast.parse(path.read_text())):
+            first = name.split(".")[0]
+            if first in sys.stdlib_module_names or first == "colonnade":
+                continue
+            by = {canonicalize_name(each) for each in brought_by.get(first, [first])}
+            assert by & asked, f"{path.relative_to(PACKAGE)} imports {first}, of {by}"
 
 
 def test_plan_is_pure_arithmetic() -> None:

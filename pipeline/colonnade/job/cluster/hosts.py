@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from annotated_types import MinLen
+from pydantic import Field
 
 from colonnade.job.cluster.base import Cluster, placed
 from colonnade.job.values import Host, Line, Port, Size, Whole
@@ -18,7 +18,7 @@ class SshCluster(Cluster):
 
     kind: Literal["ssh"]
     """On hosts, by ssh."""
-    hosts: Annotated[tuple[Host, ...], MinLen(1)]
+    hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
     """The workers' hosts; one that is named twice has twice as many."""
     scheduler: Host | None = None
     """The scheduler's host; without it, the first of the workers'."""
