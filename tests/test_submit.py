@@ -210,6 +210,20 @@ def test_what_a_queue_is_given(
     assert not (tmp_path / "logs").exists()
 
 
+@pytest.mark.parametrize("given", ["~/logs", "logs"])
+def test_where_the_logs_lie(
+    job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    """The home is known here: a queue and a quoted path in its script know of no tilde."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    path = job_file(cluster={"kind": "slurm", "memory": "1 GiB", "log_directory": given})
+    handover = prepare(path).handover
+    assert handover.log("7") == str(tmp_path / "logs" / "colonnade-job-7.log")
+    assert f"#SBATCH --output={tmp_path}/logs/colonnade-job-%j.log" in handover.text
+    assert "~" not in handover.text
+
+
 @pytest.mark.parametrize(
     "cluster",
     [

@@ -96,7 +96,7 @@ def prepare(job: str | Path, overrides: Iterable[str] = ()) -> Submission:
     overrides = tuple(overrides)
     given = load_job(job, overrides)
     located = given.located()
-    cluster = given.cluster
+    cluster = located.cluster
     name = f"colonnade-{re.sub(r'[^a-z0-9]+', '-', Path(job).stem.lower()).strip('-')[:30]}"
     if isinstance(cluster, QueueCluster):
         check_job(located)
