@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,10 +16,12 @@ import pytest
 import yaml
 
 from colonnade import run
+from colonnade.errors import IncompleteError
 from colonnade.job.file import load_job
-from colonnade.submit import prepare
+from colonnade.submit import prepare, queues
+from colonnade.submit.base import Handover
 from slurm import PARTITION, Slurm
-from support import N, Q, make_columns, needs, refusal
+from support import N, Q, check_refusal, make_columns, needs, refusal
 from test_cli import COLONNADE, colonnade, has_shards, until
 from test_run import bits
 
@@ -250,6 +253,65 @@ def test_a_queue_that_is_not_here(
     monkeypatch.setenv("PATH", str(tmp_path))
     said = refusal(prepare(path).handover.submit)
     assert "bsub cannot be run here" in said
+
+
+@pytest.fixture
+def squeue(
+    job_file: JobFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Handover]:
+    """A run in the queue that a script in place of squeue tells of; it is asked without pauses."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(queues, "POLL", 0.0)
+    monkeypatch.setattr(queues, "_SECONDS", 2.0)
+
+    def make(text: str) -> Handover:
+        command = tmp_path / "squeue"
+        command.write_text(f"#!/bin/sh\ncd {tmp_path}\necho >>asked\n{text}\n")
+        command.chmod(0o755)
+        cluster = {"kind": "slurm", "memory": "1 GiB", "log_directory": str(tmp_path)}
+        return prepare(job_file(cluster=cluster)).handover
+
+    return make
+
+
+def test_a_queue_that_is_slow_for_a_while(squeue: Callable[[str], Handover]) -> None:
+    """One answer that comes too late, one that is none: the run is followed to its end."""
+    handover = squeue(
+        """case $(wc -l <asked) in
+        1) exec sleep 60 ;;
+        2) echo "Socket timed out on send/recv operation" >&2; exit 1 ;;
+        3) echo RUNNING ;;
+        *) echo 143 >colonnade-job-7.status ;;
+        esac"""
+    )
+    assert handover.follow("7") == 143
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("exec sleep 60", "timed out after 0.2 seconds"),
+        ("echo 'no controller' >&2; exit 1", "no controller"),
+    ],
+)
+def test_a_queue_that_never_answers(
+    squeue: Callable[[str], Handover],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    said: str,
+) -> None:
+    """What becomes of the job is not known then: no status says that nothing was changed."""
+    monkeypatch.setattr(queues, "PATIENCE", 3)
+    monkeypatch.setattr(queues, "_SECONDS", 0.2 if "sleep" in text else 60.0)
+    handover = squeue(text)
+    with pytest.raises(IncompleteError) as caught:
+        handover.follow("7")
+    told = check_refusal(caught.value)
+    assert "squeue does not tell how job 7 is: " in told
+    assert said in told
+    assert "The job may go on all the same" in told
+    assert str(tmp_path / "colonnade-job-7.log") in told
 
 
 KUBERNETES = {

@@ -27,6 +27,8 @@ __all__ = ["BatchJob"]
 _MEMORY = "2GiB"
 # Seconds before the end of the walltime, beside the grace, in which a run closes its cluster
 _CLOSING = 60
+# Seconds that a command of the queue may take
+_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,18 @@ class BatchJob:
         except OSError as error:
             told = f"the run's log cannot be made (cluster.log_directory): {reason(error)}"
             raise ClusterError(f"{told}.") from error
-        answer = self._call(self._queue.submit, self.text)
+        command, text = self._queue.submit, self.text
+        try:
+            answer = _call(command, text)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ClusterError(
+                f"{command[0]} cannot be run here: {reason(error)}. Call colonnade submit on a "
+                f"host from which {self.settings.kind} takes jobs."
+            ) from error
         found = _ID.search(answer.stdout)
         if answer.returncode or found is None:
             raise ClusterError(
-                f"{self._queue.submit[0]} has not taken the job: {_said(answer)} "
+                f"{command[0]} has not taken the job: {_said(answer)} "
                 "(colonnade submit --print shows what it was given)."
             )
         return found[0]
@@ -154,17 +163,22 @@ class BatchJob:
 
     def follow(self, job_id: str) -> int | None:
         """Ask the queue until it holds the job no more."""
-        unanswered = 0
+        unanswered, last = 0, ""
         while unanswered < PATIENCE:
-            answer = self._call((*self._queue.ask, job_id))
-            told = answer.stdout + answer.stderr
-            if _GONE.search(told) or (answer.returncode == 0 and not told.strip()):
-                return self._status(job_id)
-            unanswered = unanswered + 1 if answer.returncode else 0
+            try:
+                answer = _call((*self._queue.ask, job_id))
+            # A queue that is busy, a machine short of processes: the job knows nothing of it
+            except (OSError, subprocess.TimeoutExpired) as error:
+                unanswered, last = unanswered + 1, reason(error)
+            else:
+                told = answer.stdout + answer.stderr
+                if _GONE.search(told) or (answer.returncode == 0 and not told.strip()):
+                    return self._status(job_id)
+                unanswered, last = (unanswered + 1 if answer.returncode else 0), _said(answer)
             time.sleep(POLL)
         raise IncompleteError(
-            f"{self._queue.ask[0]} does not tell how job {job_id} is: {_said(answer)}. The job may "
-            f"go on all the same; its log is {self.log(job_id)}."
+            f"{self._queue.ask[0]} does not tell how job {job_id} is: {last}. The job may go on "
+            f"all the same; its log is {self.log(job_id)}."
         )
 
     @property
@@ -193,24 +207,17 @@ class BatchJob:
         job_class = getattr(library("dask_jobqueue", "jobqueue"), queue.cluster_class).job_cls
         return str(job_class(scheduler="", name="colonnade", **given).job_header)
 
-    def _call(
-        self, command: Sequence[str], given: str | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        try:
-            return subprocess.run(  # noqa: S603 (the queue's own command)
-                command, input=given, capture_output=True, text=True, check=False, timeout=120
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            raise ClusterError(
-                f"{command[0]} cannot be run here: {reason(error)}. Call colonnade submit on a "
-                f"host from which {self.settings.kind} takes jobs."
-            ) from error
-
     def _status(self, job_id: str) -> int | None:
         try:
             return int(Path(f"{self._log}-{job_id}.status").read_text())
         except (OSError, ValueError):
             return None
+
+
+def _call(command: Sequence[str], given: str | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603 (the queue's own command)
+        command, input=given, capture_output=True, text=True, check=False, timeout=_SECONDS
+    )
 
 
 def _said(answer: subprocess.CompletedProcess[str]) -> str:
