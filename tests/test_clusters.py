@@ -10,12 +10,14 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from distributed import LocalCluster
 
 import colonnade as cn
 from colonnade import clusters
 from colonnade.clusters import kubernetes, queues, ssh
 from colonnade.errors import ClusterError
 from colonnade.job.file import load_job
+from support import refusal
 from test_job import DEPLOYED
 
 dask_jobqueue = pytest.importorskip("dask_jobqueue")
@@ -145,6 +147,27 @@ def test_a_library_that_is_missing(job, monkeypatch, kind: str, library: str, ex
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ClusterError, match=rf"pip install 'colonnade\[{extra}\]'"):
         cn.run(job() | {"cluster": DEPLOYED[kind]})
+
+
+def test_workers_that_go_as_soon_as_they_came(job, tmp_path: Path) -> None:
+    """Nothing is known of how large a block may be then; the store is not begun."""
+    with LocalCluster(
+        n_workers=1, processes=False, protocol="tcp://", dashboard_address="127.0.0.1:0"
+    ) as running:
+        scheduler = running.scheduler
+        count = scheduler.handlers["ncores"]
+
+        async def counted_last(*arguments: Any, **options: Any) -> Any:
+            answer = count(*arguments, **options)
+            for worker in list(scheduler.workers):
+                await scheduler.remove_worker(worker, stimulus_id="test")
+            return answer
+
+        scheduler.handlers["ncores"] = counted_last
+        cluster = {"kind": "address", "address": running.scheduler_address, "workers": 1}
+        said = refusal(lambda: cn.run(job(cluster=cluster)))
+    assert f"the workers of {cluster['address']} have gone as soon as they had come" in said
+    assert not (tmp_path / "out.zarr").exists()
 
 
 def test_a_machine_without_the_queue(job, monkeypatch) -> None:

@@ -85,6 +85,12 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
         if not isinstance(settings, LocalCluster):
             _check_versions(client)
         capacity = _capacity(client)
+        if capacity is None:
+            raise ClusterError(
+                f"the workers of {deployment.name} have gone as soon as they had come "
+                f"(cluster.workers).{deployment.trouble()} See what their logs say; then give the "
+                "same command again."
+            )
         most = settings.most if isinstance(settings, Sized) else capacity.workers
         yield Cluster(
             client=client,
@@ -148,9 +154,12 @@ def _check_versions(client: distributed.Client) -> None:
         )
 
 
-def _capacity(client: distributed.Client) -> Capacity:
+def _capacity(client: distributed.Client) -> Capacity | None:
+    """Tell what the workers have that are there now; None where all have gone."""
     info: dict[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
     workers = info.values()
+    if not workers:
+        return None
     # A limit of 0 is none at all; the smallest worker bounds what a block may need
     limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
     return Capacity(
