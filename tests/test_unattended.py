@@ -32,7 +32,7 @@ from colonnade.events import (
 )
 from colonnade.places import Directory
 from colonnade.progress import JsonLines, listening, measuring
-from colonnade.store import hold
+from colonnade.store import Store, hold
 from support import N, P, Q, make_columns
 from test_cli import COLONNADE, colonnade, has_shards, until
 
@@ -230,6 +230,21 @@ def test_who_reads_the_lines_may_go() -> None:
         JsonLines(file).error("StoreError", "…", 2)
         # What it still holds is nobody's
         os.dup2(os.open(os.devnull, os.O_WRONLY), write)
+
+
+@pytest.mark.parametrize("log", ["plain", "bar", "json"])
+def test_a_log_on_a_full_disk(path: Path, tmp_path: Path, log: str) -> None:
+    """A run ends as it would, and so does the refusal of one."""
+
+    def status(*arguments: str | Path) -> int:
+        with open("/dev/full", "w") as full:  # noqa: PTH123 (a device)
+            command = [*COLONNADE, *map(str, arguments), "--log", log]
+            return subprocess.run(command, stdout=full, stderr=full, check=False).returncode
+
+    assert status("run", path) == 0
+    assert Store.open(tmp_path / "out.zarr").record.state == "complete"
+    assert status("run", tmp_path / "nowhere.yaml") == 2
+    assert status("run") == 2
 
 
 @pytest.mark.parametrize("log", ["plain", "bar", "json"])

@@ -20,7 +20,7 @@ from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
 from colonnade.materializing import materialize as materialize_store
 from colonnade.planning import plan as plan_job
-from colonnade.progress import LOGS, JsonLines, listening, measuring, told
+from colonnade.progress import LOGS, JsonLines, forgiving, listening, measuring, told
 from colonnade.run import run as run_job
 from colonnade.store import Store
 from colonnade.submit import prepare
@@ -90,7 +90,7 @@ def run(
             listener = stack.enter_context(measuring(metrics, Path(job).stem, listener))
         finished = run_job(job, overrides, overwrite=overwrite, repair=repair, listener=listener)
     if log != "json":
-        click.echo(told(finished))
+        click.echo(told(finished), file=forgiving(sys.stdout))
 
 
 @_cli.command()
@@ -130,7 +130,7 @@ def materialize(
             factored, dense, overrides, overwrite=overwrite, repair=repair, listener=listener
         )
     if log != "json":
-        click.echo(told(finished))
+        click.echo(told(finished), file=forgiving(sys.stdout))
 
 
 @_cli.command()
@@ -152,9 +152,9 @@ def submit(job: str, overrides: tuple[str, ...], only_print: bool, wait: bool) -
         return
     job_id = submission.handover.submit()
     click.echo(job_id)
-    click.echo(f"log: {submission.handover.log(job_id)}", err=True)
+    click.echo(f"log: {submission.handover.log(job_id)}", file=forgiving(sys.stderr))
     if wait:
-        click.echo(submission.wait(job_id), err=True)
+        click.echo(submission.wait(job_id), file=forgiving(sys.stderr))
 
 
 @_cli.command()
@@ -250,7 +250,7 @@ def _exit_status(command: Callable[[], int | None], *, debug: bool, as_json: boo
         found, status, paragraph = error, error.exit_status, str(error)
     except click.ClickException as error:
         if not as_json:
-            error.show()
+            error.show(forgiving(sys.stderr))
             return 2
         found, status, paragraph = error, 2, error.format_message()
     except (KeyboardInterrupt, click.Abort):
@@ -272,7 +272,7 @@ def _exit_status(command: Callable[[], int | None], *, debug: bool, as_json: boo
     if as_json:
         JsonLines(sys.stderr).error(type(found).__name__, paragraph, status)
     else:
-        click.echo(f"colonnade: {paragraph}", err=True)
+        click.echo(f"colonnade: {paragraph}", file=forgiving(sys.stderr))
     return status
 
 

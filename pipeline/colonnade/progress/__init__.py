@@ -13,9 +13,9 @@ from colonnade.progress.bar import bar
 from colonnade.progress.jsonlines import JsonLines
 from colonnade.progress.lines import Lines
 from colonnade.progress.metrics import measuring
-from colonnade.progress.telling import told
+from colonnade.progress.telling import forgiving, told
 
-__all__ = ["LOGS", "JsonLines", "listening", "measuring", "told"]
+__all__ = ["LOGS", "JsonLines", "forgiving", "listening", "measuring", "told"]
 
 LOGS = ("auto", "bar", "plain", "json")
 """How a run tells of itself on stderr; auto is a bar on a terminal, and plain lines elsewhere."""
@@ -27,7 +27,7 @@ def listening(log: str = "auto") -> Iterator[Listener]:
     if log == "json":
         yield JsonLines(sys.stderr)
         return
-    console = Console(stderr=True, force_terminal=True if log == "bar" else None)
+    console = Console(file=forgiving(sys.stderr), force_terminal=True if log == "bar" else None)
     if console.is_terminal and log != "plain":
         with bar(console) as listener:
             yield listener

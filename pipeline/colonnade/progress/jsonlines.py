@@ -6,13 +6,13 @@ import json
 import math
 import re
 import signal
-from contextlib import suppress
 from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from colonnade.errors import has_credentials, shown
 from colonnade.events import BlockDone, Event, Stopping
+from colonnade.progress.telling import forgiving
 from colonnade.words import now
 
 __all__ = ["JsonLines"]
@@ -25,7 +25,7 @@ class JsonLines:
     """Writes each event as a line of JSON: `time` (UTC), `event`, and the event's own fields."""
 
     def __init__(self, file: TextIO) -> None:
-        self._file = file
+        self._file = forgiving(file)
 
     def __call__(self, event: Event) -> None:
         """Write an event."""
@@ -43,10 +43,8 @@ class JsonLines:
     def _write(self, event: str, values: dict[str, Any]) -> None:
         line = {"time": now("milliseconds"), "event": event}
         line |= {key: _plain(value) for key, value in values.items()}
-        # Whoever read the lines may have gone; the run goes on
-        with suppress(BrokenPipeError):
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
-            self._file.flush()
+        self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        self._file.flush()
 
 
 def _plain(value: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 
 from rich.console import Console
 
@@ -52,6 +51,4 @@ class Lines:
             self._say(line)
 
     def _say(self, line: str) -> None:
-        # Whoever read the lines may have gone; the run goes on
-        with suppress(BrokenPipeError, SystemExit):
-            self._console.print(line, soft_wrap=True, highlight=False, markup=False)
+        self._console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -1,8 +1,10 @@
-"""One line that tells an event."""
+"""One line that tells an event, and a file that may lose it."""
 
 from __future__ import annotations
 
 import signal
+from contextlib import suppress
+from typing import Any, TextIO, cast
 
 from colonnade.events import (
     BlockChecked,
@@ -22,7 +24,7 @@ from colonnade.events import (
 )
 from colonnade.words import counted, format_seconds
 
-__all__ = ["Few", "told"]
+__all__ = ["Few", "forgiving", "told"]
 
 # Of events that may come by the thousand
 _FEW = 10
@@ -111,6 +113,31 @@ def _finished(event: RunFinished) -> str:
         f"{event.seconds:.1f} s ({rate}/s with start and end), "
         f"workers' peak memory {_decimal(event.peak_memory)}{nonfinite}"
     )
+
+
+def forgiving(file: TextIO) -> TextIO:
+    """Write to a file what it takes: a log whose disk is full or whose reader has gone ends no run.
+
+    The same goes for a terminal that has hung up.
+    """
+    return cast(TextIO, _Forgiving(file))
+
+
+class _Forgiving:
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._file.flush()
 
 
 class Few:
