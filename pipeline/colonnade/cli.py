@@ -54,8 +54,8 @@ def _cli() -> None:
     """Jacobians of neural networks, column by column, at any width.
 
     Exit status: 0 done; 2 the job, its files or the command line are wrong, nothing was changed;
-    3 the store is incomplete and the same command goes on, or it is damaged; 130 or 143 stopped by
-    a signal, the same command goes on; 1 a defect of colonnade.
+    3 the store is incomplete and the same command goes on, or it is damaged; 129, 130 or 143
+    stopped by a signal, the same command goes on; 1 a defect of colonnade.
     """
 
 

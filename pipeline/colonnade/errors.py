@@ -10,7 +10,7 @@ ColonnadeError
 │   └── ClusterError              the cluster cannot be had
 ├── EndedError           its own  a job in a queue ended otherwise than well
 ├── IncompleteError      3        run again (with --repair): blocks are missing (damaged)
-└── StoppedError         130/143  run again: a signal ended the run
+└── StoppedError         128 + n  run again: signal n ended the run; 129, 130 or 143
 
 The figures are the exit statuses of the command line.
 """
@@ -64,7 +64,7 @@ class JobError(UsageError):
 
 
 class NetworkError(UsageError):
-    """The weights cannot be read as a one-hidden-layer network."""
+    """The weights cannot be read as a network."""
 
 
 class InputError(UsageError):
