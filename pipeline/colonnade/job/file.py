@@ -20,6 +20,7 @@ from colonnade.errors import JobError, reason, shown
 from colonnade.job import Job, pathfields
 from colonnade.places import locations
 from colonnade.places.regularfiles import read_regular
+from colonnade.words import counted
 
 __all__ = ["JobLike", "load_job", "unexpanded"]
 
@@ -73,7 +74,7 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
         # What an unset variable leaves behind is no problem of its own
         problems += [f"{path}: {text}" for path, text in found if not _reported(path, unset)]
     if job is None or problems:
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        count = counted(len(problems), "problem")
         more = len(problems) - _MOST_PROBLEMS
         problems[_MOST_PROBLEMS:] = [f"and {more} more"] if more > 0 else []
         raise JobError("\n  ".join([f"{origin}: {count}", *problems]))

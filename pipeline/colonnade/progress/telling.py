@@ -36,8 +36,7 @@ def told(event: Event) -> str:
     match event:
         case RunStarted():
             found = f", {event.blocks_done:,} of them done already" if event.blocks_done else ""
-            blocks = "1 block" if event.blocks == 1 else f"{event.blocks:,} blocks"
-            columns = "1 column" if event.columns == 1 else f"{event.columns:,} columns"
+            columns, blocks = counted(event.columns, "column"), counted(event.blocks, "block")
             return f"{event.store}: {columns} in {blocks}{found}"
         case HolderWatched():
             return (
@@ -51,9 +50,8 @@ def told(event: Event) -> str:
                 f"store has {counted(event.blocks_new, 'new block')}{again}"
             )
         case ClusterReady():
-            workers = "1 worker" if event.workers == 1 else f"{event.workers} workers"
-            threads = "1 thread" if event.threads == 1 else f"{event.threads} threads in all"
-            return f"{event.kind} cluster: {workers}, {threads}; dashboard {event.dashboard}"
+            workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
+            return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
         case WaitingForWorkers() | NoWorkers() | Stalled():
             return _waiting(event)
         case Stopping():
@@ -101,9 +99,8 @@ def _columns(event: BlockDone | BlockFailed | BlockDamaged) -> str:
 
 
 def _finished(event: RunFinished) -> str:
-    columns = "1 column" if event.nonfinite == 1 else f"{event.nonfinite:,} columns"
     new = f", {counted(event.columns_new, 'column')} more than before" if event.columns_new else ""
-    nonfinite = f"; {columns} of X not finite" if event.nonfinite else ""
+    nonfinite = f"; {counted(event.nonfinite, 'column')} of X not finite" if event.nonfinite else ""
     if not event.blocks_computed and not event.blocks_failed:
         return f"{event.store} is complete; there was nothing to compute{nonfinite}"
     size, rate = _decimal(event.bytes_written), _decimal(event.bytes_written / event.seconds)
