@@ -461,7 +461,7 @@ def test_what_is_out_of_reach_is_not_damaged(server, remote) -> None:
 
 def test_without_obstore_the_extra_is_named(remote, monkeypatch) -> None:
     document = remote()
-    monkeypatch.setattr("colonnade.places.objects.find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(UsageError, match=r"pip install 'colonnade\[cloud\]'"):
         cn.run(document)
 

@@ -19,8 +19,9 @@ from __future__ import annotations
 
 import re
 import signal
+from importlib import import_module
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +40,7 @@ __all__ = [
     "UsageError",
     "has_credentials",
     "listed",
+    "needed",
     "reason",
     "shown",
 ]
@@ -113,6 +115,26 @@ class StoppedError(ColonnadeError):
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
         self.exit_status = 128 + signum
+
+
+def needed(module: str, extra: str, kind: type[UsageError], told: str) -> Any:
+    """Import a module that an extra brings; where it is not there, say how it is had.
+
+    Parameters
+    ----------
+    kind
+        Of the error.
+    told
+        What the module is needed for, in words that end with its name.
+    """
+    try:
+        return import_module(module)
+    # Not installed, or a library of its own is not
+    except ImportError as error:
+        raise kind(
+            f"{told}, which cannot be imported ({reason(error).rstrip('.')}): pip install "
+            f"'colonnade[{extra}]'."
+        ) from error
 
 
 def has_credentials(url: str) -> bool:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from colonnade.activations.formulas import FORMATS, Array, LowRank, Slope
-from colonnade.errors import UsageError, reason
+from colonnade.errors import UsageError, needed, reason
 
 __all__ = ["Imported", "check", "derivative", "imported", "is_import", "probes"]
 
@@ -91,13 +91,8 @@ def imported(name: str) -> Imported:
 
 
 def _by_jax(function: Any, here: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    try:
-        jax = import_module("jax")
-    except ImportError as error:
-        raise UsageError(
-            f"{here}the slope of a plain function is taken by JAX, which is not installed: "
-            "pip install 'colonnade[jax]'. Or give an object with the methods value and slope."
-        ) from error
+    told = f"{here}it has no methods value and slope, and a plain function's slope is taken by JAX"
+    jax = needed("jax", "jax", UsageError, told)
 
     @jax.jit  # type: ignore[untyped-decorator]
     def slope(z: Any) -> Any:

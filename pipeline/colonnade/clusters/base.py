@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any, Protocol
 
 import distributed
 
-from colonnade.errors import ClusterError, reason
+from colonnade.errors import ClusterError, needed, reason
 from colonnade.plan import Capacity
 
 __all__ = ["Deployment", "Kind", "library", "refusal"]
@@ -62,13 +61,8 @@ def library(name: str, extra: str) -> Any:
     ClusterError
         It is not installed.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ClusterError(
-            f"this kind of cluster (cluster.kind) needs what is not installed: pip install "
-            f"'colonnade[{extra}]' ({reason(error)})."
-        ) from error
+    told = f"this kind of cluster (cluster.kind) needs {name.partition('.')[0]}"
+    return needed(name, extra, ClusterError, told)
 
 
 def refusal(what: str, error: BaseException) -> ClusterError:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 from colonnade.columns.base import Columns, Orientation, Source, Wanted
@@ -15,7 +14,7 @@ from colonnade.columns.features import find_features
 from colonnade.columns.folder import open_npy_folder
 from colonnade.columns.npy import open_npy, open_npy_object
 from colonnade.columns.zarrs import open_zarr
-from colonnade.errors import InputError, reason
+from colonnade.errors import InputError, needed, reason
 from colonnade.places import Directory, Objects, Place, place_at
 from colonnade.places.locations import Options, storage_texts
 
@@ -165,11 +164,7 @@ def _reader(path: str, suffix: str) -> Callable[[Place, Wanted], Source]:
             f"{_HINTS.get(suffix, '')}"
         )
     reader, package, extra = _EXTRA[suffix]
-    if find_spec(package) is None:
-        raise InputError(
-            f"{path}: {suffix} files are read through {package}, which is not installed: pip "
-            f"install 'colonnade[{extra}]'."
-        )
+    needed(package, extra, InputError, f"{path}: {suffix} files are read through {package}")
     module, _, name = reader.partition(":")
     found: Callable[[Place, Wanted], Source] = getattr(
         import_module(f"colonnade.columns.{module}"), name

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,7 +18,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
-from colonnade.errors import UsageError, reason, shown
+from colonnade.errors import UsageError, needed, reason, shown
 from colonnade.places.base import Place
 
 __all__ = ["Objects"]
@@ -62,11 +61,8 @@ class Objects(Place):
     """
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
-        if find_spec("obstore") is None:
-            raise UsageError(
-                f"{url}: object stores are read and written through obstore, which is not "
-                "installed: pip install 'colonnade[cloud]'."
-            )
+        told = f"{url}: object stores are read and written through obstore"
+        needed("obstore", "cloud", UsageError, told)
         parts = urlsplit(url)
         self.url = url.rstrip("/")
         self.scheme, self.bucket, self._prefix = parts.scheme, parts.netloc, parts.path.strip("/")

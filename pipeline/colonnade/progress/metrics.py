@@ -6,11 +6,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from colonnade.errors import ColonnadeError, UsageError
+from colonnade.errors import ColonnadeError, UsageError, needed
 from colonnade.events import (
     BlockChecked,
     BlockDamaged,
@@ -65,11 +64,8 @@ def measuring(path: str, name: str, listener: Listener) -> Iterator[Listener]:
     UsageError
         The file cannot be written, or prometheus_client is not installed.
     """
-    if find_spec("prometheus_client") is None:
-        raise UsageError(
-            "--metrics writes through prometheus_client, which is not installed: "
-            "pip install 'colonnade[metrics]'."
-        )
+    told = "--metrics writes through prometheus_client"
+    needed("prometheus_client", "metrics", UsageError, told)
     file = _File(Path(path), name)
     try:
         file.write()
