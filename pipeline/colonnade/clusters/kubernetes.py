@@ -16,9 +16,10 @@ from colonnade.clusters.base import Deployment, library, refusal
 from colonnade.job import KubernetesCluster
 from colonnade.plan import Capacity
 
-__all__ = ["capacity", "deploy", "namespace", "reached", "specification", "unstuck"]
+__all__ = ["SMALL", "capacity", "deploy", "namespace", "reached", "specification", "unstuck"]
 
-_SCHEDULER = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+SMALL = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
+"""Resources of a pod that computes nothing: the scheduler's, or that of a run's own process."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _GROUP, _VERSION, _PLURAL = "kubernetes.dask.org", "v1", "daskclusters"
 # Seconds between looks at a DaskCluster that does not run yet
@@ -117,7 +118,7 @@ def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:
         ],
     )  # fmt: skip
     # Not a worker's, which may be a whole node
-    spec["spec"]["scheduler"]["spec"]["containers"][0]["resources"] = _SCHEDULER
+    spec["spec"]["scheduler"]["spec"]["containers"][0]["resources"] = SMALL
     # A dask-scheduler is in no image with a Dask of today
     arguments = spec["spec"]["scheduler"]["spec"]["containers"][0]["args"]
     if arguments[0] == "dask-scheduler":

@@ -19,16 +19,14 @@ from colonnade.errors import ClusterError, reason, shown
 from colonnade.job import QueueCluster
 from colonnade.plan import Capacity
 
-__all__ = ["arguments", "capacity", "deploy"]
+__all__ = ["arguments", "capacity", "deploy", "queue_class"]
 
 
 @dataclass(frozen=True)
 class _Queue:
-    """A batch queue: its name, its class in dask-jobqueue, and what differs in their words."""
+    """A batch queue: its name, how it is asked for all of a cluster's jobs, and its own words."""
 
     name: str
-    cluster: str
-    submit: str
     ask: tuple[str, ...]
     account: str = "account"
     seconds: bool = True
@@ -36,13 +34,12 @@ class _Queue:
 
 _QUEUES = {
     "slurm": _Queue(
-        "Slurm", "SLURMCluster", "sbatch",
-        ("squeue", "--noheader", "--states=all", "--format=%i %T %r", "--jobs={ids}"),
+        "Slurm", ("squeue", "--noheader", "--states=all", "--format=%i %T %r", "--jobs={ids}")
     ),
-    "pbs": _Queue("PBS", "PBSCluster", "qsub", ("qstat", "{each}")),
-    "sge": _Queue("Grid Engine", "SGECluster", "qsub", ("qstat",), "project"),
-    "lsf": _Queue("LSF", "LSFCluster", "bsub", ("bjobs", "{each}"), "project", seconds=False),
-}  # fmt: skip
+    "pbs": _Queue("PBS", ("qstat", "{each}")),
+    "sge": _Queue("Grid Engine", ("qstat",), "project"),
+    "lsf": _Queue("LSF", ("bjobs", "{each}"), "project", seconds=False),
+}
 # A worker leaves before its job's time is up, and not all of them at once: as parts of that time,
 # and in seconds at the most
 _STAGGER, _LONGEST_STAGGER = 1 / 20, 300
@@ -59,11 +56,12 @@ def capacity(settings: QueueCluster) -> Capacity:
 def deploy(settings: QueueCluster) -> Iterator[Deployment]:
     """Submit a job for each worker, and cancel them."""
     queue = _QUEUES[settings.kind]
-    jobqueue = library("dask_jobqueue", "jobqueue")
-    if shutil.which(queue.submit) is None:
+    kind = queue_class(settings)
+    submit = kind.job_cls.submit_command
+    if shutil.which(submit) is None:
         raise ClusterError(
-            f"there is no {queue.submit} on this machine: start the run where {queue.name} takes "
-            "jobs (cluster.kind)."
+            f"there is no {submit} on this machine: start the run where {queue.name} takes jobs "
+            "(cluster.kind)."
         )
     try:
         if settings.log_directory is not None:
@@ -71,7 +69,6 @@ def deploy(settings: QueueCluster) -> Iterator[Deployment]:
         with warnings.catch_warnings():
             # The dashboard's port is taken by another run: it takes another, which we print
             warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
-            kind = getattr(jobqueue, queue.cluster)
             cluster = kind(job_cls=_telling(kind.job_cls), **arguments(settings))
     # An interface that is not there, a directory for logs that cannot be made
     except (OSError, RuntimeError, ValueError) as error:
@@ -92,6 +89,11 @@ def deploy(settings: QueueCluster) -> Iterator[Deployment]:
             return _trouble(queue, cluster, settings.log_directory)
 
         yield Deployment(client, queue.name, replace, trouble)
+
+
+def queue_class(settings: QueueCluster) -> Any:
+    """Find the class in dask-jobqueue that knows how the queue is asked for cores and time."""
+    return getattr(library("dask_jobqueue", "jobqueue"), f"{settings.kind.upper()}Cluster")
 
 
 def arguments(settings: QueueCluster) -> dict[str, Any]:

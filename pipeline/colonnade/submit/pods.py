@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from colonnade.clusters.kubernetes import namespace, reached
+from colonnade.clusters.kubernetes import SMALL, namespace, reached
 from colonnade.errors import ClusterError, IncompleteError, reason, shown
 from colonnade.job import Job, KubernetesCluster
 from colonnade.job.file import unexpanded
@@ -114,10 +114,7 @@ class PodJob:
             "command": ["colonnade", "run", f"{_PLACE}/job.yaml"],
             "env": [{"name": name, "value": value} for name, value in settings.env.items()],
             "envFrom": [{"secretRef": {"name": name}} for name in settings.env_from_secrets],
-            "resources": {
-                "requests": {"cpu": "500m", "memory": "1Gi"},
-                "limits": {"memory": "2Gi"},
-            },
+            "resources": SMALL,
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "capabilities": {"drop": ["ALL"]},

@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from colonnade.clusters.base import library
-from colonnade.clusters.queues import arguments
+from colonnade.clusters.queues import arguments, queue_class
 from colonnade.errors import ClusterError, IncompleteError, reason, shown
 from colonnade.job import QueueCluster, pathfields
 from colonnade.submit.base import PATIENCE, POLL
@@ -32,9 +31,9 @@ _SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class _Queue:
-    cluster_class: str
-    """In dask-jobqueue: it knows how a queue is asked for cores, memory and time."""
+class _Batch:
+    """How a queue takes a run's own job."""
+
     submit: tuple[str, ...]
     ask: tuple[str, ...]
     """The command that shows a job, the id behind it."""
@@ -46,25 +45,22 @@ class _Queue:
 
 
 # The script comes on standard input, which all of them read
-_QUEUES = {
-    "slurm": _Queue(
-        "SLURMCluster",
+_BATCHES = {
+    "slurm": _Batch(
         ("sbatch", "--parsable"),
         ("squeue", "--noheader", "--format=%T", "--jobs"),
         ("--output={log}-%j.log", "--open-mode=append", "--requeue", "--signal=B:USR1@{notice}"),
         "SLURM_JOB_ID",
         "-{id}.log",
     ),
-    "pbs": _Queue(
-        "PBSCluster", ("qsub",), ("qstat",), ("-o {log}.log", "-j oe", "-r y", "-V"), "PBS_JOBID",
-        ".log",
+    "pbs": _Batch(
+        ("qsub",), ("qstat",), ("-o {log}.log", "-j oe", "-r y", "-V"), "PBS_JOBID", ".log"
     ),
-    "sge": _Queue(
-        "SGECluster", ("qsub",), ("qstat", "-j"), ("-o {log}-$JOB_ID.log", "-r y", "-V"), "JOB_ID",
-        "-{id}.log",
+    "sge": _Batch(
+        ("qsub",), ("qstat", "-j"), ("-o {log}-$JOB_ID.log", "-r y", "-V"), "JOB_ID", "-{id}.log"
     ),
-    "lsf": _Queue(
-        "LSFCluster", ("bsub",), ("bjobs", "-noheader", "-o", "stat"), ("-o {log}-%J.log", "-r"),
+    "lsf": _Batch(
+        ("bsub",), ("bjobs", "-noheader", "-o", "stat"), ("-o {log}-%J.log", "-r"),
         "LSB_JOBID", "-{id}.log",
     ),
 }  # fmt: skip
@@ -128,7 +124,7 @@ class BatchJob:
             date_variable=pathfields.VARIABLE,
             date=pathfields.moment().isoformat(timespec="seconds"),
             log=shlex.quote(self._log),
-            variable=self._queue.variable,
+            variable=self._batch.variable,
             warned=_WARNED if slurm else "",
             command=shlex.join(self.command),
             again=_AGAIN if slurm else "",
@@ -141,7 +137,7 @@ class BatchJob:
         except OSError as error:
             told = f"the run's log cannot be made (cluster.log_directory): {reason(error)}"
             raise ClusterError(f"{told}.") from error
-        command, text = self._queue.submit, self.text
+        command, text = self._batch.submit, self.text
         try:
             answer = _call(command, text)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -159,14 +155,14 @@ class BatchJob:
 
     def log(self, job_id: str) -> str:
         """Tell where the run's log is."""
-        return self._log + self._queue.log.format(id=job_id)
+        return self._log + self._batch.log.format(id=job_id)
 
     def follow(self, job_id: str) -> int | None:
         """Ask the queue until it holds the job no more."""
         unanswered, last = 0, ""
         while unanswered < PATIENCE:
             try:
-                answer = _call((*self._queue.ask, job_id))
+                answer = _call((*self._batch.ask, job_id))
             # A queue that is busy, a machine short of processes: the job knows nothing of it
             except (OSError, subprocess.TimeoutExpired) as error:
                 unanswered, last = unanswered + 1, reason(error)
@@ -177,13 +173,13 @@ class BatchJob:
                 unanswered, last = (unanswered + 1 if answer.returncode else 0), _said(answer)
             time.sleep(POLL)
         raise IncompleteError(
-            f"{self._queue.ask[0]} does not tell how job {job_id} is: {last}. The job may go on "
+            f"{self._batch.ask[0]} does not tell how job {job_id} is: {last}. The job may go on "
             f"all the same; its log is {self.log(job_id)}."
         )
 
     @property
-    def _queue(self) -> _Queue:
-        return _QUEUES[self.settings.kind]
+    def _batch(self) -> _Batch:
+        return _BATCHES[self.settings.kind]
 
     @property
     def _log(self) -> str:
@@ -191,10 +187,10 @@ class BatchJob:
 
     def _header(self) -> str:
         """Ask the queue for one core, and for the rest as the workers do."""
-        settings, queue = self.settings, self._queue
+        settings = self.settings
         own = [
             directive.format(log=self._log, notice=math.ceil(settings.grace) + _CLOSING)
-            for directive in queue.directives
+            for directive in self._batch.directives
         ]
         given = {
             **arguments(settings),
@@ -204,7 +200,7 @@ class BatchJob:
             "job_extra_directives": [*settings.job_extra_directives, *own],
         }
         given.pop("log_directory", None)
-        job_class = getattr(library("dask_jobqueue", "jobqueue"), queue.cluster_class).job_cls
+        job_class = queue_class(settings).job_cls
         return str(job_class(scheduler="", name="colonnade", **given).job_header)
 
     def _status(self, job_id: str) -> int | None:
