@@ -18,6 +18,7 @@ import zarr
 import colonnade as cn
 from colonnade.job import Job
 from colonnade.job.file import load_job
+from support import N, make_columns, make_network, save_network
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -124,6 +125,27 @@ def test_the_readmes_clusters_are_valid() -> None:
     assert kinds == ["address", "slurm", "ssh", "kubernetes", "gateway"]
 
 
+def _make_climate(folder: Path) -> None:
+    """Columns that are stacked of three dimensions, and their store."""
+    shape = {"time": 3, "lev": N, "lat": 2, "lon": 5}
+    coordinates = {name: np.arange(size) for name, size in shape.items()}
+    T = make_columns(N, 30).reshape(N, 3, 2, 5).transpose(1, 0, 2, 3)
+    X = xr.Dataset({"T": (tuple(shape), T)}, coordinates)
+    X.to_zarr(folder / "climate.zarr", zarr_format=3, consolidated=False)
+    save_network(folder / "climate.npz", make_network())
+    cn.run(
+        {
+            "network": {"weights": str(folder / "climate.npz"), "activation": "tanh"},
+            "input": {
+                "path": str(folder / "climate.zarr"), "array": "T", "features_dim": "lev",
+                "column_dims": ["time", "lat", "lon"],
+            },
+            "output": {"path": str(folder / "out/climate.zarr"), "products": ["norm"]},
+            "cluster": {"workers": 1},
+        }
+    )  # fmt: skip
+
+
 def test_the_readmes_python_runs(digits: Path, tmp_path: Path) -> None:
     """Each block in the README, as it stands, where the demo's store is at its place."""
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -133,6 +155,7 @@ def test_the_readmes_python_runs(digits: Path, tmp_path: Path) -> None:
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     factored = ["output.layout=factored", f"output.path={tmp_path / 'factored.zarr'}"]
     cn.run(ROOT / "configs" / "digits.yaml", factored)
+    _make_climate(tmp_path)
     for block in blocks:
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", block],

@@ -14,7 +14,7 @@ import colonnade as cn
 from colonnade.errors import InputError
 from colonnade.jacobian import jacobian_by_definition as by_definition
 from colonnade.kernel import Kernel, sandwich
-from support import M, N, P, Q, make_columns, make_network
+from support import M, N, P, Q, make_columns, make_network, refusal
 
 sizes = st.sampled_from([1, 2, 3, 5, 7, 11, 13, 17])
 dtypes = st.sampled_from([np.float32, np.float64])
@@ -219,3 +219,8 @@ def test_wrong_columns_are_refused(network: cn.Network, bad: np.ndarray, told: s
 def test_wrong_dtype_is_refused(network: cn.Network, X: np.ndarray) -> None:
     with pytest.raises(InputError, match="float16"):
         cn.jacobian(network, X, dtype=np.float16)
+
+
+def test_what_is_no_network_or_no_array_is_refused(network: cn.Network, X: np.ndarray) -> None:
+    assert "not a str: Network.load" in refusal(lambda: cn.jacobian("network.npz", X))
+    assert "not a list" in refusal(lambda: cn.forward(network, X.tolist()))

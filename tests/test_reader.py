@@ -17,9 +17,11 @@ import zarr
 
 import colonnade as cn
 from colonnade.errors import JobError, UsageError
+from colonnade.events import StoreLabelled
 from colonnade.inputs import check_job
 from colonnade.job.file import load_job
 from colonnade.plan import Capacity
+from colonnade.progress import told
 from colonnade.reader import Backend
 from colonnade.store import Store, hold
 from colonnade.task import Address, compute_block
@@ -233,12 +235,17 @@ def test_other_names_need_no_computation(small, tmp_path) -> None:
     for ds in (cn.open(store.path), plain(store)):
         assert ds.output.values.tolist() == [*"abc"]
         assert ds.input.values.tolist() == INPUTS
-    cn.run(small(output={"scale": STD}))
+    events: list[Any] = []
+    cn.run(small(output={"scale": STD}), listener=events.append)
+    (labelled,) = [event for event in events if isinstance(event, StoreLabelled)]
+    assert (labelled.names, set(labelled.scales)) == ((), {"input", "output"})
+    assert "names of nothing, scales of " in told(labelled)
     assert "output" not in plain(store).coords
     assert cn.open(store.path).output_std.values.tolist() == STD["output_std"]
     assert shards() == before
-    whole = snapshot(tmp_path)
-    cn.run(small(output={"scale": STD}))
+    whole, events = snapshot(tmp_path), []
+    cn.run(small(output={"scale": STD}), listener=events.append)
+    assert not any(isinstance(event, StoreLabelled) for event in events)
     assert snapshot(tmp_path) == whole
 
 

@@ -132,7 +132,7 @@ def test_of_a_damaged_store(tmp_path: Path, job: Callable[..., dict[str, Any]]) 
     content = bytearray(shard.read_bytes())
     content[11] ^= 16
     shard.write_bytes(content)
-    with pytest.raises(cn.StoreError, match=r"is damaged: .*checksum.*colonnade verify"):
+    with pytest.raises(cn.IncompleteError, match=r"is damaged: .*checksum.*colonnade verify"):
         cn.report(path, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
 

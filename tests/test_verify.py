@@ -18,6 +18,7 @@ from distributed import LocalCluster
 import colonnade as cn
 from colonnade.errors import IncompleteError, InputError, StoreError, UsageError
 from colonnade.events import BlockChecked, BlockDamaged, BlockDone, RunFinished, RunStarted
+from colonnade.store import Store
 from support import N, P, Q, make_columns, make_network, save_network
 from test_cli import colonnade
 from test_run import bits
@@ -421,8 +422,10 @@ def test_without_its_x_checksums_are_still_checked(
     assert (found.sampled, found.sums, found.failures, found.sound) == (0, 0, (), False)
     assert found.shards == 4 * BLOCKS + 5
     told = "not the X that the store was made of" if changed else "X cannot be read"
-    with pytest.raises(InputError, match=f"all checksums are right, but .*{told}"):
+    with pytest.raises(InputError, match=f"all checksums are right, but .*{told}") as raised:
         found.require()
+    assert not str(raised.value).endswith("..")
+    assert "found     what was looked at is right, but not all was" in str(found)
     flipped_in_a_chunk(tmp_path / "out.zarr")
     with pytest.raises(IncompleteError, match="block 3"):
         cn.verify(tmp_path / "out.zarr").require()
@@ -540,3 +543,26 @@ def test_a_run_that_meets_damage_at_its_end_names_the_remedy(make, tmp_path) -> 
         cn.run(job)
     cn.run(job, repair=True)
     assert bits(tmp_path / "out.zarr") == whole
+
+
+def test_a_statistic_that_has_gone_is_missed(store: Path) -> None:
+    (store / "mean" / "c.0.0").unlink()
+    status = Store.open(store).status()
+    assert (status.state, status.missing, status.absent) == ("damaged", (), ("mean",))
+    assert status.as_dict()["absent"] == ["mean"]
+    assert "missing   mean" in str(status)
+    with pytest.raises(IncompleteError, match=r"9 of 9 blocks are there .*, but mean is not"):
+        cn.open(store)
+    with cn.open(store, incomplete=True) as ds:
+        assert np.isnan(ds["mean"]).all()
+        assert "mean is not" in ds.attrs["incomplete"]
+
+
+def test_columns_are_chosen_among_those_that_are_there(store: Path) -> None:
+    for block in (0, *range(2, BLOCKS - 1)):
+        (store / "jacobian" / f"c.{block}.0.0").unlink()
+    found = cn.verify(store, columns=17)
+    # A whole block and the last one
+    assert (found.sampled, found.failures) == (17, ())
+    assert "what is there is right, but the store is not finished" in str(found)
+    assert cn.verify(store, columns=100).sampled == B + P % B

@@ -20,6 +20,7 @@ __all__ = [
     "Stalled",
     "Stopping",
     "StoreGrown",
+    "StoreLabelled",
     "WaitingForWorkers",
     "ignore",
 ]
@@ -58,6 +59,15 @@ class StoreGrown:
     columns: int
     blocks_new: int
     blocks_again: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLabelled:
+    """A store has other names and scales than before: those that it has now."""
+
+    store: str
+    names: tuple[str, ...]
+    scales: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +203,7 @@ Event = (
     RunStarted
     | HolderWatched
     | StoreGrown
+    | StoreLabelled
     | ClusterReady
     | WaitingForWorkers
     | NoWorkers

@@ -141,6 +141,12 @@ def _told(network: Network) -> str:
 
 def check_columns(network: Network, X: NDArray[Any] | da.Array) -> None:
     """Refuse an X that is no matrix of real numbers with the network's n rows."""
+    if not isinstance(network, Network):
+        raise NetworkError(
+            f"a cn.Network is asked for, not a {type(network).__name__}: Network.load reads a file."
+        )
+    if not hasattr(X, "ndim") or not hasattr(X, "dtype"):
+        raise InputError(f"X must be an array of NumPy or dask, not a {type(X).__name__}.")
     if X.ndim != 2 or X.shape[0] != network.n:
         raise InputError(
             f"the network takes X of shape (n, p) = ({network.n}, p), one sample a column; "

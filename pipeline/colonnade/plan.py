@@ -163,11 +163,7 @@ class Plan:
                 f"{format_bytes(self.block_bytes)} each; "
                 f"chunks of {counted(grid.chunk_columns, 'column')}"
             ),
-            (
-                f"tasks     {self.tasks:,} of {counted(self.batch, 'block')}; about "
-                f"{counted(math.ceil(self.tasks_per_second), 'task')} a second "
-                f"(a scheduler passes {TASKS_PER_SECOND} and more)"
-            ),
+            f"tasks     {self.tasks:,} of {counted(self.batch, 'block')}{self._told_rate()}",
             f"output    {format_bytes(self.output_bytes)} in all",
             *(
                 f"  {array.name:{width}} {' × '.join(map(str, array.dimensions)):29} "
@@ -191,7 +187,7 @@ class Plan:
         timed = self.calibration
         if timed is not None and self.seconds is not None:
             lines.append(
-                f"time      about {format_seconds(self.seconds)}: a block takes a thread "
+                f"time      about {format_seconds(self.seconds)}, and some to start: a block takes "
                 f"{format_seconds(timed.seconds_per_block)} (read {timed.seconds_read:.2g} s, "
                 f"compute {timed.seconds_compute:.2g} s, write {timed.seconds_write:.2g} s; "
                 f"{counted(timed.blocks, 'block')} timed)"
@@ -203,6 +199,13 @@ class Plan:
                 "Store X in smaller chunks, or raise output.block_size."
             )
         return "\n".join(lines)
+
+    def _told_rate(self) -> str:
+        # Few tasks are none to the scheduler, however fast they come
+        if self.tasks < TASKS_PER_SECOND:
+            return ""
+        rate = counted(math.ceil(self.tasks_per_second), "task")
+        return f"; about {rate} a second (a scheduler passes {TASKS_PER_SECOND} and more)"
 
     def _told_layouts(self) -> list[str]:
         sizes = self.layouts

@@ -24,6 +24,7 @@ from colonnade.events import (
     RunFinished,
     RunStarted,
     StoreGrown,
+    StoreLabelled,
     ignore,
 )
 from colonnade.inputs import Checked, check_job
@@ -154,7 +155,11 @@ class _Run:
     def label(self, store: Store) -> None:
         """Give a store the names and scales that the job has now."""
         self.hold(store).confirm()
-        store.label(self._checked.job, self._checked.labels, self._checked.coordinates)
+        before, labels = store.record.labels, self._checked.labels
+        store.label(self._checked.job, labels, self._checked.coordinates)
+        if labels != before:
+            names = (*labels.names, *labels.copied)
+            self._tally(StoreLabelled(self._path, names, tuple(labels.scale)))
 
     def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
         """Compute what is missing of a store, or make one in place of `old`, and finish it.

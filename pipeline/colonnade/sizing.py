@@ -169,7 +169,9 @@ def make_plan(
     memory = needed(min(grid.block_columns, shapes.p))
     rate = _blocks_per_second(shapes, work, dtype, grid, capacity)
     batch = _batch(rate, grid, capacity, x_chunk)
+    # A thread keeps the chunk that its next task begins with
     x_reads = _reads(min(batch * grid.block_columns, shapes.p), x_chunk)
+    x_reads = min(x_reads, float(capacity.total_threads))
     plan = Plan(
         shapes, work, products, dtype, grid, arrays, memory, capacity, batch, x_reads, rate / batch
     )

@@ -246,8 +246,9 @@ class _Work:
                 k = int(found[0])
                 j = int(np.argmin(np.isfinite(strip[:, k])))
                 raise ValueError(
-                    f"column {start + first + k} of X has {strip[j, k]} as its feature {j}; mend "
-                    "it, or let it be with input.nonfinite: propagate"
+                    f"column {start + first + k} of X has {strip[j, k]} as its feature {j}; let it "
+                    "be with input.nonfinite: propagate, or mend it, which makes another X "
+                    "(--overwrite)"
                 )
         return count
 

@@ -20,6 +20,7 @@ from colonnade.events import (
     Stalled,
     Stopping,
     StoreGrown,
+    StoreLabelled,
     WaitingForWorkers,
 )
 from colonnade.words import counted, format_seconds
@@ -43,12 +44,8 @@ def told(event: Event) -> str:
                 f"{event.store} is held by {event.holder}: watching it for a sign of life, up to "
                 f"{event.seconds:g} s"
             )
-        case StoreGrown():
-            again = ", and its last one is computed again" if event.blocks_again else ""
-            return (
-                f"X has grown from {event.columns_before:,} to {event.columns:,} columns: the "
-                f"store has {counted(event.blocks_new, 'new block')}{again}"
-            )
+        case StoreGrown() | StoreLabelled():
+            return _changed(event)
         case ClusterReady():
             workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
             return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
@@ -70,6 +67,17 @@ def told(event: Event) -> str:
             return f"{event.stop:,} of {event.columns:,} columns verified"
         case RunFinished():
             return _finished(event)
+
+
+def _changed(event: StoreGrown | StoreLabelled) -> str:
+    if isinstance(event, StoreLabelled):
+        names, scales = (", ".join(n) or "nothing" for n in (event.names, event.scales))
+        return f"{event.store} has the job's labels now: names of {names}, scales of {scales}"
+    again = ", and its last one is computed again" if event.blocks_again else ""
+    return (
+        f"X has grown from {event.columns_before:,} to {event.columns:,} columns: the "
+        f"store has {counted(event.blocks_new, 'new block')}{again}"
+    )
 
 
 def _waiting(event: WaitingForWorkers | NoWorkers | Stalled) -> str:

@@ -65,8 +65,13 @@ def open(  # noqa: A001
     StoreError
         There is no store of colonnade at the path.
     UsageError
-        `scaled` is set, and the store's job has no output.scale.
+        `scaled` is set, and the store's job has no output.scale; or it is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UsageError(
+            f"a store's path or URL is asked for, not a {type(path).__name__}: what belongs to a "
+            "store is made of its path, or of the Dataset that cn.open returns."
+        )
     return xr.open_dataset(
         str(path),
         engine=Backend,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,8 @@ def operator(store: StoreOrDataset, *, storage_options: Options = None) -> Jacob
 
     Raises
     ------
+    UsageError
+        It is no store, but a variable, or a selection without one of the dimensions.
     StoreError
         The store holds neither the tensor nor the slopes.
     IncompleteError
@@ -90,7 +93,7 @@ def column_derivative(store: StoreOrDataset, j: int, *, storage_options: Options
         As for `operator`.
     """
     dataset = _opened(store, storage_options)
-    p = dataset.sizes["column"]
+    p, j = dataset.sizes["column"], index(j)
     if not -p <= j < p:
         raise UsageError(f"there is no column {j}: the store has the columns 0 to {p - 1}.")
     j %= p
@@ -199,9 +202,15 @@ class JacobianOperator(LinearOperator):
 
 
 def _opened(store: StoreOrDataset, storage_options: Options) -> xr.Dataset:
-    if isinstance(store, xr.Dataset):
-        return store
-    return open_store(store, storage_options=storage_options)
+    if not isinstance(store, xr.Dataset):
+        return open_store(store, storage_options=storage_options)
+    gone = [d for d in ("column", "output", "input") if d not in store.dims]
+    if gone and not {"jacobian", "slope"}.isdisjoint(store):
+        raise UsageError(
+            f"this dataset has no dimension {' and '.join(gone)} any more: keep it in a selection, "
+            f"as isel({gone[0]}=[3]) and isel({gone[0]}=slice(3, 4)) do."
+        )
+    return store
 
 
 def _parts(dataset: xr.Dataset) -> tuple[NDArray[Any], NDArray[Any], da.Array]:

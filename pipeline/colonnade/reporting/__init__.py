@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-from colonnade.errors import StoreError, UsageError, reason
+from colonnade.errors import IncompleteError, StoreError, UsageError, reason
 from colonnade.places.locations import Options
 from colonnade.reporting import draw
 from colonnade.reporting.summary import Part, Summary, summarise
@@ -51,15 +51,19 @@ def report(
     ------
     StoreError
         There is no store of colonnade at the path, or it cannot be read.
+    IncompleteError
+        What is stored is damaged.
     UsageError
         The page cannot be written.
     """
     try:
         page = _page(summarise(store, storage_options))
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"{store} cannot be read, or is damaged: {reason(error).rstrip('.')}. colonnade verify "
-            "says where, and colonnade run --repair JOB computes it again."
+    except OSError as error:
+        raise StoreError(f"{store} cannot be read: {reason(error).rstrip('.')}.") from error
+    except ValueError as error:
+        raise IncompleteError(
+            f"{store} is damaged: {reason(error).rstrip('.')}. colonnade verify says where, and "
+            "colonnade run --repair JOB computes it again."
         ) from error
     path = Path(output)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")

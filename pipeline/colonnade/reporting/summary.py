@@ -216,7 +216,7 @@ def _warnings(found: Summary) -> list[str]:
     if record.nonfinite:
         warnings.append(
             f"NaN or infinite values are in {counted(record.nonfinite, 'column')} of X; their "
-            "results are NaN, and so may be means over all columns."
+            "results are NaN, or limits of σ′, and so may be means over all columns."
         )
     failed = record.runs[-1].failed if record.runs else 0
     if failed:

@@ -163,7 +163,10 @@ class Opened:
         with suppress(OSError):
             held = holder(self.place)
         try:
-            return Status(self.path, self.record, tuple(self.missing()), held)
+            absent: tuple[str, ...] = ()
+            if self.record.state == "complete":
+                absent = tuple(plan.name for plan in self.record.plans if self.is_absent(plan))
+            return Status(self.path, self.record, tuple(self.missing()), held, absent)
         except OSError as error:
             raise StoreError(f"{self.path}: the store cannot be read: {error}.") from error
 

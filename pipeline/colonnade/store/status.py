@@ -24,11 +24,13 @@ class Status:
     record: Record
     missing: tuple[int, ...]
     holder: Holder | None
+    absent: tuple[str, ...] = ()
+    """Arrays that were written at the end, and have gone."""
 
     @property
     def state(self) -> str:
-        """writing, complete, or damaged: it was complete, and blocks have gone since."""
-        damaged = self.missing and self.record.state == "complete"
+        """writing, complete, or damaged: it was complete, and something has gone since."""
+        damaged = (self.missing or self.absent) and self.record.state == "complete"
         return "damaged" if damaged else self.record.state
 
     @property
@@ -49,9 +51,10 @@ class Status:
     def progress(self) -> str:
         """How much is there, in words."""
         grid = self.record.grid
+        gone = f", but {', '.join(self.absent)} {_are(self.absent)} not" if self.absent else ""
         return (
             f"{grid.blocks - len(self.missing):,} of {grid.blocks:,} blocks are there "
-            f"({self.columns_done:,} of {grid.columns:,} columns)"
+            f"({self.columns_done:,} of {grid.columns:,} columns){gone}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class Status:
             "blocks": grid.blocks,
             "blocks_done": grid.blocks - len(self.missing),
             "missing": list(self.missing),
+            "absent": list(self.absent),
             "failed": [
                 {"block": block, "start": bounds[0], "stop": bounds[1], "cause": cause}
                 for block, cause in self.failed.items()
@@ -110,6 +114,8 @@ class Status:
             lines.insert(4, f"folded    into the layers: {'; '.join(record.folded)}")
         if record.growth:
             lines.append(f"grown     {record.growth}")
+        if self.absent:
+            lines.insert(2, f"missing   {', '.join(self.absent)}")
         if self.missing:
             lines.insert(2, f"missing   blocks {ranges(self.missing)}")
         lines += [
@@ -123,6 +129,10 @@ class Status:
             told = ", which is dead" if self.holder.is_gone else heard
             lines.insert(1, f"held by   {self.holder}{told}")
         return "\n".join(lines)
+
+
+def _are(things: tuple[str, ...]) -> str:
+    return "is" if len(things) == 1 else "are"
 
 
 def ranges(numbers: Iterable[int], bounds: Callable[[int], tuple[int, int]] | None = None) -> str:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from colonnade.columns import Columns
 from colonnade.errors import InputError, NetworkError, StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
+from colonnade.layout import Grid
 from colonnade.matrix import nonfinite
 from colonnade.network import Network
 from colonnade.places.locations import Options
@@ -105,11 +106,11 @@ def check(
     if columns < 0 or seed < 0:
         raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
     store.record.require_shapes()
-    checks = _Checks(store, _chosen(store, columns, seed))
-    checks.open(X, network, imports=imports or network is not None)
-    checks.labels()
     status, grid = store.status(), store.grid
     absent = set(status.missing)
+    checks = _Checks(store, _chosen(grid, absent, columns, seed))
+    checks.open(X, network, imports=imports or network is not None)
+    checks.labels()
     for block in range(grid.blocks):
         if block not in absent:
             checks.block(block)
@@ -131,16 +132,19 @@ def check(
     )
 
 
-def _chosen(store: Store, count: int, seed: int) -> dict[int, list[int]]:
-    """Block -> columns of it to compute again."""
-    p, size = store.grid.columns, store.grid.block_columns
+def _chosen(grid: Grid, absent: set[int], count: int, seed: int) -> dict[int, list[int]]:
+    """Block -> columns of it to compute again, of the blocks that are there."""
+    p, size = grid.columns - grid.count(absent), grid.block_columns
+    present = [block for block in range(grid.blocks) if block not in absent]
     edges = np.linspace(0, p, min(count, p) + 1).astype(int)
     chosen = np.random.default_rng(seed).integers(edges[:-1], edges[1:])
     chosen[:1] = 0
     chosen[1:][-1:] = p - 1
     blocks: dict[int, list[int]] = {}
     for k in chosen.tolist():
-        blocks.setdefault(k // size, []).append(k)
+        # Only a last block has fewer columns
+        block = present[k // size]
+        blocks.setdefault(block, []).append(block * size + k % size)
     return blocks
 
 

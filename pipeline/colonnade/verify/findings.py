@@ -110,7 +110,9 @@ class Verification:
                 dict.fromkeys(self.missing, "missing"),
             )
         if self.refused is not None:
-            raise InputError(f"{self.path}: all checksums are right, but {self.refused}.")
+            raise InputError(
+                f"{self.path}: all checksums are right, but {self.refused.rstrip('.')}."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         """Return the findings as plain values, for JSON."""
@@ -148,7 +150,11 @@ class Verification:
         if self.missing:
             lines.append(f"missing   {self._missing}")
         lines += [f"wrong     {failure}" for failure in self.failures]
-        verdict = "all is right" if self.sound else "the store is not sound"
+        verdict = "all is right" if self.sound else "what was looked at is right, but not all was"
+        if self.failures:
+            verdict = "the store is damaged"
+        elif self.state != "complete":
+            verdict = "what is there is right, but the store is not finished"
         return "\n".join([*lines, f"found     {verdict}"])
 
     @property
