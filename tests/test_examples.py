@@ -8,7 +8,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +24,7 @@ from support import needs
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "configs" / "examples"
+NAMES = ["nil", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 @pytest.fixture(scope="module", params=["whole blocks", "several chunks a block"])
@@ -36,10 +38,56 @@ def store(request, tmp_path_factory) -> Path:
     return path
 
 
-def expected(store: Path) -> str:
-    block = cn.open(store).jacobian[17].values
-    i, j = np.unravel_index(block.argmax(), block.shape)
-    return f"column 17: output {i} answers most to input {j}: {block[i, j]:.4f}\n"
+@pytest.fixture(scope="module")
+def factored(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("examples") / "slopes.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        told = [
+            "cluster.workers=1", "output.layout=factored", "output.products=[jacobian]",
+            f"network.output_names=[{','.join(NAMES)}]",
+        ]  # fmt: skip
+        cn.run("configs/digits.yaml", [f"output.path={path}", *told])
+    return path
+
+
+def tensor() -> np.ndarray:
+    """The tensor of digits.yaml by plain NumPy in float64: (column, output, input)."""
+    data = ROOT / "configs" / "data"
+    X = np.load(data / "digits.npy").astype(np.float64)
+    with np.load(data / "digits-network.npz") as file:
+        W1, b1, W2 = (file[name].astype(np.float64) for name in ("W1", "b1", "W2"))
+    slope = 1 - np.tanh(W1 @ X + b1[:, None]) ** 2
+    return np.einsum("ih,hk,hj->kij", W2, slope, W1)
+
+
+FOUND = re.compile(r"^column 17: output (\w+) answers most to input (\w+): (-?\d+\.\d{4})$", re.M)
+
+
+def check(told: str, name: Callable[[int], str] = str) -> None:
+    """Compare the numbers printed of column 17 with NumPy's."""
+    block = tensor()[17]
+    i, j = np.unravel_index(np.abs(block).argmax(), block.shape)
+    # Else this could not tell the largest from the largest in size
+    assert block.argmax() != np.abs(block).argmax()
+    (found,) = FOUND.findall(told)
+    assert found[:2] == (name(int(i)), str(j))
+    # Half of the last digit printed, and float32
+    assert float(found[2]) == pytest.approx(block[i, j], abs=6e-5)
+
+
+def refused(*command: str | Path, cwd: Path = ROOT) -> str:
+    """What a command that fails says on stderr: one line, and no traceback."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+SLOPES = (
+    " holds no array jacobian: a store of layout factored holds slopes, of which it is made as "
+    '"Layouts" in the README says, or by colonnade materialize.'
+)
 
 
 def said(*command: str | Path, cwd: Path = ROOT) -> str:
@@ -61,15 +109,39 @@ def test_python(store: Path, name: str) -> None:
     assert "colonnade" not in re.findall(r"import (\w+)", example.read_text())
     told = said(sys.executable, "-W", "error", example, store)
     assert "state: complete\n" in told
-    assert told.endswith(expected(store))
+    check(told)
+
+
+@pytest.mark.parametrize("name", ["zarr", "tensorstore"])
+def test_slopes_are_told(factored: Path, name: str) -> None:
+    example = EXAMPLES / f"read_{name}.py"
+    assert refused(sys.executable, "-W", "error", example, factored) == f"{factored}{SLOPES}"
+
+
+@pytest.mark.parametrize("name", ["zarr", "tensorstore", "xarray"])
+def test_no_store_is_told(tmp_path: Path, name: str) -> None:
+    if name == "xarray":
+        needs_engine()
+    example, absent = EXAMPLES / f"read_{name}.py", tmp_path / "absent.zarr"
+    command = (sys.executable, "-W", "error", example)
+    assert refused(*command, absent) == f"{absent}: there is no store."
+    assert refused(*command).startswith("Say which store: python configs/examples/read_")
 
 
 def test_xarray(store: Path) -> None:
     needs_engine()
     told = said(sys.executable, "-W", "error", EXAMPLES / "read_xarray.py", store)
-    assert expected(store) in told
-    strength = np.abs(cn.open(store).jacobian.values).mean(axis=0).sum(axis=1)
+    check(told)
+    strength = np.abs(tensor()).mean(axis=0).sum(axis=1)
     assert told.endswith(f"on average, output {strength.argmax()} answers most\n")
+
+
+def test_xarray_prints_names_and_reads_slopes(factored: Path) -> None:
+    needs_engine()
+    told = said(sys.executable, "-W", "error", EXAMPLES / "read_xarray.py", factored)
+    check(told, NAMES.__getitem__)
+    strength = np.abs(tensor()).mean(axis=0).sum(axis=1)
+    assert told.endswith(f"on average, output {NAMES[strength.argmax()]} answers most\n")
 
 
 class Ranges(SimpleHTTPRequestHandler):
@@ -93,15 +165,18 @@ class Ranges(SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-@pytest.fixture(scope="module")
-def served(store: Path) -> Iterator[str]:
-    handler = partial(Ranges, directory=str(store.parent))
+@contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """Serve a folder; yields its URL."""
+    handler = partial(Ranges, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://127.0.0.1:{server.server_port}/{store.name}"
-        server.shutdown()
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="session")
@@ -113,7 +188,17 @@ def installed(tmp_path_factory) -> Path:
     return folder
 
 
-def test_javascript(store: Path, served: str, installed: Path) -> None:
-    told = said("node", "read.mjs", served, cwd=installed)
+def test_javascript(store: Path, installed: Path) -> None:
+    with serving(store.parent) as url:
+        told = said("node", "read.mjs", f"{url}/{store.name}", cwd=installed)
     assert "state: complete\n" in told
-    assert told.endswith(expected(store))
+    check(told)
+
+
+def test_javascript_tells_what_is_not_there(factored: Path, installed: Path) -> None:
+    with serving(factored.parent) as url:
+        slopes, absent = f"{url}/{factored.name}", f"{url}/absent.zarr"
+        assert refused("node", "read.mjs", slopes, cwd=installed) == f"{slopes}{SLOPES}"
+        told = refused("node", "read.mjs", absent, cwd=installed)
+    assert told == f"{absent}: there is no store."
+    assert refused("node", "read.mjs", cwd=installed).startswith("Say which store: node read.mjs")

@@ -7,16 +7,32 @@ import sys
 
 import xarray as xr
 
+from colonnade import ColonnadeError
+
+if len(sys.argv) != 2:
+    sys.exit("Say which store: python configs/examples/read_xarray.py out/digits.zarr")
+path = sys.argv[1]
+
 # engine="colonnade" comes with the package; without it, xr.open_zarr(path, consolidated=False)
 # reads the same arrays. chunks={} makes dask arrays of them: nothing is read yet.
-ds = xr.open_dataset(sys.argv[1], engine="colonnade", chunks={})
+try:
+    ds = xr.open_dataset(path, engine="colonnade", chunks={})
+except ColonnadeError as error:
+    sys.exit(str(error))
 print(ds)
+
+# A store of layout factored holds slopes, and the engine makes the tensor of them on reading
+if "jacobian" not in ds:
+    sys.exit(f"{path} holds no tensor, since its job's output.products lack jacobian.")
 
 # One column's Jacobian block. Only the chunk that holds it is read.
 block = ds.jacobian.isel(column=17).load()
-i, j = block.argmax(("output", "input")).values()
-print(f"column 17: output {int(i)} answers most to input {int(j)}: {float(block[i, j]):.4f}")
+i, j = abs(block).argmax(("output", "input")).values()
+# Their names; where the store has none, their numbers
+output, input_ = block["output"][i].item(), block["input"][j].item()
+print(f"column 17: output {output} answers most to input {input_}: {float(block[i, j]):.4f}")
 
 # Over all columns, chunk by chunk, on all cores: how strongly each output answers to each input
 strength = abs(ds.jacobian).mean("column").compute()
-print(f"on average, output {int(strength.sum('input').argmax('output'))} answers most")
+most = strength.sum("input").argmax("output")
+print(f"on average, output {strength['output'][most].item()} answers most")

@@ -8,14 +8,27 @@ import sys
 import numpy as np
 import zarr
 
-group = zarr.open_group(sys.argv[1], mode="r")
+if len(sys.argv) != 2:
+    sys.exit("Say which store: python configs/examples/read_zarr.py out/digits.zarr")
+path = sys.argv[1]
+
+try:
+    group = zarr.open_group(path, mode="r")
+except FileNotFoundError:
+    sys.exit(f"{path}: there is no store.")
 
 # Missing blocks read as NaN; whether any are missing, the store says itself
 print("state:", group.attrs["colonnade"]["state"])
 for name, array in group.arrays():
     print(name, array.shape, array.metadata.dimension_names)
 
+if "jacobian" not in group:
+    sys.exit(
+        f"{path} holds no array jacobian: a store of layout factored holds slopes, of which it is "
+        'made as "Layouts" in the README says, or by colonnade materialize.'
+    )
+
 # (column, output, input): the Jacobian block of column 17
 block = group["jacobian"][17]
-i, j = np.unravel_index(block.argmax(), block.shape)
+i, j = np.unravel_index(np.abs(block).argmax(), block.shape)
 print(f"column 17: output {i} answers most to input {j}: {block[i, j]:.4f}")
