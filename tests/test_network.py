@@ -150,6 +150,18 @@ def test_ambiguous_files_ask_for_names(saved, arrays, problem) -> None:
     assert text.endswith("Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}.")
 
 
+def test_a_scaling_beside_the_weights_is_named_as_one(saved, arrays) -> None:
+    scaling = {"mean": np.arange(N, dtype=np.float32), "std": np.full(N, 2, np.float32)}
+    for layers in (arrays, foreign(arrays)):
+        path = saved(layers | scaling)
+        text = refused(path)
+        assert "named with network.input_mean and network.input_std, one of Y with" in text
+        assert "network.output_mean and network.output_std. Say which is which with" in text
+        # What it advises does
+        found = Network.load(path, "tanh", input_mean="mean", input_std="std")
+        np.testing.assert_allclose(found.W1, arrays["W1"] / 2, rtol=1e-6)
+
+
 TRANSPOSED = (
     f"W2 has {Q} columns where W1 has {N} rows (hidden units); "
     "both may be stored input × output: transpose them."

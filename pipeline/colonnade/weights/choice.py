@@ -15,6 +15,10 @@ __all__ = ["SHAPES", "NoWayError", "array_names", "choose", "described"]
 
 SHAPES = "W1 (m, n), b1 (m,), W2 (q, m), b2 (q,), or more layers of that kind"
 _REMEDY = "Say which is which with network.names: {W1: …, b1: …, W2: …, b2: …}."
+_SCALING = (
+    "A scaling of X is named with network.input_mean and network.input_std, one of Y with "
+    "network.output_mean and network.output_std."
+)
 # Of deeper networks the arrays are named: 9! orders are too many to try
 _MOST_LAYERS = 8
 
@@ -61,8 +65,8 @@ def choose(
         return {name: arrays[name] for name in known if name in arrays}
     raise NetworkError(
         f"besides W1 to {known[-1]} there is {listed(sorted(more))}: another layer, a scaling, "
-        f"a bias under another name? Without it this would be another network. "
-        f"The file holds {described(arrays)}. {_REMEDY}"
+        "a bias under another name? Without it this would be another network. "
+        f"The file holds {described(arrays)}. {_SCALING} {_REMEDY}"
     )
 
 
@@ -81,10 +85,11 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
         or len(vectors) > len(matrices)
         or len(arrays) != len(matrices) + len(vectors)
     ):
+        remedy = f"{_SCALING} {_REMEDY}" if len(vectors) > len(matrices) else _REMEDY
         raise NetworkError(
             "a network has a matrix for each layer, two with one hidden layer, and up to as many "
             f"vectors; of more than {_MOST_LAYERS} layers the arrays must be named. {found} "
-            f"{_REMEDY}"
+            f"{remedy}"
         )
     ways = list(islice(_ways(arrays, matrices, vectors), 2))
     if len(ways) == 1:
