@@ -367,12 +367,18 @@ def test_groups(tmp_path, X, version) -> None:
         np.testing.assert_array_equal(open_columns(path, name).read(3, 5), factor * X[:, 3:5])
     np.testing.assert_array_equal(open_columns(path / "deep").read(3, 5), 3 * X[:, 3:5])
     for name, problem in {
-        None: "2 of its arrays could be X; name it with input.array; ",
+        None: "2 of its arrays could be X (A, X); name it with input.array, or several as a list, "
+        "[A, X]; ",
         "B": "there is no array 'B'; ",
         "deep": "there is no array 'deep'; ",
     }.items():
         assert refused(path, name) == f"{problem}the group holds A {X.shape}, X {X.shape}."
     assert "'..'" in refused(path, "../g.zarr")
+    group(path, version, **{f"A{i}": X for i in range(7)})
+    assert refused(path).startswith(
+        "7 of its arrays could be X (A0, A1, A2, A3, A4, …); name it with input.array, or several "
+        "as a list, [A0, A1, A2]; "
+    )
     group(path, version, time=X[0])
     assert refused(path) == (
         f"none of its arrays could be X; name it with input.array; the group holds time ({P},)."

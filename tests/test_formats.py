@@ -269,7 +269,13 @@ def test_what_is_left_out_of_the_dimensions(tmp_path, climate) -> None:
         ("t", "lev", ("time", "lat")): "leave out lon",
         ("ps", None, ("time",)): "leave out lat, lon",
         ("lev", "lev", None): "none of its dimensions is left",
-        (None, "lev", None): "3 of its arrays could be X; name it with input.array",
+        (None, "lev", None): "3 of its arrays could be X (lev, q, t); name it with input.array, or "
+        "several as a list, [lev, q, t]; the file holds",
+        (None, None, None): "none of its arrays could be X; name it with input.array, and where it "
+        "has more dimensions than two, that of the features with input.features_dim or those of "
+        "the columns with input.column_dims; the file holds",
+        (None, "level", ("time",)): "none of its arrays has the dimensions level, time that "
+        "input.features_dim and input.column_dims name; the file holds",
         ("tt", "lev", None): "there is no array 'tt'; the file holds lat (lat: 7), ",
         (("t", "tt"), "lev", None): "there is no array 'tt'",
     }.items():
@@ -281,6 +287,11 @@ def test_what_is_left_out_of_the_dimensions(tmp_path, climate) -> None:
             asked,
         )
         assert told in said, said
+    # Matrices beside the arrays that are meant
+    path = WRITERS["h5netcdf"](climate.assign(a=climate.ps[0], b=climate.ps[1]), tmp_path)
+    said = refusal(lambda: open_columns(path))
+    assert "2 of its arrays could be X (a, b); name it with input.array, or several as" in said
+    assert "[a, b], and where it has more dimensions than two, that of the features" in said
     said = refusal(lambda: open_columns(path, ["t", "lat"], features_dim="lev"))
     assert "have different columns: t (time: 5, lev: 3, lat: 7, lon: 11), lat (lat: 7)" in said
 

@@ -18,6 +18,9 @@ __all__ = ["MOST_CHUNK_BYTES", "choose", "stack"]
 MOST_CHUNK_BYTES = 2**31
 """Of what is held for the sake of a single column: a chunk, or several that have its neighbours."""
 
+# As many of the arrays that could be X are named
+_FEW = 5
+
 
 def choose(
     path: str,
@@ -53,17 +56,41 @@ def choose(
     else:
         if found:
             return found
-        could = [
-            a for a in (get(name) for name in held()) if a is not None and _could_be(a, wanted)
-        ]
+        arrays = [a for a in map(get, held()) if a is not None]
+        could = [a for a in arrays if _could_be(a, wanted)]
         if len(could) == 1:
             return could
-        problem = f"{len(could) or 'none'} of its arrays could be X; name it with input.array"
+        problem = _which(could, arrays, wanted)
     told = []
     for name in sorted(held()):
         array = get(name)
         told += [] if array is None else [f"{name} {_dimensions(array)}"]
     raise InputError(f"{path}: {problem}; the {kind} holds {listed(told) or 'no array'}.")
+
+
+def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Wanted) -> str:
+    """Say that X cannot be told, and by which keys it can."""
+    if could:
+        names = sorted(array.name for array in could)
+        few = ", ".join(map(shown, names[:_FEW])) + ", …" * (len(names) > _FEW)
+        told = (
+            f"{len(names)} of its arrays could be X ({few}); name it with input.array, or several "
+            f"as a list, [{', '.join(map(shown, names[:3]))}]"
+        )
+    elif wanted.named:
+        return (
+            f"none of its arrays has the dimensions {', '.join(map(shown, wanted.named))} that "
+            "input.features_dim and input.column_dims name"
+        )
+    else:
+        told = "none of its arrays could be X; name it with input.array"
+    # Of more dimensions than two, a name alone does not tell which of them are the columns
+    if not wanted.named and any(len(array.shape) > 2 and any(array.dims) for array in held):
+        told += (
+            ", and where it has more dimensions than two, that of the features with "
+            "input.features_dim or those of the columns with input.column_dims"
+        )
+    return told
 
 
 def stack(
