@@ -30,6 +30,8 @@ __all__ = [
 
 FORMAT: Literal[3] = 3
 MOST_FAILED = 20
+# Characters of a list that an error tells
+_MOST_TOLD = 60
 
 
 def _usable(grid: Grid) -> Grid:
@@ -88,19 +90,34 @@ class InputRecord(BaseModel):
             "columns": (self.columns, other.columns),
             "type": (self.dtype, other.dtype),
             **{
-                key: (self.storage.get(key, "none"), other.storage.get(key, "none"))
+                key: (self.storage.get(key), other.storage.get(key))
                 for key in {**self.storage, **other.storage}
             },
         }
         found = [
-            f"its {shown(key.replace('_', ' '))} {shown(str(mine), 120)} in the store, "
-            f"{shown(str(theirs), 120)} in the job"
+            f"its {shown(key.replace('_', ' '))}{_both(mine, theirs)}"
             for key, (mine, theirs) in pairs.items()
             if mine != theirs
         ]
         # The fingerprint is of the shape and the type too
         of_values = (self.columns, self.dtype) == (other.columns, other.dtype)
         return found + ["its values"] * (of_values and self.fingerprint != other.fingerprint)
+
+
+def _both(mine: Any, theirs: Any) -> str:
+    """Tell two values; nothing where one is long or nested, as codecs are, which nobody reads."""
+    told = [_plain(value) for value in (mine, theirs)]
+    return "" if None in told else f" {told[0]} in the store, {told[1]} in the job"
+
+
+def _plain(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return None
+    if isinstance(value, list):
+        told = f"[{', '.join(map(str, value))}]"
+        nested = any(isinstance(each, dict | list) for each in value)
+        return None if nested or len(told) > _MOST_TOLD else shown(told)
+    return "none" if value is None else shown(str(value))
 
 
 class Growth(BaseModel):
