@@ -106,11 +106,12 @@ def check(
     if columns < 0 or seed < 0:
         raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
     store.record.require_shapes()
-    status, grid = store.status(), store.grid
-    absent = set(status.missing)
-    checks = _Checks(store, _chosen(grid, absent, columns, seed))
+    checks = _Checks(store)
     checks.open(X, network, imports=imports or network is not None)
     checks.labels()
+    status, grid = store.status(), store.grid
+    absent = set(status.missing)
+    checks.chosen = _chosen(grid, absent, columns, seed)
     for block in range(grid.blocks):
         if block not in absent:
             checks.block(block)
@@ -153,7 +154,7 @@ class _Checks:
     """The checks of one store, and what they find."""
 
     store: Store
-    chosen: dict[int, list[int]]
+    chosen: dict[int, list[int]] = field(default_factory=dict)
     shards: int = 0
     chunks: int = 0
     sampled: int = 0
