@@ -12,6 +12,7 @@ elementwise σ they are the slopes S′ = σ′(Z), and s = m.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,9 @@ class Kernel:
         self.working_dtype = working_dtype(network, x_dtype, dtype)
         self.product = cheapest(network.sizes)
         self._ranks = _ranks(network)
+        if any(rank is not None for _, rank in self._ranks):
+            # Its BLAS is one of those whose threads are limited before they compute
+            import_module("scipy.linalg.blas")
         self._weights = [layer.W.astype(self.dtype, copy=False) for layer in network.layers]
         self._width = _width(self.product, self.dtype.itemsize, columns)
         self._sandwiches: dict[int, Sandwich] = {}
