@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from distributed import LocalCluster
 
 import colonnade as cn
 from colonnade.inputs import check_job
 from colonnade.job.file import load_job
-from colonnade.kernel.tiles import tile_columns
+from colonnade.kernel import Kernel
+from colonnade.kernel.few import FewColumns
+from colonnade.kernel.tiles import Tiles
 from colonnade.plan import Capacity
 from colonnade.products import PRODUCTS
 from colonnade.store import Store, hold
@@ -21,10 +24,10 @@ from colonnade.task import Address, compute_block
 from support import make_columns, make_network, save_network
 from test_run import bits
 
-# Network sizes n, m, q, the type of the results, and columns: in tiles of 512, 128 and 32; the
-# last are computed by scaling U
+# Network sizes n, m, q, the type of the results, and columns: in tiles of 512, 128, 32 and 256; the
+# third are computed by scaling U, and of the last some numbers are left over by any vector
 SMALL, WIDE = (5, 7, 3, "float32", 1301), (131, 11, 127, "float32", 401)
-SCALED = (131, 13, 257, "float64", 211)
+SCALED, ODD = (131, 13, 257, "float64", 211), (149, 113, 37, "float64", 701)
 
 
 def made(folder: Path, sizes: Any, x_dtype: Any = np.float32, **output: Any) -> Store:
@@ -59,7 +62,9 @@ def tensor(store: Store) -> np.ndarray:
     return zarr.open_array(f"{store.path}/jacobian", mode="r")[...]
 
 
-@pytest.fixture(scope="module", params=[SMALL, WIDE, SCALED], ids=["small", "wide", "scaled"])
+@pytest.fixture(
+    scope="module", params=[SMALL, WIDE, SCALED, ODD], ids=["small", "wide", "scaled", "odd"]
+)
 def both(request: pytest.FixtureRequest, tmp_path_factory: Any) -> tuple[Any, Any, np.ndarray]:
     """The tensor of a factored store, its slopes, and the dense store's numbers."""
     folder = tmp_path_factory.mktemp("both")
@@ -92,6 +97,19 @@ def test_any_part_is_that_of_the_dense_store(both: Any) -> None:
     same(J[3:3], T[3:3])
 
 
+def test_columns_at_random_are_those_of_the_dense_store(both: Any) -> None:
+    """Without dask each group of columns that are computed together is computed once."""
+    _, store, T = both
+    J = xr.open_dataset(store.path, engine="colonnade").jacobian
+    rng, P = np.random.default_rng(7), len(T)
+    for numbers in (rng.integers(P, size=91), rng.permutation(P), np.array([P - 1, 0, 0]), []):
+        k = np.asarray(numbers, dtype=int)
+        same(J[k], T[k])
+        same(J.isel(column=k, input=slice(4, 1, -2)), T[k, :, 4:1:-2])
+    same(J[P - 5 :: 3, 2], T[P - 5 :: 3, 2])
+    same(J[3], T[3])
+
+
 def test_one_line_of_numpy_recovers_it(both: Any) -> None:
     ds, store, T = both
     group = zarr.open_group(store.path, mode="r")
@@ -104,21 +122,59 @@ def test_one_line_of_numpy_recovers_it(both: Any) -> None:
 
 
 def test_only_what_is_asked_for_is_computed(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from colonnade.kernel.tiles import Tiles  # noqa: PLC0415
-
-    ds, store, _ = both
-    tile = tile_columns(store.network(), store.record.job.output.dtype)
+    ds, _, _ = both
     asked: list[int] = []
-    blocks = Tiles.blocks
+    blocks = FewColumns.blocks
 
-    def watched(self: Any, S: np.ndarray, start: int, out: Any = None) -> np.ndarray:
-        asked.extend(range(start, start + S.shape[1]))
-        return blocks(self, S, start, out)
+    def watched(self: Any, S: np.ndarray, numbers: np.ndarray, out: Any = None) -> np.ndarray:
+        asked.extend(numbers.tolist())
+        return blocks(self, S, numbers, out)
 
-    monkeypatch.setattr(Tiles, "blocks", watched)
+    monkeypatch.setattr(FewColumns, "blocks", watched)
     ds.jacobian[37:47, 0].compute(scheduler="sync")
     assert asked == list(range(37, 47))
-    assert tile <= 512
+
+
+def by_place(S: np.ndarray) -> np.ndarray:
+    """What a BLAS does that takes 12 columns at a time, and the others in another way."""
+    B = S.shape[1]
+    return (np.arange(B) % 12 % 5 == 0) | (np.arange(B) >= B // 12 * 12)
+
+
+def by_width(S: np.ndarray) -> np.ndarray:
+    return np.full(S.shape[1], S.shape[1] < 500)
+
+
+@pytest.mark.parametrize("rounded_up", [None, by_place, by_width])
+@pytest.mark.parametrize("numbers", [slice(0, 512), slice(37, 137), slice(500, 1030), "any"])
+def test_few_columns_are_those_of_a_tile_whatever_blas_does(
+    rounded_up: Any, numbers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, p = make_network(5, 7, 3, "tanh"), 1301
+    tiles, blocks = Tiles(network, np.float32, np.float32), Kernel.blocks
+    assert tiles.columns == 512
+    computed: list[int] = []
+
+    def other_blas(self: Any, S: np.ndarray, out: Any = None) -> np.ndarray:
+        T = blocks(self, S, out)
+        computed.append(len(T))
+        if rounded_up is not None:
+            up = rounded_up(S)
+            T[up] = np.nextafter(T[up], np.float32(np.inf))
+        return T
+
+    monkeypatch.setattr(Kernel, "blocks", other_blas)
+    rng = np.random.default_rng(5)
+    k = np.sort(rng.integers(p, size=97)) if numbers == "any" else np.arange(p)[numbers]
+    S = tiles.slopes(make_columns(5, p), 0)
+    expected = tiles.blocks(S, 0)[k]
+    few = FewColumns(tiles)
+    same(few.blocks(S[:, k], k), expected)
+    computed.clear()
+    same(few.blocks(S[:, k], k), expected)
+    # Fewer columns than those of the tiles, but where these alone are right
+    fewer = sum(computed) < 512 * len(np.unique(k // 512))
+    assert fewer == (rounded_up is not by_width and numbers != slice(0, 512))
 
 
 @pytest.fixture(scope="module")

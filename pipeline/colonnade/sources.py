@@ -31,8 +31,8 @@ class Slopes:
 
     Attributes
     ----------
-    p
-        Columns.
+    p, numbers
+        Columns, and numbers of each.
     dtype, chunk_columns, copies, path
         As `Columns` has them, for the slopes.
     """
@@ -43,6 +43,7 @@ class Slopes:
         self.store = store
         self.path = store.path
         self.p = store.grid.columns
+        self.numbers = store.record.shapes.m
         self.dtype = np.dtype(store.record.job.output.dtype)
         self.chunk_columns = store.grid.chunk_columns
         # Few, if any
@@ -60,6 +61,10 @@ class Slopes:
         """Read S′ of columns, (m, stop - start)."""
         # In the order in which a kernel makes them, of which its rounding may depend
         return np.ascontiguousarray(self.store.read_rows("slope", start, stop).T)
+
+    def take(self, numbers: NDArray[np.intp]) -> NDArray[Any]:
+        """Read S′ of the columns of these numbers, (m, len(numbers))."""
+        return np.ascontiguousarray(self.store.take_rows("slope", numbers).T)
 
     def values(self, start: int, stop: int) -> NDArray[Any]:
         """Read Y of columns, (stop - start, q)."""

@@ -6,8 +6,10 @@ Every store is written by `run` on one cluster and read in this process, from th
 what is alternated the best of the rounds counts.
 
 run          seconds from a job to its finished store, on a cluster that is there
-100 together `reads` reads of 100 neighbouring columns, at random
+100 together `reads` reads of 100 neighbouring columns, at random, of what `cn.open` gives
 100 apart    a tenth as many of 100 columns, each at random
+… by xarray  the same of what xr.open_dataset(path, engine="colonnade") gives: without dask, which
+             has whole chunks computed or read of which columns are taken at random
 statistics   mean and gram: a run that keeps nothing but these two, which forms no block; beside the
              same blocks formed and averaged, in as many processes, and stored nowhere: by the
              kernel of a dense run, and as one writes it in NumPy
@@ -23,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -102,6 +105,7 @@ def main() -> None:
     given = parser.parse_args()
     fair(threads=1)
     import numpy as np  # noqa: PLC0415
+    import xarray as xr  # noqa: PLC0415
 
     import colonnade as cn  # noqa: PLC0415
 
@@ -135,15 +139,21 @@ def main() -> None:
         many = min(AT_ONCE, p)
         starts = rng.integers(p - many + 1, size=given.reads)
         apart = np.sort(rng.integers(p, size=(max(1, given.reads // 10), many)))
-        tensors = {layout: cn.open(root / layout).jacobian for layout in ("dense", "factored")}
+        ways = {"": cn.open, " by xarray": partial(xr.open_dataset, engine="colonnade")}
+        tensors = {
+            (way, layout): opened(root / layout).jacobian
+            for way, opened in ways.items()
+            for layout in ("dense", "factored")
+        }
         for _ in range(given.rounds):
-            for layout, T in tensors.items():
-                note("100 together", layout,
+            for (way, layout), T in tensors.items():
+                note(f"100 together{way}", layout,
                      lambda T=T: [T[k : k + many].values for k in starts.tolist()])  # fmt: skip
-                note("100 apart", layout, lambda T=T: [T[k].values for k in apart])
+                note(f"100 apart{way}", layout, lambda T=T: [T[k].values for k in apart])
         same = all(
-            np.array_equal(tensors["dense"][k : k + many], tensors["factored"][k : k + many])
-            for k in starts[:3].tolist()
+            np.array_equal(tensors[way, "dense"][k], tensors[way, "factored"][k])
+            for way in ways
+            for k in (*(slice(k, k + many) for k in starts[:3].tolist()), apart[0])
         )
         sizes = {
             "dense": stored(root / "dense/jacobian"),
@@ -166,7 +176,8 @@ def main() -> None:
     notes = {
         "run": "", "mean and gram": "blocks formed and averaged · a run of the two",
         "the same in NumPy": "as above, by hand",
-        "100 together": f"{given.reads} reads", "100 apart": f"{len(apart)} reads",
+        **{f"100 together{way}": f"{given.reads} reads" for way in ways},
+        **{f"100 apart{way}": f"{len(apart)} reads" for way in ways},
     }  # fmt: skip
     for what, more in notes.items():
         dense, factored = times[what, "dense"], times[what, "factored"]

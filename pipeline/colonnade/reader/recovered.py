@@ -19,28 +19,33 @@ from xarray.core.indexing import (
 )
 
 from colonnade.blas import one_blas_thread
-from colonnade.kernel.tiles import Tiles, overlapping, tile_columns
+from colonnade.kernel.few import FewColumns
+from colonnade.kernel.tiles import Tiles, overlapping
 from colonnade.sources import Slopes, SlopesAddress
 from colonnade.store import Store
 from colonnade.store.attributes import attributes
 
 __all__ = ["recovered"]
 
-# Of the tensor, that a reader's task computes: about a chunk of the dense layout
-_CHUNK_BYTES = 16 * 2**20
+# Of the tensor, that a reader's task computes: so much takes longer than dask's own work, and
+# who takes columns at random has it computed for each
+_CHUNK_BYTES = 8 * 2**20
+# Of the slopes, that are read at once
+_SLOPES_BYTES = 16 * 2**20
 
 
 def recovered(store: Store) -> xr.Variable:
     """Return the tensor of a store of slopes, (p, q, n), as a lazy variable.
 
-    A part of it, by columns, outputs or inputs, is computed alone, in whole tiles; and equal to
-    the last bit to what a store of the tensor has there, on the same machine with the same BLAS.
+    A part of it, by columns, outputs or inputs, is computed alone; and equal to the last bit to
+    what a store of the tensor has there, on the same machine with the same BLAS.
     """
     tensor = Recovered(store)
     network = store.network(imports=False)
-    tile = tile_columns(network, tensor.dtype)
     p, q, n = tensor.shape
-    columns = max(tile, _CHUNK_BYTES // (q * n * tensor.dtype.itemsize) // tile * tile)
+    columns = max(1, _CHUNK_BYTES // (q * n * tensor.dtype.itemsize))
+    # A power of two, as a tile has: both end together
+    columns = 1 << (columns.bit_length() - 1)
     sizes = {"column": min(columns, p), "output": q, "input": n}
     return xr.Variable(
         ("column", "output", "input"),
@@ -73,51 +78,69 @@ class Recovered(BackendArray):
         columns, *rest = (_indices(k, size) for k, size in zip(keys, self.shape, strict=True))
         outputs, inputs = rest
         part = np.empty(tuple(map(len, (columns, outputs, inputs))), self.dtype)
-        everything = keys[1:] == tuple(slice(0, size, 1) for size in self.shape[1:])
-        for places, T in self._tiles(columns):
-            part[places] = T if everything else T[:, outputs][:, :, inputs]
+        whole = [range(size) for size in self.shape[1:]]
+        everything = all(isinstance(k, range) for k in rest) and rest == whole
+        slopes, few = _opened(self._source)
+        if isinstance(columns, range) and columns.step == 1:
+            pieces = _adjacent(slopes, few.tiles, columns)
+        else:
+            pieces = _apart(slopes, few.tiles, np.asarray(columns))
+        with one_blas_thread():
+            for places, S, numbers in pieces:
+                if everything and isinstance(places, slice):
+                    few.blocks(S, numbers, part[places])
+                else:
+                    T = few.blocks(S, numbers)
+                    part[places] = T if everything else T[:, outputs][:, :, inputs]
         return part[
             tuple(0 if np.ndim(k) == 0 and not isinstance(k, slice) else slice(None) for k in keys)
         ]
 
-    def _tiles(self, columns: range | NDArray[np.intp]) -> Iterator[tuple[Any, NDArray[Any]]]:
-        """Yield the blocks of columns, tile by tile, and where they stand among the columns."""
-        slopes, tiles = _opened(self._source)
-        if isinstance(columns, range) and columns.step == 1:
-            for _, a, b in overlapping(columns.start, columns.stop, tiles.columns):
-                place = slice(a - columns.start, b - columns.start)
-                yield place, _blocks(slopes, tiles, a, b)
-            return
-        numbers = np.asarray(columns)
-        tile = numbers // tiles.columns
-        for one in np.unique(tile):
-            places = np.flatnonzero(tile == one)
-            mine = numbers[places]
-            first = int(mine.min())
-            yield places, _blocks(slopes, tiles, first, int(mine.max()) + 1)[mine - first]
+
+# Places in a part, slopes, and the numbers of columns
+_Piece = tuple[slice | NDArray[np.intp], NDArray[Any], NDArray[np.intp]]
 
 
-def _blocks(slopes: Slopes, tiles: Tiles, start: int, stop: int) -> NDArray[Any]:
-    with one_blas_thread():
-        return tiles.blocks(slopes.read(start, stop), start)
+def _adjacent(slopes: Slopes, tiles: Tiles, columns: range) -> Iterator[_Piece]:
+    """Yield columns side by side, a tile at a time."""
+    start, stop = columns.start, columns.stop
+    for _, first, last in overlapping(start, stop, _at_once(slopes, tiles)):
+        S = slopes.read(first, last)
+        for _, a, b in overlapping(first, last, tiles.columns):
+            yield slice(a - start, b - start), S[:, a - first : b - first], np.arange(a, b)
+
+
+def _apart(slopes: Slopes, tiles: Tiles, columns: NDArray[np.intp]) -> Iterator[_Piece]:
+    """Yield any columns in ascending order, as many as a tile has at a time."""
+    order = np.argsort(columns, kind="stable")
+    for _, first, last in overlapping(0, len(order), _at_once(slopes, tiles)):
+        places = order[first:last]
+        numbers = columns[places]
+        S = slopes.take(numbers)
+        for _, a, b in overlapping(0, len(places), tiles.columns):
+            yield places[a:b], S[:, a:b], numbers[a:b]
+
+
+def _at_once(slopes: Slopes, tiles: Tiles) -> int:
+    """Columns whose slopes are read at once: whole tiles."""
+    column_bytes = slopes.numbers * slopes.dtype.itemsize
+    return max(1, _SLOPES_BYTES // (column_bytes * tiles.columns)) * tiles.columns
 
 
 _opening = threading.Lock()
 
 
-def _opened(source: SlopesAddress) -> tuple[Slopes, Tiles]:
+def _opened(source: SlopesAddress) -> tuple[Slopes, FewColumns]:
     # lru_cache lets each of a reader's threads make the kernel that they are to share
     with _opening:
         return _cached(source)
 
 
 @lru_cache(maxsize=4)
-def _cached(source: SlopesAddress) -> tuple[Slopes, Tiles]:
+def _cached(source: SlopesAddress) -> tuple[Slopes, FewColumns]:
     slopes = Slopes.open(source)
-    store = slopes.store
-    return slopes, Tiles(
-        store.network(imports=False), np.dtype(store.record.input.dtype), slopes.dtype
-    )
+    network, record = slopes.store.network(imports=False), slopes.store.record
+    return slopes, FewColumns(Tiles(network, np.dtype(record.input.dtype), slopes.dtype))
 
 
 def _indices(key: Any, size: int) -> range | NDArray[np.intp]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ __all__ = [
     "present",
     "read",
     "remove",
+    "take",
     "total",
     "weights_plans",
     "write",
@@ -220,8 +221,21 @@ def read(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> NDA
 
     OSError where they are in an object store that is out of reach.
     """
-    try:
+    with _readable(array):
         return np.asarray(array[start:stop] if array.ndim else array[...])
+
+
+def take(array: zarr.Array[Any], numbers: NDArray[np.intp]) -> NDArray[Any]:
+    """Read the rows of these numbers; errors are those of `read`."""
+    with _readable(array):
+        return np.asarray(array.oindex[numbers])
+
+
+@contextmanager
+def _readable(array: zarr.Array[Any]) -> Iterator[None]:
+    """Tell what goes wrong while an array is read, as `read` does."""
+    try:
+        yield
     except (ColonnadeError, MemoryError):
         raise
     except OSError as error:

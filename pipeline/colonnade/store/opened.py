@@ -196,6 +196,10 @@ class Opened:
         """Read rows of an array; ValueError where what is stored is not what was written."""
         return arrays.read(self._array(name), start, stop)
 
+    def take_rows(self, name: str, numbers: NDArray[Any]) -> NDArray[Any]:
+        """Read the rows of these numbers; ValueError as for `read_rows`."""
+        return arrays.take(self._array(name), numbers)
+
     def read_parts(self, name: str) -> Iterator[NDArray[Any]]:
         """Read an array in whole shards, some at a time, from its first row to its last."""
         array = self._array(name)
