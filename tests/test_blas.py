@@ -33,8 +33,11 @@ for _ in range(2):
     thread = threading.Thread(target=alone)
     thread.start()
     thread.join()
-import scipy.linalg  # another BLAS
-alone()
+with one_blas_thread():
+    import scipy.linalg  # another BLAS
+    with one_blas_thread():
+        told.append(threads())
+told.append(threads())
 entered, let_go, left = (threading.Event() for _ in range(3))
 threading.Thread(target=first).start()
 entered.wait(60)

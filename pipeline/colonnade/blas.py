@@ -15,33 +15,39 @@ __all__ = ["blas_libraries", "one_blas_thread"]
 
 _lock = threading.Lock()
 _inside = 0
-_limiter: Any = None
+# The controllers whose libraries are limited, with what restores them
+_limited: dict[Any, Any] = {}
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Compute with one BLAS thread, in all threads of this process until the last has done so."""
-    global _inside, _limiter  # noqa: PLW0603 (so is the number that BLAS has)
+    """Compute with one BLAS thread, in all threads of this process until the last has done so.
+
+    The number is the process's: whoever sets it meanwhile sets it for all.
+    """
+    global _inside  # noqa: PLW0603
     with _lock:
         # Who comes first sets it, and who leaves last restores it
-        if not _inside:
-            _release()
-            _limiter = _controller().limit(limits=1, user_api="blas")
+        controller = _controller()
+        if controller not in _limited:
+            _release(controller)
+            _limited[controller] = controller.limit(limits=1, user_api="blas")
         _inside += 1
     try:
         yield
     finally:
         with _lock:
             _inside -= 1
-            if not _inside:
-                _release()
-                _limiter.restore_original_limits()
-                _release()
+            while _limited and not _inside:
+                controller, limiter = _limited.popitem()
+                _release(controller)
+                limiter.restore_original_limits()
+                _release(controller)
 
 
-def _release() -> None:
+def _release(controller: Any) -> None:
     """Let this thread set the number: threadpoolctl lets only one, once it has, from 3.8 on."""
-    for library in _controller().lib_controllers:
+    for library in controller.lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
             library.clear_controlling_thread(force=True)
 
@@ -54,8 +60,9 @@ def blas_libraries() -> tuple[str, ...]:
 
 
 def _controller() -> Any:
-    # To look for libraries takes a millisecond; SciPy brings its own BLAS, and may come later
-    return _controller_of("scipy.linalg" in sys.modules)
+    # To look for libraries takes a millisecond; SciPy brings its own BLAS, and may come later: it
+    # has come when this module of it has
+    return _controller_of("scipy.linalg._fblas" in sys.modules)
 
 
 @cache

@@ -29,6 +29,9 @@ class SlopesAddress(NamedTuple):
 class Slopes:
     """The slopes of a store, read by column numbers, and what else is taken from it.
 
+    Each reading raises StoreError where the store has gone by then, or another one is in its place:
+    its weights, which were read before, are not those of that one.
+
     Attributes
     ----------
     p, numbers
@@ -59,16 +62,27 @@ class Slopes:
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
         """Read S′ of columns, (m, stop - start)."""
-        # In the order in which a kernel makes them, of which its rounding may depend
-        return np.ascontiguousarray(self.store.read_rows("slope", start, stop).T)
+        return self._turned(self.store.read_rows("slope", start, stop))
 
     def take(self, numbers: NDArray[np.intp]) -> NDArray[Any]:
         """Read S′ of the columns of these numbers, (m, len(numbers))."""
-        return np.ascontiguousarray(self.store.take_rows("slope", numbers).T)
+        return self._turned(self.store.take_rows("slope", numbers))
 
     def values(self, start: int, stop: int) -> NDArray[Any]:
         """Read Y of columns, (stop - start, q)."""
-        return self.store.read_rows("value", start, stop)
+        return self._checked(self.store.read_rows("value", start, stop))
+
+    def _turned(self, rows: NDArray[Any]) -> NDArray[Any]:
+        # In the order in which a kernel makes them, of which its rounding may depend
+        return np.ascontiguousarray(self._checked(rows).T)
+
+    def _checked(self, rows: NDArray[Any]) -> NDArray[Any]:
+        # Afterwards: a new store has its id before it has any rows
+        if not self.store.is_current():
+            raise StoreError(
+                f"{self.path}: the store of slopes has gone, or was made anew, since it was opened."
+            )
+        return rows
 
     def nonfinite(self, start: int, stop: int) -> int:
         """Count the columns whose X is not finite.

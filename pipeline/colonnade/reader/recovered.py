@@ -38,7 +38,8 @@ def recovered(store: Store) -> xr.Variable:
     """Return the tensor of a store of slopes, (p, q, n), as a lazy variable.
 
     A part of it, by columns, outputs or inputs, is computed alone; and equal to the last bit to
-    what a store of the tensor has there, on the same machine with the same BLAS.
+    what a store of the tensor has there, on the same machine with the same BLAS. It raises
+    StoreError where the store has gone, or was made anew, since it was opened.
     """
     tensor = Recovered(store)
     network = store.network(imports=False)
