@@ -10,8 +10,8 @@ into pieces of two, four, eight groups.
     pieces          | |   |       |   |
 
 That pieces of a width are rounded as the whole tile is tried, with slopes at random: by which way a
-BLAS computes depends on the shapes alone. Where it is not so, whole tiles are computed. Only the sign
-of a NaN may be another one.
+BLAS computes depends on the shapes alone. Where it is not so, whole tiles are computed. Only the
+sign of a NaN may be another one.
 """
 
 from __future__ import annotations
