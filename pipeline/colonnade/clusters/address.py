@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import distributed
 
 from colonnade.clusters.base import Deployment
+from colonnade.clusters.security import from_files
 from colonnade.errors import ClusterError
 from colonnade.job import AddressCluster
 from colonnade.plan import Capacity
@@ -59,21 +60,13 @@ def _security(settings: AddressCluster) -> distributed.Security | None:
     """Gather the certificates for an encrypted address."""
     if not settings.address.startswith(("tls://", "wss://")):
         return None
-    tls = settings.tls
+    if settings.tls is not None:
+        return from_files(settings.tls, "cluster.tls")
+    security = distributed.Security(require_encryption=True)
     try:
-        if tls is None:
-            security = distributed.Security(require_encryption=True)
-        else:
-            security = distributed.Security(
-                tls_ca_file=tls.ca_file,
-                tls_client_cert=tls.cert,
-                tls_client_key=tls.key,
-                require_encryption=True,
-            )
         found = security.get_connection_args("client")["ssl_context"]
     except OSError as error:
-        told = f"the certificates cannot be read (cluster.tls): {error}"
-        raise ClusterError(told) from error
+        raise ClusterError(f"the certificates cannot be read (cluster.tls): {error}") from error
     if found is None:
         raise ClusterError(
             f"{settings.address} asks for certificates: name them in cluster.tls (ca_file, cert, "

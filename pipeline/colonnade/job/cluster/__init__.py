@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Discriminator, Tag
 
-from colonnade.job.cluster.base import Adaptive, Sized
+from colonnade.job.cluster.base import Adaptive, Secured, Sized, TlsSettings
 from colonnade.job.cluster.gateway import GatewayCluster
-from colonnade.job.cluster.here import AddressCluster, LocalCluster, TlsSettings
+from colonnade.job.cluster.here import AddressCluster, LocalCluster
 from colonnade.job.cluster.hosts import SshCluster
 from colonnade.job.cluster.kubernetes import KubernetesCluster
 from colonnade.job.cluster.queues import (
@@ -30,6 +30,7 @@ __all__ = [
     "LsfCluster",
     "PbsCluster",
     "QueueCluster",
+    "Secured",
     "SgeCluster",
     "Sized",
     "SlurmCluster",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from colonnade.job.values import Seconds, Whole
-from colonnade.places.locations import Settings, absolute
+from colonnade.places.locations import FilePath, Settings, absolute
 
-__all__ = ["Adaptive", "Cluster", "Sized", "placed"]
+__all__ = ["Adaptive", "Cluster", "Secured", "Sized", "TlsSettings", "placed"]
 
 
 class Cluster(Settings):
@@ -24,6 +24,33 @@ class Cluster(Settings):
     def located(self) -> Self:
         """Return the settings with their paths made absolute."""
         return self
+
+
+class TlsSettings(Settings):
+    """Certificates with which the processes of a cluster know each other: PEM files."""
+
+    ca_file: FilePath
+    """Of who has signed the certificates of all of the cluster."""
+    cert: FilePath
+    """This process's certificate."""
+    key: FilePath
+    """This process's private key."""
+
+
+class Secured(Cluster):
+    """A cluster whose scheduler and workers the run itself starts."""
+
+    security: Literal["auto", "none"] | TlsSettings = "auto"
+    """auto: TLS with certificates made for this run alone; or certificate files; or none."""
+    dashboard: bool = True
+    """Whether the scheduler serves Dask's dashboard, on its own host's loopback interface."""
+
+    def located(self) -> Self:
+        """Return the settings with the certificates' paths made absolute."""
+        if not isinstance(self.security, TlsSettings):
+            return self
+        security = placed(self.security, *TlsSettings.model_fields)
+        return self.model_copy(update={"security": security})
 
 
 class Adaptive(Settings):

@@ -6,14 +6,13 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
-from colonnade.job.cluster.base import Cluster, placed
+from colonnade.job.cluster.base import Cluster, Secured, TlsSettings, placed
 from colonnade.job.values import Address, Count, Size, Whole
-from colonnade.places.locations import FilePath, Settings
 
-__all__ = ["AddressCluster", "LocalCluster", "TlsSettings"]
+__all__ = ["AddressCluster", "LocalCluster"]
 
 
-class LocalCluster(Cluster):
+class LocalCluster(Secured):
     """Worker processes on this machine."""
 
     kind: Literal["local"] = "local"
@@ -24,17 +23,6 @@ class LocalCluster(Cluster):
     """Blocks that a worker computes at a time, each on one core."""
     memory_per_worker: Size = "auto"
     """Bytes a worker may use; auto: an equal share of the machine's."""
-
-
-class TlsSettings(Settings):
-    """Certificates with which a client and a scheduler know each other: PEM files."""
-
-    ca_file: FilePath
-    """Of who has signed the certificates of all of the cluster."""
-    cert: FilePath
-    """The client's certificate."""
-    key: FilePath
-    """The client's private key."""
 
 
 class AddressCluster(Cluster):

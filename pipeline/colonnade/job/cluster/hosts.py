@@ -6,14 +6,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from colonnade.job.cluster.base import Cluster, placed
+from colonnade.job.cluster.base import Secured, placed
 from colonnade.job.values import Host, Line, Port, Size, Whole
 from colonnade.places.locations import FilePath
 
 __all__ = ["SshCluster"]
 
 
-class SshCluster(Cluster):
+class SshCluster(Secured):
     """Workers on hosts that are reached by ssh; the scheduler is on one of them."""
 
     kind: Literal["ssh"]
@@ -50,5 +50,5 @@ class SshCluster(Cluster):
 
     def located(self) -> Self:
         """Return the settings with the paths of this machine made absolute."""
-        found: Self = placed(self, "client_keys", "known_hosts")
+        found: Self = placed(super().located(), "client_keys", "known_hosts")
         return found

@@ -6,13 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from colonnade.job.cluster.base import Sized
+from colonnade.job.cluster.base import Secured, Sized
 from colonnade.job.values import Bytes, Environment, Line, Whole
 
 __all__ = ["KubernetesCluster"]
 
 
-class KubernetesCluster(Sized):
+class KubernetesCluster(Sized, Secured):
     """Pods that Dask's operator for Kubernetes starts, the scheduler's among them."""
 
     kind: Literal["kubernetes"]

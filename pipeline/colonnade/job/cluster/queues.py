@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from colonnade.job.cluster.base import Sized, placed
+from colonnade.job.cluster.base import Secured, Sized, placed
 from colonnade.job.values import Bytes, Line, Walltime, Whole
 from colonnade.places.locations import FilePath
 
 __all__ = ["LsfCluster", "PbsCluster", "QueueCluster", "SgeCluster", "SlurmCluster"]
 
 
-class QueueCluster(Sized):
+class QueueCluster(Sized, Secured):
     """Workers that are jobs of a batch queue, one each; the scheduler is in the run's process."""
 
     kind: Literal["slurm", "pbs", "sge", "lsf"]
@@ -40,7 +40,7 @@ class QueueCluster(Sized):
 
     def located(self) -> Self:
         """Return the settings with the logs' path made absolute."""
-        found: Self = placed(self, "log_directory")
+        found: Self = placed(super().located(), "log_directory")
         return found
 
 
