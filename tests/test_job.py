@@ -156,7 +156,8 @@ def test_least_job() -> None:
         },
         "cluster": {
             "kind": "local", "workers": "auto", "threads_per_worker": 1,
-            "memory_per_worker": "auto", "timeout": 60, "grace": 20,
+            "memory_per_worker": "auto", "timeout": 60, "grace": 20, "security": "auto",
+            "dashboard": True,
         },
     }  # fmt: skip
 
