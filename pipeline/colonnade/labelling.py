@@ -18,6 +18,7 @@ from colonnade.columns.beside import array_beside, coordinate_beside
 from colonnade.errors import ColonnadeError, JobError, reason, shown
 from colonnade.job import Job
 from colonnade.labels import Coordinate, Dimension, Labels, names_problem, scale_problem
+from colonnade.limits import NAMES_FILE_BYTES
 from colonnade.npy.file import read_array
 from colonnade.places import place_at
 from colonnade.places.locations import StorageOptions, storage_texts
@@ -26,8 +27,6 @@ from colonnade.places.urls import is_url
 from colonnade.weights.npz import load_npz
 
 __all__ = ["find_labels"]
-
-_MOST_BYTES = 2**24
 
 
 def find_labels(
@@ -152,9 +151,9 @@ def _numbers_of(path: str, data: bytes, name: str) -> NDArray[Any]:
 
 def _content(path: str, options: StorageOptions | None) -> bytes:
     if is_url(path):
-        return place_at(path, storage_texts(options)).read("", _MOST_BYTES)
+        return place_at(path, storage_texts(options)).read("", NAMES_FILE_BYTES)
     file = Path(os.path.expanduser(path))  # noqa: PTH111 (of an unknown user: left alone)
-    return read_regular(file, _MOST_BYTES)
+    return read_regular(file, NAMES_FILE_BYTES)
 
 
 def _count(

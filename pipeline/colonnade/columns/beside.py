@@ -13,15 +13,13 @@ from colonnade.columns.base import Columns
 from colonnade.columns.zarrs import ZarrStored, check_chunks
 from colonnade.errors import reason
 from colonnade.labels import Coordinate
+from colonnade.limits import ATTRIBUTE_CHARACTERS, COORDINATE_VALUES
 
 __all__ = ["array_beside", "coordinate_beside"]
 
 # Of what CF says of a coordinate, what stays true of a copy
 _KEPT = ("long_name", "standard_name", "units", "calendar", "axis", "scale_factor", "add_offset")
 _EPOCH = {"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
-# A reader loads a coordinate whole: 128 MiB
-_MOST_VALUES = 2**24
-_LONGEST_ATTRIBUTE = 1000
 
 
 def array_beside(columns: Columns, name: str) -> NDArray[Any] | None:
@@ -79,13 +77,13 @@ def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -
         if dimension == "input":
             return None
         raise ValueError(f"{name} holds {dtype}, and only numbers and times are kept of columns")
-    if size > _MOST_VALUES:
-        raise ValueError(f"{name} has {size:,} values, more than {_MOST_VALUES:,}")
+    if size > COORDINATE_VALUES:
+        raise ValueError(f"{name} has {size:,} values, more than {COORDINATE_VALUES:,}")
     kept = {
         key: attributes[key]
         for key in _KEPT
         if isinstance(attributes.get(key), str | int | float)
-        and len(str(attributes[key])) <= _LONGEST_ATTRIBUTE
+        and len(str(attributes[key])) <= ATTRIBUTE_CHARACTERS
     }
     if dtype.kind == "M":
         kept |= _EPOCH

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["labels"]
+from colonnade.limits import LABEL_BYTES, LABELS
 
-# A network of more inputs is known by their numbers
-_MOST = 100_000
+__all__ = ["labels"]
 
 
 def labels(length: int, dtype: np.dtype[Any], read: Callable[[], Any]) -> tuple[str, ...] | None:
     """Read the labels of a coordinate; None where they are neither numbers nor texts."""
-    if length > _MOST or dtype.itemsize > 1024:
+    if length > LABELS or dtype.itemsize > LABEL_BYTES:
         return None
     if dtype.kind in "UT":
         return tuple(str(value) for value in read())

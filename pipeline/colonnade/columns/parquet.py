@@ -18,15 +18,11 @@ from colonnade.columns.packing import promoted
 from colonnade.columns.sampling import Piece
 from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays, stamp
 from colonnade.errors import InputError, reason, shown
+from colonnade.limits import PARQUET_STRING_BYTES, ROW_GROUP_BYTES
 from colonnade.matrix import check_matrix
 from colonnade.places import Objects, Place
 
 __all__ = ["open_parquet"]
-
-# A row group of the columns that are wanted is read whole for a single row
-_MOST_GROUP_BYTES = 2**31
-# Of the metadata at the file's end; thrift may claim any length in them
-_MOST_STRING = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -129,7 +125,7 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Wanted) -> Par
         path, shape, dtype, tuple(names), selected, place, metadata, tuple(starts), known
     )
     size = table.chunk_columns * len(names) * table.dtype.itemsize
-    if size > _MOST_GROUP_BYTES:
+    if size > ROW_GROUP_BYTES:
         raise InputError(
             f"{path}: a row group of {table.chunk_columns:,} rows takes {size:,} bytes to read; "
             "write it anew with smaller ones, such as row_group_size=100_000 in to_parquet."
@@ -183,7 +179,7 @@ def _opened(place: Place, metadata: pq.FileMetaData | None = None) -> pq.Parquet
         metadata=metadata,
         # Of an object, what lies near each other is fetched at once
         pre_buffer=objects,
-        thrift_string_size_limit=_MOST_STRING,
+        thrift_string_size_limit=PARQUET_STRING_BYTES,
         arrow_extensions_enabled=False,
     )
 

@@ -16,13 +16,13 @@ import yaml
 from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 
 from colonnade.errors import IncompleteError, StoreError, UsageError, reason
+from colonnade.limits import METADATA_BYTES
 from colonnade.places.locations import Options
 from colonnade.places.regularfiles import read_regular
 from colonnade.reader.deviations import scaled as scaled_view
 from colonnade.reader.deviations import with_deviations
 from colonnade.reader.recovered import recovered
 from colonnade.store import KEY, Status, Store
-from colonnade.store.opening import MOST_METADATA
 
 __all__ = ["Backend", "open"]
 
@@ -153,7 +153,7 @@ class Backend(BackendEntrypoint):
             return False
         document = Path(os.fspath(filename_or_obj)) / "zarr.json"
         try:
-            return KEY in json.loads(read_regular(document, MOST_METADATA))["attributes"]
+            return KEY in json.loads(read_regular(document, METADATA_BYTES))["attributes"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from colonnade.errors import IncompleteError, StoreError, reason, shown
 from colonnade.events import HolderWatched, Listener, ignore
+from colonnade.limits import LEASE_BYTES
 from colonnade.places import Place
 from colonnade.words import now
 
@@ -36,8 +37,6 @@ FILE = "W1/lease.json"
 # Seconds without a sign of life after which a run counts as dead
 TERM = 30.0
 _RENEWALS = 6
-# Ours take some hundred bytes
-_MOST_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +280,7 @@ def _is_alive(place: Place, found: Holder, term: float, listener: Listener) -> b
 
 def _read(place: Place) -> bytes | None:
     try:
-        return place.read(FILE, _MOST_BYTES)
+        return place.read(FILE, LEASE_BYTES)
     except FileNotFoundError:
         return None
     # No file, or too large a one to be ours

@@ -10,6 +10,7 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, reason
+from colonnade.limits import WEIGHTS_FETCHED_BYTES
 from colonnade.npy.file import read_array
 from colonnade.places import Objects, place_at
 from colonnade.places.locations import Options, storage_texts
@@ -48,9 +49,6 @@ _LOADERS: dict[str, Callable[[str | Path, IO[bytes]], Loaded]] = {
     ".skops": load_skops,
 }
 _FORMATS = [*_LOADERS, ".zarr"]
-
-# Of an object, which is held whole beside its arrays
-_MOST_FETCHED = 2**32
 
 
 def load_weights(
@@ -119,7 +117,7 @@ def _opened(path: str | Path, storage_options: Options, key: str) -> IO[bytes]:
     try:
         if is_url(path):
             return io.BytesIO(
-                place_at(path, storage_texts(storage_options)).read("", _MOST_FETCHED)
+                place_at(path, storage_texts(storage_options)).read("", WEIGHTS_FETCHED_BYTES)
             )
         if Path(path).is_file():
             return Path(path).open("rb")
