@@ -103,12 +103,13 @@ class Remote:
         if self._connection is None:
             return
         try:
-            if self._process is not None:
+            if self._output is not None:
                 with suppress(OSError):
                     self._process.stdin.write_eof()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_GRACE):
-                        await self.ended()
+                _, hangs = await asyncio.wait((self._output,), timeout=_GRACE)
+                if hangs:
+                    with suppress(OSError):
+                        self._process.kill()
         finally:
             self._connection.abort()
             await self._connection.wait_closed()
