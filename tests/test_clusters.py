@@ -73,7 +73,7 @@ def test_the_job_of_a_worker(job, kind: str, tmp_path) -> None:
     *_, first, second, command = (line for line in script if line)
     assert (first, second) == ("module load python", ". ~/env")
     words = command.split()
-    assert words[:4] == ["python3", "-m", "distributed.cli.dask_worker", "tcp://10.0.0.1:8786"]
+    assert words[:4] == ["python3", "-m", "colonnade.clusters.worker", "tcp://10.0.0.1:8786"]
     options = dict(itertools.pairwise(words))
     assert (options["--nthreads"], options["--memory-limit"]) == ("2", "3.00GiB")
     assert (options["--interface"], options["--local-directory"]) == ("ib0", "/scratch")
@@ -83,7 +83,7 @@ def test_the_job_of_a_worker(job, kind: str, tmp_path) -> None:
 
 def test_a_short_job_leaves_early_as_well(job) -> None:
     extra = queues.arguments(settings(job, "slurm", walltime=600))["worker_extra_args"]
-    assert extra == ["--lifetime", "540s", "--lifetime-stagger", "30s"]
+    assert extra[:4] == ["--lifetime", "540s", "--lifetime-stagger", "30s"]
 
 
 @pytest.mark.parametrize("walltime", ["12:00:00", 43200, "0-12:00:00"])
@@ -114,7 +114,7 @@ def test_the_cluster_of_kubernetes(job) -> None:
     (version,) = yaml.safe_load(definition.read_text())["spec"]["versions"]
     jsonschema.validate(found, version["schema"]["openAPIV3Schema"])
     assert found["kind"] == "DaskCluster"
-    assert found["metadata"] == {"name": "colonnade-1"}
+    assert found["metadata"] == {"name": "colonnade-1", "labels": kubernetes.LABELS}
     assert found["spec"]["worker"]["replicas"] == 2
     resources = {"cpu": "2", "memory": str(3 * 2**30)}
     for part in ("scheduler", "worker"):

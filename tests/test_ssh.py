@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -11,9 +20,14 @@ import yaml
 
 import colonnade as cn
 import sshd
+from colonnade.clusters.scratch import private
 from colonnade.errors import ClusterError
+from colonnade.events import ClusterReady
 from support import bits, needs
-from test_cli import colonnade
+from test_cli import COLONNADE, colonnade
+from test_disturbed import DISTURB, begun, wait_for
+
+SECRET = "hunter2-correct-horse"  # noqa: S105 (nobody's)
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +50,7 @@ def test_the_same_job_as_on_this_machine(
     assert done.returncode == 0, done.stderr
     assert "ssh cluster: 4 workers, 4 threads in all" in done.stderr
     assert bits(tmp_path / "out.zarr") == local_bits
-    left = [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path / "scratch") in str(p.info)]
-    psutil.wait_procs(left, timeout=30)
-    assert not any(process.is_running() for process in left)
+    assert not list((tmp_path / "scratch").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -48,7 +60,16 @@ def test_the_same_job_as_on_this_machine(
         ({"known_hosts": "no_hosts"}, "Host key is not trusted"),
         ({"known_hosts": "nowhere"}, "nowhere"),
         ({"port": 1}, "Connect call failed|refused"),
-        ({"python": "/no/python"}, "failed to start"),
+        ({"python": "/no/python"}, "/no/python failed to start: .*/no/python"),
+        # It finds no packages
+        (
+            {"python": f"{sys.executable} -I -S"},
+            r"-S, has no colonnade, .*install .* name another Python \(cluster\.python\)",
+        ),
+        # It never answers
+        ({"python": "cat #", "timeout": 3}, r"does not start within 3 s \(cluster\.timeout\)"),
+        ({"interface": "none0"}, "none0"),
+        ({"local_directory": "/dev/null/x"}, "/dev/null"),
     ],
     ids=str,
 )
@@ -65,3 +86,215 @@ def test_hosts_that_refuse(job, server: sshd.Sshd, tmp_path: Path, changes, told
     assert caught.value.exit_status == 2
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out.zarr").exists()
+    wait_for(lambda: not processes_of(server))
+
+
+def test_one_of_two_hosts_refuses(job, server: sshd.Sshd, tmp_path: Path) -> None:
+    """It is the one that is named."""
+    cluster = server.settings | {"scheduler": sshd.HOST, "hosts": [sshd.HOST, "no-host.invalid"]}
+    with pytest.raises(ClusterError, match=r"no cluster by ssh on no-host\.invalid"):
+        cn.run(job() | {"cluster": cluster})
+    assert not (tmp_path / "out.zarr").exists()
+
+
+# A run in the middle of its blocks
+
+
+def processes_of(server: sshd.Sshd) -> list[psutil.Process]:
+    """Everything that sshd has started: processes of sessions, the Pythons and their workers."""
+    return psutil.Process(server.pid).children(recursive=True)
+
+
+def launched(server: sshd.Sshd) -> dict[int, psutil.Process]:
+    """The processes that the launcher has started, by their numbers; not their workers."""
+    found = {}
+    for process in processes_of(server):
+        # It may end meanwhile
+        with suppress(psutil.NoSuchProcess):
+            command = process.cmdline()
+            if "colonnade.clusters.onhost" in " ".join(command) and "python" in command[0]:
+                found[process.pid] = process
+    return found
+
+
+@contextmanager
+def in_the_middle(
+    folder: Path, document: dict[str, Any], look: Callable[[subprocess.Popen[str]], Any], **env: str
+) -> Iterator[subprocess.Popen[str]]:
+    """Let a run stand still in its first blocks, having looked at it since its start."""
+    (folder / "wait").touch()
+    (folder / "disturb.py").write_text(DISTURB)
+    (folder / "job.yaml").write_text(yaml.safe_dump(document))
+    # To the workers this comes as a part of Dask's configuration
+    env["DASK_DISTRIBUTED__WORKER__PRELOAD"] = str(folder / "disturb.py")
+    run = subprocess.Popen(
+        [*COLONNADE, "run", str(folder / "job.yaml")],
+        env=os.environ | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        while not begun(folder):
+            assert run.poll() is None, run.communicate()
+            look(run)
+        yield run
+    finally:
+        (folder / "wait").unlink(missing_ok=True)
+        run.kill()
+        run.communicate()
+
+
+def nothing(run: subprocess.Popen[str]) -> None:
+    del run
+
+
+def unfolded(text: bytes) -> bytes:
+    """Return a text, and what parts of it are in base64."""
+    parts = re.findall(rb"[\w+/-]{40,}", text)
+    return text + b"".join(base64.urlsafe_b64decode(part[: len(part) // 4 * 4]) for part in parts)
+
+
+def test_nothing_secret_is_on_a_command_line(job, server: sshd.Sshd, tmp_path: Path) -> None:
+    """Nor in an environment; and yet Dask's configuration comes to the workers."""
+    (tmp_path / "dask.yaml").write_text(
+        yaml.safe_dump({
+            "gateway": {"auth": {"kwargs": {"password": SECRET}}},
+            "distributed": {"marker": SECRET},
+        })
+    )  # fmt: skip
+    seen: set[int] = set()
+
+    def look(run: subprocess.Popen[str]) -> None:
+        me = psutil.Process(run.pid)
+        for process in (me, *me.children(recursive=True), *processes_of(server)):
+            seen.add(process.pid)
+            for file in ("cmdline", "environ"):
+                with suppress(OSError):
+                    text = unfolded(Path(f"/proc/{process.pid}/{file}").read_bytes())
+                    assert SECRET.encode() not in text
+                    assert b"PRIVATE KEY" not in text
+
+    document = job() | {"cluster": server.settings}
+    with in_the_middle(tmp_path, document, look, DASK_CONFIG=str(tmp_path / "dask.yaml")) as run:
+        look(run)
+        # The run, two sessions of sshd, a scheduler, a nanny and its worker
+        assert len(seen) >= 6
+        (tmp_path / "wait").unlink()
+        said = run.communicate()
+    assert run.returncode == 0, said
+
+
+def test_scratch_space_is_private(job, server: sshd.Sshd, tmp_path: Path) -> None:
+    """Dask takes a directory of this name, whoever has made it."""
+    scratch = tmp_path / "scratch"
+    (scratch / "dask-scratch-space").mkdir(parents=True)
+    (scratch / "dask-scratch-space").chmod(0o777)
+    scratch.chmod(0o1777)
+    cluster = server.settings | {"local_directory": str(scratch)}
+    with in_the_middle(tmp_path, job() | {"cluster": cluster}, nothing) as run:
+        made = set(scratch.iterdir()) - {scratch / "dask-scratch-space"}
+        # The scheduler's, and the workers'
+        assert len(made) == 2
+        assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
+        assert any(path.name.startswith("worker-") for each in made for path in each.rglob("*"))
+        assert not list((scratch / "dask-scratch-space").iterdir())
+        (tmp_path / "wait").unlink()
+        said = run.communicate()
+        assert run.returncode == 0, said
+    assert [path.name for path in scratch.iterdir()] == ["dask-scratch-space"]
+
+
+def test_what_a_killed_process_leaves_the_next_removes(tmp_path: Path) -> None:
+    with private(str(tmp_path)) as mine:
+        pass
+    with private(str(tmp_path)) as mine, private(str(tmp_path)) as other:
+        # As a killed process leaves it: its lock is free. A directory without a lock is not ours
+        left = mine.with_name(f"{mine.name[:-1]}-")
+        left.mkdir()
+        (left / "lock").touch()
+        (stranger := mine.with_name(f"{mine.name[:-1]}+")).mkdir()
+        with private(str(tmp_path)):
+            assert mine.is_dir()
+            assert other.is_dir()
+            assert stranger.is_dir()
+            assert not left.exists()
+
+
+def test_no_scratch_space_that_others_could_replace(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    with (
+        pytest.raises(PermissionError, match=r"every user may replace .* chmod \+t"),
+        private(str(tmp_path)),
+    ):
+        pass
+
+
+def test_nothing_is_left_of_a_killed_run(job, server: sshd.Sshd, tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    cluster = server.settings | {
+        "hosts": [sshd.HOST, sshd.HOST], "local_directory": str(scratch),
+    }  # fmt: skip
+    with in_the_middle(tmp_path, job() | {"cluster": cluster}, nothing) as run:
+        there = processes_of(server)
+        assert len(launched(server)) == 3
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+        # Although a block still waits
+        _, alive = psutil.wait_procs(there, timeout=60)
+        assert not alive
+        assert not list(scratch.iterdir())
+
+
+def test_lost_workers_are_started_again(job, server: sshd.Sshd, tmp_path: Path, local_bits) -> None:
+    """With the process that looks after them, and with the connection to their host."""
+    cluster = server.settings | {"hosts": [sshd.HOST, sshd.HOST]}
+    with in_the_middle(tmp_path, job() | {"cluster": cluster}, nothing) as run:
+        wait_for(lambda: len(begun(tmp_path)) == 2)
+        before = launched(server)
+        # Workers alone have children
+        kept = [p for p in before.values() if p.children()]
+        assert (len(before), len(kept)) == (3, 2)
+        kept[0].kill()
+        wait_for(lambda: len(launched(server)) == 3 and not kept[0].is_running())
+        session = kept[1].parent()
+        while "sshd" not in session.name():
+            session = session.parent()
+        session.kill()
+        wait_for(lambda: not kept[1].is_running())
+        wait_for(lambda: len(set(launched(server)) - set(before)) == 2)
+        (tmp_path / "wait").unlink()
+        said = run.communicate()
+        assert run.returncode == 0, said
+    assert bits(tmp_path / "out.zarr") == local_bits
+
+
+# Sockets
+
+
+def listening(server: sshd.Sshd) -> set[tuple[str, int]]:
+    """Where the processes of a run listen: addresses and ports."""
+    return {
+        connection.laddr
+        for process in launched(server).values()
+        for each in (process, *process.children(recursive=True))
+        for connection in each.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.mark.parametrize("dashboard", [True, False])
+def test_pages_are_served_on_loopback_or_not_at_all(
+    job, server: sshd.Sshd, dashboard: bool
+) -> None:
+    heard: list[Any] = []
+
+    def look(event: Any) -> None:
+        if isinstance(event, ClusterReady):
+            heard.append(event.dashboard)
+            heard.extend(listening(server))
+
+    cluster = server.settings | {"dashboard": dashboard}
+    cn.run(job() | {"cluster": cluster}, listener=look)
+    link, *sockets = heard
+    # The scheduler, a nanny and its worker
+    assert len(sockets) == 3 + dashboard
+    pages = [(ip, port) for ip, port in sockets if f":{port}/" in link]
+    assert pages == ([("127.0.0.1", pages[0][1])] if dashboard else [])

@@ -10,6 +10,7 @@ __all__ = [
     "BlockDamaged",
     "BlockDone",
     "BlockFailed",
+    "ClusterExposed",
     "ClusterReady",
     "Event",
     "HolderWatched",
@@ -68,6 +69,14 @@ class StoreLabelled:
     store: str
     names: tuple[str, ...]
     scales: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterExposed:
+    """The processes of a `cluster` take orders from whoever reaches them; `reason` says why."""
+
+    cluster: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +213,7 @@ Event = (
     | HolderWatched
     | StoreGrown
     | StoreLabelled
+    | ClusterExposed
     | ClusterReady
     | WaitingForWorkers
     | NoWorkers

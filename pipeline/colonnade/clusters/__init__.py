@@ -17,7 +17,7 @@ from colonnade.clusters import address, gateway, kubernetes, local, queues, ssh
 from colonnade.clusters.base import Deployment, Kind
 from colonnade.environment import differences, environment, versions
 from colonnade.errors import ClusterError, UsageError, reason
-from colonnade.events import Listener, WaitingForWorkers, ignore
+from colonnade.events import ClusterExposed, Listener, WaitingForWorkers, ignore
 from colonnade.job import ClusterSettings, LocalCluster, Sized
 from colonnade.plan import Capacity
 
@@ -79,6 +79,8 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
     """
     wanted = expected_capacity(settings).workers
     with _quiet(), _KINDS[settings.kind].deploy(settings) as deployment:
+        if deployment.exposed:
+            listener(ClusterExposed(deployment.name, deployment.exposed))
         _wait(deployment, wanted, settings.timeout, listener)
         client = deployment.client
         # Those of this machine are this very Python
@@ -95,7 +97,7 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
         yield Cluster(
             client=client,
             capacity=capacity,
-            dashboard=_dashboard(client),
+            dashboard=_dashboard(deployment),
             wanted=wanted,
             most_threads=max(most, capacity.workers) * capacity.threads_per_worker,
             replace=deployment.replace,
@@ -169,10 +171,13 @@ def _capacity(client: distributed.Client) -> Capacity | None:
     )
 
 
-def _dashboard(client: distributed.Client) -> str:
-    if find_spec("bokeh") is None:
+def _dashboard(deployment: Deployment) -> str:
+    link = deployment.dashboard
+    if link is None:
+        link = deployment.client.dashboard_link
+    if link and find_spec("bokeh") is None:
         return "none here (pip install 'colonnade[dashboard]')"
-    return str(client.dashboard_link) or "none"
+    return str(link or "none")
 
 
 def refuse_spawned() -> None:

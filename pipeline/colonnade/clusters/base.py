@@ -35,12 +35,19 @@ class Deployment:
         Ask for workers in place of those that were lost; it may be called again and again.
     trouble
         Tell what is known of workers that do not come.
+    dashboard
+        Where the dashboard is; None where Dask's own link leads there.
+    exposed
+        Why the cluster's processes do not know each other by certificates, although the job asks
+        for that; empty where they do.
     """
 
     client: distributed.Client
     name: str
     replace: Callable[[], None] = _nothing
     trouble: Callable[[], str] = _silence
+    dashboard: str | None = None
+    exposed: str = ""
 
 
 class Kind(Protocol):

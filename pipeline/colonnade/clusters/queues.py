@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import shlex
 import shutil
 import subprocess
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import distributed
 from distributed.core import Status
+from distributed.utils import format_dashboard_link
 
+from colonnade.clusters import closed
 from colonnade.clusters.base import Deployment, library
+from colonnade.clusters.private import private_directory, temporary_directory
+from colonnade.clusters.security import run_security, security_in
 from colonnade.errors import ClusterError, reason, shown
 from colonnade.job import QueueCluster
 from colonnade.plan import Capacity
@@ -56,24 +64,22 @@ def capacity(settings: QueueCluster) -> Capacity:
 def deploy(settings: QueueCluster) -> Iterator[Deployment]:
     """Submit a job for each worker, and cancel them."""
     queue = _QUEUES[settings.kind]
-    kind = queue_class(settings)
-    submit = kind.job_cls.submit_command
+    submit = queue_class(settings).job_cls.submit_command
     if shutil.which(submit) is None:
         raise ClusterError(
             f"there is no {submit} on this machine: start the run where {queue.name} takes jobs "
             "(cluster.kind)."
         )
-    try:
-        if settings.log_directory is not None:
-            Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            # The dashboard's port is taken by another run: it takes another, which we print
-            warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
-            cluster = kind(job_cls=_telling(kind.job_cls), **arguments(settings))
-    # An interface that is not there, a directory for logs that cannot be made
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no cluster in {queue.name}: {_told(error)}.") from error
-    with _closing(cluster), distributed.Client(cluster, set_as_default=False) as client:
+    with ExitStack() as stack:
+        private = stack.enter_context(private_directory(temporary_directory(), "TMPDIR"))
+        security = _security(settings, stack)
+        try:
+            cluster = _started(settings, private, security)
+        # An interface that is not there, a directory for logs that cannot be made
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"no cluster in {queue.name}: {_told(error)}.") from error
+        stack.enter_context(_closing(cluster))
+        client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
         try:
             cluster.sync(_submitted, cluster, settings)
         except (OSError, RuntimeError, ValueError) as error:
@@ -88,7 +94,54 @@ def deploy(settings: QueueCluster) -> Iterator[Deployment]:
         def trouble() -> str:
             return _trouble(queue, cluster, settings.log_directory)
 
-        yield Deployment(client, queue.name, replace, trouble)
+        yield Deployment(client, queue.name, replace, trouble, _dashboard(cluster))
+
+
+def _security(settings: QueueCluster, stack: ExitStack) -> distributed.Security | None:
+    """Make or load the certificates; those that are made lie where the nodes see them."""
+    if settings.security != "auto":
+        return run_security(settings)
+    if settings.shared_directory is not None:
+        parent, field = Path(settings.shared_directory), "cluster.shared_directory"
+    else:
+        field = "XDG_CACHE_HOME or ~/.cache; cluster.shared_directory names another one"
+        try:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        except RuntimeError as error:
+            raise ClusterError(
+                "there is no home directory in which this run's certificates could lie: name a "
+                "directory that this machine and the nodes see (cluster.shared_directory)."
+            ) from error
+        parent = cache.absolute() / "colonnade"
+    return security_in(stack.enter_context(private_directory(parent, field)), settings)
+
+
+def _started(settings: QueueCluster, private: Path, security: distributed.Security | None) -> Any:
+    """Start the scheduler, whose own files lie in `private`."""
+    kind = queue_class(settings)
+    if settings.log_directory is not None:
+        Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
+    scheduler, http = closed.scheduler(dashboard=settings.dashboard)
+    own = {"local_directory": str(private), **http}
+    if security is not None:
+        own |= {"security": security, "protocol": "tls://"}
+    site = dask.config.get(f"jobqueue.{settings.kind}.scheduler-options", None)
+    with warnings.catch_warnings():
+        # The dashboard's port is taken by another run: it takes another, which we print
+        warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
+        return kind(
+            job_cls=_telling(kind.job_cls),
+            security=security,
+            scheduler_cls=scheduler,
+            scheduler_options=(site or {}) | own,
+            **arguments(settings),
+        )
+
+
+def _dashboard(cluster: Any) -> str:
+    """Tell where the dashboard is on this machine; Dask's link has the scheduler's address."""
+    services = cluster.scheduler_info["services"]
+    return format_dashboard_link("127.0.0.1", services["dashboard"]) if services else ""
 
 
 def queue_class(settings: QueueCluster) -> Any:
@@ -114,12 +167,22 @@ def arguments(settings: QueueCluster) -> dict[str, Any]:
         "log_directory": settings.log_directory,
         "local_directory": settings.local_directory,
         "python": settings.python,
+        "worker_command": "colonnade.clusters.worker",
         "worker_extra_args": [
             "--lifetime", f"{settings.walltime - 2 * stagger:.0f}s",
             "--lifetime-stagger", f"{stagger:.0f}s",
+            *_http(dashboard=settings.dashboard),
         ],
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _http(*, dashboard: bool) -> list[str]:
+    """Tell a worker where to listen for HTTP: on its node's loopback interface, or not at all."""
+    if dashboard:
+        return ["--no-dashboard", "--dashboard-address", closed.ANY_PORT]
+    chosen = closed.worker_class(dashboard=False)
+    return ["--no-dashboard", "--worker-class", f"{chosen.__module__}.{chosen.__qualname__}"]
 
 
 def _clock(time: int, *, seconds: bool) -> str:
@@ -131,9 +194,21 @@ def _clock(time: int, *, seconds: bool) -> str:
 
 
 def _telling(job_cls: Any) -> Any:
-    """Make jobs say when they are closed, as Dask asserts of all that are left at the end."""
+    """Make jobs say when they are closed, as Dask asserts of all that are left at the end.
+
+    And let the paths of certificates be any: they become part of a line of shell.
+    """
 
     class Job(job_cls):  # type: ignore[misc]
+        def __init__(
+            self, *given: Any, security: distributed.Security | None = None, **options: Any
+        ) -> None:
+            security = copy.copy(security)
+            if security is not None:
+                for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+                    setattr(security, name, shlex.quote(getattr(security, name)))
+            super().__init__(*given, security=security, **options)
+
         async def close(self) -> None:
             await super().close()
             self.status = Status.closed

@@ -11,6 +11,7 @@ from colonnade.events import (
     BlockDamaged,
     BlockDone,
     BlockFailed,
+    ClusterExposed,
     ClusterReady,
     Event,
     HolderWatched,
@@ -46,9 +47,8 @@ def told(event: Event) -> str:
             )
         case StoreGrown() | StoreLabelled():
             return _changed(event)
-        case ClusterReady():
-            workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
-            return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
+        case ClusterExposed() | ClusterReady():
+            return _cluster(event)
         case WaitingForWorkers() | NoWorkers() | Stalled():
             return _waiting(event)
         case Stopping():
@@ -78,6 +78,13 @@ def _changed(event: StoreGrown | StoreLabelled) -> str:
         f"X has grown from {event.columns_before:,} to {event.columns:,} columns: the "
         f"store has {counted(event.blocks_new, 'new block')}{again}"
     )
+
+
+def _cluster(event: ClusterExposed | ClusterReady) -> str:
+    if isinstance(event, ClusterExposed):
+        return f"warning: {event.cluster}: {event.reason}"
+    workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
+    return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
 
 
 def _waiting(event: WaitingForWorkers | NoWorkers | Stalled) -> str:
