@@ -7,12 +7,14 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from colonnade.clusters.base import Deployment
+from colonnade.clusters.base import Deployment, close
+from colonnade.clusters.processes import Processes
 from colonnade.job import LocalCluster
 from colonnade.plan import Capacity
 from colonnade.stopping import SIGNALS
@@ -42,11 +44,13 @@ def capacity(settings: LocalCluster) -> Capacity:
 def deploy(settings: LocalCluster) -> Iterator[Deployment]:
     """Start worker processes, and end them."""
     given = capacity(settings)
+    processes = Processes()
     with warnings.catch_warnings():
         # The dashboard's port is taken by another run: it takes another, which we print
         warnings.filterwarnings("ignore", message="Port .* is already in use", category=UserWarning)
         cluster = distributed.LocalCluster(
-            n_workers=given.workers,
+            n_workers=0,
+            worker_class=processes.nanny(),
             threads_per_worker=given.threads_per_worker,
             memory_limit=given.memory_per_worker,
             processes=True,
@@ -55,5 +59,16 @@ def deploy(settings: LocalCluster) -> Iterator[Deployment]:
             silence_logs=logging.ERROR,
             preload=[__name__],
         )
-    with cluster, distributed.Client(cluster) as client:
-        yield Deployment(client, "this machine")
+    try:
+        with distributed.Client(cluster) as client:
+            processes.start(cluster, given.workers)
+            yield Deployment(
+                client,
+                "this machine",
+                # Where a nanny has given up, another takes its place
+                replace=partial(cluster.scale, given.workers),
+                trouble=processes.trouble,
+                broken=processes.broken,
+            )
+    finally:
+        close(cluster, processes.end)
