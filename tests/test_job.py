@@ -135,6 +135,7 @@ def test_whole_job(tmp_path: Path) -> None:
         },
         "cluster": {
             "kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5, "grace": 20,
+            "stall_timeout": "auto",
             "tls": None,
         },
     }  # fmt: skip
@@ -156,7 +157,8 @@ def test_least_job() -> None:
         },
         "cluster": {
             "kind": "local", "workers": "auto", "threads_per_worker": 1,
-            "memory_per_worker": "auto", "timeout": 60, "grace": 20, "security": "auto",
+            "memory_per_worker": "auto", "timeout": 60, "grace": 20, "stall_timeout": "auto",
+            "security": "auto",
             "dashboard": True,
         },
     }  # fmt: skip
@@ -254,6 +256,7 @@ def test_sizes_and_counts(field, right, wrong, allowed) -> None:
         ({"timeout": 0}, "timeout: given 0; allowed: a number of seconds above 0"),
         ({"timeout": True}, "timeout: given True; allowed: a number of seconds above 0"),
         ({"timeout": float("inf")}, "timeout: given inf; allowed: a number of seconds above 0"),
+        ({"stall_timeout": 0}, "stall_timeout: given 0; allowed: auto, or a number of seconds ab"),
         (
             {"kind": "loacl"},
             "kind: given 'loacl'; allowed: 'local', 'address', 'slurm', 'pbs', 'sg",

@@ -23,6 +23,7 @@ __all__ = [
     "StoreGrown",
     "StoreLabelled",
     "WaitingForWorkers",
+    "WorkerReplaced",
     "ignore",
 ]
 
@@ -110,11 +111,25 @@ class NoWorkers:
 class Stalled:
     """For so many `seconds` no block was done; `workers` are the addresses of those that have some.
 
-    A worker that hangs, at a disk that does not answer, say, is alive to its scheduler.
+    They may be busy with tasks of others. One that hangs is replaced: see `WorkerReplaced`.
     """
 
     seconds: float
     workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReplaced:
+    """The worker at an address made no progress for so many `seconds`, and is replaced.
+
+    Other workers take its blocks. `blocks` are those that it is stuck at, as far as that is known;
+    `cause` says how it is stuck.
+    """
+
+    worker: str
+    seconds: float
+    blocks: tuple[int, ...]
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +233,7 @@ Event = (
     | WaitingForWorkers
     | NoWorkers
     | Stalled
+    | WorkerReplaced
     | Stopping
     | BlockDone
     | BlockFailed

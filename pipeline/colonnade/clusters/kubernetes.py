@@ -7,12 +7,14 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import distributed
+from distributed.comm.addressing import get_address_host
 
-from colonnade.clusters.base import Deployment, library, refusal
+from colonnade.clusters.base import Deployment, close, library, refusal
 from colonnade.errors import ClusterError
 from colonnade.job import KubernetesCluster, TlsSettings
 from colonnade.plan import Capacity
@@ -41,6 +43,8 @@ _EXPOSED = (
 )
 # Seconds between looks at a DaskCluster that does not run yet
 _LOOK = 2.0
+# Seconds that the API has for an answer
+_REQUEST = 10
 
 
 def capacity(settings: KubernetesCluster) -> Capacity:
@@ -71,14 +75,35 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
     except Exception as error:
         where = settings.namespace or "the context's namespace"
         raise refusal(f"no cluster in {where} of Kubernetes (cluster)", error) from error
-    with cluster, distributed.Client(cluster, set_as_default=False) as client:
-        if settings.adaptive is not None:
-            cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
-        yield Deployment(
-            client,
-            f"Kubernetes ({cluster.namespace}/{name})",
-            exposed=_EXPOSED if settings.security == "auto" else "",
+    try:
+        with distributed.Client(cluster, set_as_default=False) as client:
+            if settings.adaptive is not None:
+                cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
+            yield Deployment(
+                client,
+                f"Kubernetes ({cluster.namespace}/{name})",
+                exposed=_EXPOSED if settings.security == "auto" else "",
+                discard=partial(_delete_pod, str(cluster.namespace)),
+            )
+    finally:
+        close(cluster)
+
+
+def _delete_pod(namespace: str, name: Any, worker: str) -> None:
+    """Delete the pod of a worker that is stuck, at once; the operator makes another."""
+    del name
+    client, _ = reached(namespace)
+    host = get_address_host(worker)
+    pods = client.CoreV1Api()
+    # What keeps the pod, it has lost its blocks already
+    with suppress(Exception):
+        found = pods.list_namespaced_pod(
+            namespace, field_selector=f"status.podIP={host}", _request_timeout=_REQUEST
         )
+        for pod in found.items:
+            pods.delete_namespaced_pod(
+                pod.metadata.name, namespace, grace_period_seconds=0, _request_timeout=_REQUEST
+            )
 
 
 @contextmanager

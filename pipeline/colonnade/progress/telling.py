@@ -23,6 +23,7 @@ from colonnade.events import (
     StoreGrown,
     StoreLabelled,
     WaitingForWorkers,
+    WorkerReplaced,
 )
 from colonnade.words import counted, format_seconds
 
@@ -49,7 +50,7 @@ def told(event: Event) -> str:
             return _changed(event)
         case ClusterExposed() | ClusterReady():
             return _cluster(event)
-        case WaitingForWorkers() | NoWorkers() | Stalled():
+        case WaitingForWorkers() | NoWorkers() | Stalled() | WorkerReplaced():
             return _waiting(event)
         case Stopping():
             return (
@@ -87,11 +88,13 @@ def _cluster(event: ClusterExposed | ClusterReady) -> str:
     return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
 
 
-def _waiting(event: WaitingForWorkers | NoWorkers | Stalled) -> str:
+def _waiting(event: WaitingForWorkers | NoWorkers | Stalled | WorkerReplaced) -> str:
     if isinstance(event, NoWorkers):
         return f"no workers: waiting for one, up to {event.seconds:g} s"
     if isinstance(event, Stalled):
         return _stalled(event)
+    if isinstance(event, WorkerReplaced):
+        return f"the worker {event.worker} is replaced, and others take its blocks: {event.cause}"
     return (
         f"waiting for {event.missing} of {event.wanted} workers of {event.cluster}, up to "
         f"{event.seconds:g} s"
@@ -104,8 +107,8 @@ def _stalled(event: Stalled) -> str:
     others = f" and {more} more" if more > 0 else ""
     return (
         f"no block was done for {format_seconds(event.seconds)}; {shown or 'no worker'}{others} "
-        f"{'has' if len(event.workers) < 2 else 'have'} some: a worker that hangs must be ended, "
-        "and another takes its blocks"
+        f"{'has' if len(event.workers) < 2 else 'have'} some; a worker that hangs is replaced "
+        "(cluster.stall_timeout)"
     )
 
 
