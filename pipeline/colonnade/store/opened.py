@@ -154,7 +154,15 @@ class Opened:
                 f"job, verify with --trust (trust=True); or name the server ({variable}, or "
                 "storage_options with an endpoint)"
             )
-        return open_columns(**x.asked | {"storage_options": options})
+        try:
+            return open_columns(**x.asked | {"storage_options": options})
+        except InputError as error:
+            if x.storage_options is None:
+                raise
+            raise InputError(
+                f"{str(error).rstrip('.')}. The storage_options of the store's job were not used: "
+                "verify with --trust (trust=True), if you trust it"
+            ) from error
 
     def done(self) -> set[int]:
         """Blocks whose shard of every array is there: one listing of each array's keys."""
