@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -294,6 +295,19 @@ def test_metrics_while_it_runs(tmp_path: Path) -> None:
     measured, _ = run_started(tmp_path / "y.prom")
     measured.__exit__(None, None, None)
     assert metrics(tmp_path / "y.prom", "night")["exit_status"] == 0
+
+
+def test_metrics_follow_no_planted_link(tmp_path: Path) -> None:
+    """A folder that a collector reads may be others' as well."""
+    file, mine = tmp_path / "x.prom", tmp_path / "mine"
+    mine.write_text("precious")
+    planted = tmp_path / f"x.prom.{os.getpid()}.{threading.get_ident()}"
+    planted.symlink_to(mine)
+    measured, _ = run_started(file)
+    measured.__exit__(None, None, None)
+    assert mine.read_text() == "precious"
+    assert (file.is_symlink(), metrics(file, "night")["up"]) == (False, 0)
+    assert sorted(tmp_path.iterdir()) == [mine, file, planted]
 
 
 def test_metrics_that_cannot_be_written(path: Path, tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ class Checked:
         X, or slopes from which the store is made instead.
     x
         Which X that is.
+    trust
+        Whether the job is that of the one who runs it, or as good.
     """
 
     job: Job
@@ -45,6 +47,7 @@ class Checked:
     x: InputRecord
     labels: Labels
     coordinates: dict[Dimension, Coordinate]
+    trust: bool = True
 
     def first(self, columns: int) -> InputRecord:
         """Describe X as it was when it had so many columns, if it has grown since.

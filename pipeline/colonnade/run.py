@@ -282,7 +282,7 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
 
 def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
     X = None if isinstance(checked.columns, Slopes) else checked.columns
-    found = check(store, X, checked.network, listener=listener)
+    found = check(store, X, checked.network, trust=checked.trust, listener=listener)
     for failure in found.failures:
         cause = f"{failure.array}: {failure.cause}"
         listener(BlockDamaged(failure.block, failure.start, failure.stop, cause))

@@ -6,6 +6,7 @@ import signal
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
+from colonnade.errors import visible
 from colonnade.events import (
     BlockChecked,
     BlockDamaged,
@@ -36,6 +37,10 @@ _FEW_WORKERS = 3
 
 def told(event: Event) -> str:
     """One line that tells an event."""
+    return visible(_told(event))
+
+
+def _told(event: Event) -> str:
     match event:
         case RunStarted():
             found = f", {event.blocks_done:,} of them done already" if event.blocks_done else ""

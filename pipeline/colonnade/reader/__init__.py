@@ -15,7 +15,7 @@ import xarray as xr
 import yaml
 from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 
-from colonnade.errors import IncompleteError, StoreError, UsageError, reason
+from colonnade.errors import IncompleteError, StoreError, UsageError, reason, visible
 from colonnade.limits import METADATA_BYTES
 from colonnade.places.locations import Options
 from colonnade.places.regularfiles import read_regular
@@ -222,4 +222,9 @@ def _attributes(store: Store, dataset: xr.Dataset, status: Status) -> dict[str, 
         "coordinates_left_out": "; ".join(record.labels.left_out) or None,
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
-    return {key: value for key, value in known.items() if value is not None}
+    # YAML's own lines are escaped already
+    return {
+        key: visible(value) if isinstance(value, str) and key != "job" else value
+        for key, value in known.items()
+        if value is not None
+    }

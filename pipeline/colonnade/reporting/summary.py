@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade import reader
+from colonnade.errors import visible
 from colonnade.limits import REPORT_NORMS, REPORT_SAMPLE_BYTES
 from colonnade.places.locations import Options
 from colonnade.store import Status, Store
@@ -109,7 +110,7 @@ def summarise(path: str | Path, storage_options: Options = None) -> Summary:
 
 def _names(dataset: xr.Dataset, dimension: Hashable, size: int) -> list[str]:
     if dimension in dataset.coords:
-        return [str(name) for name in dataset.coords[dimension].values]
+        return [visible(str(name)) for name in dataset.coords[dimension].values]
     return [str(i) for i in range(size)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
-from colonnade.errors import InputError, NetworkError, StoreError
+from colonnade.errors import NetworkError, StoreError, UsageError
 from colonnade.matrix import nonfinite
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
@@ -60,14 +60,17 @@ class Checks:
     _terms: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
     _largest: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
 
-    def open(self, X: Columns | None, network: Network | None, *, imports: bool) -> None:
+    def open(
+        self, X: Columns | None, network: Network | None, *, imports: bool, trust: bool
+    ) -> None:
         """Check the weights and X, without which no column can be computed again."""
         self._counted = self.store.counted()
         network = self._network(imports=imports) or network
         try:
-            X = self.store.columns() if X is None else X
+            X = self.store.columns(trust=trust) if X is None else X
             found = input_record(X, self.store.grid.columns)
-        except (InputError, OSError, ValueError) as error:
+        # The extra that reads X is not installed, say
+        except (UsageError, OSError, ValueError) as error:
             self.refused = f"X cannot be read, so that no column was computed again: {error}"
             return
         record = self.store.record
