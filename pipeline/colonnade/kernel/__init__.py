@@ -183,6 +183,32 @@ class Kernel:
         """U and W of one hidden layer, in float64."""
         return self.network.W2.astype(np.float64), self.network.W1.astype(np.float64)
 
+    # The largest row sum of |W|: no entry of a product exceeds the product of its factors' sums
+    @made_once
+    def _row_sums(self) -> float:
+        with np.errstate(all="ignore"):
+            sums = [
+                np.abs(layer.W.astype(np.float64)).sum(axis=1).max()
+                for layer in self.network.layers
+            ]
+            return float(np.prod(np.maximum(1, sums)))
+
+    def surely_finite(self, S: NDArray[Any]) -> tuple[bool, bool]:
+        """Whether all numbers of S are finite; and whether so are those of `blocks(S)`, by a bound.
+
+        |W_L| |D_(L−1)| … |D_1| |W_1| bounds each block and whatever is made on the way to it, in
+        any order. Where the bound is too large, a block may be finite all the same.
+        """
+        largest = float(np.maximum(S.max(), -S.min()))
+        if not np.isfinite(largest):
+            return False, False
+        bound = self._row_sums
+        for m, rank in self._ranks:
+            most = largest if rank is None else largest + rank * m * largest * max(1, largest)
+            bound *= max(1, most)
+        # Rounding takes no sum beyond twice its bound
+        return True, bool(bound < float(np.finfo(self.dtype).max) / 4)
+
     def value(self, X: NDArray[Any]) -> Array:
         """Y, (q, B) in the dtype of the results, of X (n, B)."""
         Y = np.empty((self.network.q, X.shape[1]), self.dtype)
