@@ -146,7 +146,8 @@ class BlockDone:
 
     Times in seconds, sizes in bytes. `started` and `ended` are seconds since the epoch on the
     worker's clock; `peak_memory` is the largest resident set of the worker's process so far;
-    `nonfinite` counts the columns of X that hold NaN or an infinity.
+    `nonfinite` counts the columns of X that hold NaN or an infinity, `nonfinite_results` those
+    whose results do.
     """
 
     block: int
@@ -161,6 +162,7 @@ class BlockDone:
     nonfinite: int
     peak_memory: int
     process: str
+    nonfinite_results: int = 0
 
     @property
     def columns(self) -> int:
@@ -206,8 +208,10 @@ class RunFinished:
     """The end of a run that was not interrupted.
 
     `bytes_written` and `seconds` are this run's own; `peak_memory` is the largest worker's;
-    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done;
-    `columns_new` are those by which the store has grown.
+    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done,
+    `nonfinite_results` those whose results do (of a store that was made before these were counted,
+    in the blocks of this run); `nonfinite_statistics` names the statistics that do; `columns_new`
+    are those by which the store has grown.
     """
 
     store: str
@@ -221,6 +225,8 @@ class RunFinished:
     seconds: float
     peak_memory: int
     columns_new: int = 0
+    nonfinite_results: int = 0
+    nonfinite_statistics: tuple[str, ...] = ()
 
 
 Event = (

@@ -230,13 +230,14 @@ class _Tally:
         self.failures: list[BlockFailed] = []
         self.log = RunLog()
         self._listener = listener
-        self._computed = self._bytes = self._peak_memory = self._new = 0
+        self._computed = self._bytes = self._peak_memory = self._new = self._overflowed = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, BlockDone):
             self._computed += 1
             self._bytes += event.bytes_written
             self._peak_memory = max(self._peak_memory, event.peak_memory)
+            self._overflowed += event.nonfinite_results
         elif isinstance(event, BlockFailed):
             self.failures.append(event)
         elif isinstance(event, StoreGrown):
@@ -245,10 +246,13 @@ class _Tally:
         self._listener(event)
 
     def finished(self, path: str, store: Store, seconds: float) -> RunFinished:
-        nonfinite = store.record.nonfinite
+        record = store.record
+        nonfinite, results = record.nonfinite, record.nonfinite_results
+        if results is None:
+            results = store.nonfinite_results()
         return RunFinished(
             store=path,
-            state=store.record.state,
+            state=record.state,
             columns=store.grid.columns,
             blocks=store.grid.blocks,
             blocks_computed=self._computed,
@@ -258,6 +262,8 @@ class _Tally:
             seconds=seconds,
             peak_memory=self._peak_memory,
             columns_new=self._new,
+            nonfinite_results=self._overflowed if results is None else results,
+            nonfinite_statistics=record.nonfinite_statistics,
         )
 
 

@@ -123,7 +123,7 @@ def _columns(event: BlockDone | BlockFailed | BlockDamaged) -> str:
 
 def _finished(event: RunFinished) -> str:
     new = f", {counted(event.columns_new, 'column')} more than before" if event.columns_new else ""
-    nonfinite = f"; {counted(event.nonfinite, 'column')} of X not finite" if event.nonfinite else ""
+    nonfinite = _not_finite(event)
     if not event.blocks_computed and not event.blocks_failed:
         return f"{event.store} is complete; there was nothing to compute{nonfinite}"
     size, rate = _decimal(event.bytes_written), _decimal(event.bytes_written / event.seconds)
@@ -133,6 +133,14 @@ def _finished(event: RunFinished) -> str:
         f"{event.seconds:.1f} s ({rate}/s with start and end), "
         f"workers' peak memory {_decimal(event.peak_memory)}{nonfinite}"
     )
+
+
+def _not_finite(event: RunFinished) -> str:
+    told = f"; {counted(event.nonfinite, 'column')} of X not finite" if event.nonfinite else ""
+    if event.nonfinite_results:
+        told += f"; results of {counted(event.nonfinite_results, 'column')} not finite"
+    names = ", ".join(event.nonfinite_statistics)
+    return f"{told}; {names} not finite" if names else told
 
 
 def forgiving(file: TextIO) -> TextIO:

@@ -219,6 +219,7 @@ def _attributes(store: Store, dataset: xr.Dataset, status: Status) -> dict[str, 
         "network_fingerprint": record.network.fingerprint,
         "input_fingerprint": record.input.fingerprint,
         "input_columns_not_finite": record.nonfinite,
+        "result_columns_not_finite": record.nonfinite_results,
         "coordinates_left_out": "; ".join(record.labels.left_out) or None,
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }

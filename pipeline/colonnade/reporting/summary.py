@@ -217,6 +217,14 @@ def _warnings(found: Summary) -> list[str]:
             f"NaN or infinite values are in {counted(record.nonfinite, 'column')} of X; their "
             "results are NaN, or limits of σ′, and so may be means over all columns."
         )
+    if record.nonfinite_results:
+        warnings.append(
+            f"Results of {counted(record.nonfinite_results, 'column')} are NaN or infinite. Where "
+            f"X is finite, they leave the range of {record.job.output.dtype}."
+        )
+    if record.nonfinite_statistics:
+        names = ", ".join(record.nonfinite_statistics)
+        warnings.append(f"Statistics over all columns that are not finite: {names}.")
     failed = record.runs[-1].failed if record.runs else 0
     if failed:
         warnings.append(f"{counted(failed, 'block')} failed in the last run.")

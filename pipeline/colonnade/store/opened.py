@@ -206,9 +206,9 @@ class Opened:
         except OSError as error:
             raise StoreError(f"{self.path}: the store cannot be read: {error}.") from error
 
-    def counted(self) -> set[int]:
-        """Blocks in which columns of X are not finite."""
-        return arrays.present(self._array("nonfinite"))
+    def counted(self, name: str = "nonfinite") -> set[int]:
+        """Blocks in which columns of X, or with `nonfinite_results` results, are not finite."""
+        return arrays.present(self._array(name)) if name in self.record.counts else set()
 
     def count(self, block: int) -> int:
         """Count the columns of X in a block that are not finite."""
@@ -216,11 +216,18 @@ class Opened:
 
     def nonfinite(self) -> int:
         """Count the columns of X that are not finite, in the blocks that have been written."""
+        return self._counts("nonfinite")
+
+    def nonfinite_results(self) -> int | None:
+        """Count the columns whose results are not finite; None where the store does not count."""
+        return self._counts("nonfinite_results") if self.record.counts_results else None
+
+    def _counts(self, name: str) -> int:
         try:
-            return arrays.total(self._array("nonfinite"))
+            return arrays.total(self._array(name))
         except ValueError as error:
             raise StoreError(
-                f"{self.path}: the store's array nonfinite is damaged: {why(error)}. "
+                f"{self.path}: the store's array {name} is damaged: {why(error)}. "
                 "colonnade run --repair JOB computes it again."
             ) from error
 

@@ -51,6 +51,7 @@ class Checks:
     failures: list[Failure] = field(default_factory=list)
     refused: str | None = None
     _counted: set[int] = field(default_factory=set)
+    _overflowed: set[int] = field(default_factory=set)
     _X: Columns | None = None
     _reference: Reference | DeepReference | None = None
     _slopes_left: int = _SLOPES
@@ -65,6 +66,7 @@ class Checks:
     ) -> None:
         """Check the weights and X, without which no column can be computed again."""
         self._counted = self.store.counted()
+        self._overflowed = self.store.counted("nonfinite_results")
         network = self._network(imports=imports) or network
         try:
             X = self.store.columns(trust=trust) if X is None else X
@@ -117,9 +119,7 @@ class Checks:
                         # A view would keep the chunk
                         kept[k][plan.name] = rows[k - start].copy()
         self._parts(block, parts)
-        if block in self._counted:
-            for _ in self._shard("nonfinite", block):
-                pass
+        self._counts(block, kept)
         for k, arrays in kept.items():
             x = self._read(k, k + 1)
             if x is None or self._reference is None:
@@ -130,6 +130,19 @@ class Checks:
             expected = self._reference.column(x[:, 0])
             for name, stored in arrays.items():
                 self._compare(name, block, (k, k + 1), stored, expected[name])
+
+    def _counts(self, block: int, kept: dict[int, dict[str, NDArray[Any]]]) -> None:
+        """Read a block's counts; results that are not finite must be counted."""
+        for name, blocks in (("nonfinite", self._counted), ("nonfinite_results", self._overflowed)):
+            if block in blocks:
+                for _ in self._shard(name, block):
+                    pass
+        if block in self._overflowed or not self.store.record.counts_results:
+            return
+        for k, arrays in kept.items():
+            if not all(np.isfinite(stored).all() for stored in arrays.values()):
+                cause = "it is not counted that results are not finite"
+                self._fail("nonfinite_results", block, cause, (k, k + 1))
 
     def final(self, *, whole: bool) -> None:
         """Check what was written at the end, against the parts of all blocks."""
