@@ -328,7 +328,7 @@ def _numbered() -> tuple[str, str]:
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace, number = os.readlink("/proc/self/ns/pid"), os.readlink("/proc/self")
+        namespace, number = (str(Path(p).readlink()) for p in ("/proc/self/ns/pid", "/proc/self"))
     except OSError:
         return "", ""
     # Under `unshare --pid` alone, /proc has the numbers of the namespace outside: it tells nothing
