@@ -13,7 +13,7 @@ from colonnade.events import Listener, RunFinished, ignore
 from colonnade.inputs import Checked
 from colonnade.job import Job
 from colonnade.job.file import load_job, unexpanded
-from colonnade.places.locations import Options, StorageOptions
+from colonnade.places.locations import Options, StorageOptions, absolute
 from colonnade.places.urls import is_url, overlap
 from colonnade.run import carry_out, refuse_both
 from colonnade.sources import Slopes
@@ -73,7 +73,8 @@ def materialize(
     """
     clusters.refuse_spawned()
     refuse_both(overwrite=overwrite, repair=repair)
-    source = Store.open(factored, storage_options)
+    # Workers, which open it too, may have other directories
+    source = Store.open(absolute(str(factored)), storage_options)
     made = source.record.job
     if made.output.layout != "factored" or "jacobian" not in made.output.products:
         raise UsageError(

@@ -173,7 +173,10 @@ def _known(place: Place) -> Any:
 
 def _opened(place: Place, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     objects = isinstance(place, Objects)
-    source: Any = pa.PythonFile(_Ranges(place), "r") if isinstance(place, Objects) else place.url
+    # Not the path: of a text, pyarrow takes what stands before a colon for the scheme of a URL
+    source = (
+        pa.PythonFile(_Ranges(place), "r") if isinstance(place, Objects) else pa.OSFile(place.url)
+    )
     return pq.ParquetFile(
         source,
         metadata=metadata,

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from colonnade.errors import UsageError
+from colonnade.errors import UsageError, shown
 from colonnade.places.urls import SCHEMES, URL, is_url
 
 __all__ = [
@@ -203,6 +203,21 @@ def readers_options(path: str, store: str, given: Mapping[str, str]) -> Mapping[
 
 
 def absolute(path: str) -> str:
-    """Make a path absolute, for processes in other directories; a URL is."""
+    """Make a path absolute, for processes in other directories; a URL is.
+
+    Raises
+    ------
+    UsageError
+        The current directory, or the home that ~ stands for, has a name that no job can hold.
+    """
+    if is_url(path):
+        return path
     # unlike Path.expanduser, this leaves the ~ of an unknown user alone
-    return path if is_url(path) else str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
+    found = str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
+    if _NO_PATH.search(found):
+        raise UsageError(
+            f"{shown(path)} is {shown(found, 300)}: this directory's name has control characters, "
+            "or bytes that are no UTF-8, which no job and no store can hold. Rename the "
+            "directory, or give paths outside of it."
+        )
+    return found
