@@ -16,8 +16,9 @@ import distributed
 from dask.utils import parse_timedelta
 
 from colonnade.clusters.base import Deployment, library, refusal
+from colonnade.clusters.private import private_directory, temporary_directory
 from colonnade.clusters.remote import Remote
-from colonnade.clusters.security import run_security
+from colonnade.clusters.security import security_in
 from colonnade.errors import ClusterError, listed, reason
 from colonnade.job import SshCluster
 from colonnade.plan import Capacity
@@ -48,15 +49,15 @@ def capacity(settings: SshCluster) -> Capacity:
 def deploy(settings: SshCluster) -> Iterator[Deployment]:
     """Start a scheduler and workers on the hosts, and end them."""
     library("asyncssh", "ssh")
-    security = run_security(settings)
     end = time.monotonic() + settings.timeout
-    with _Loop() as loop:
+    with private_directory(temporary_directory(), "TMPDIR") as private, _Loop() as loop:
+        security = security_in(private, settings)
         hosts = _Hosts(settings, security, loop)
         try:
-            address = loop.run(hosts.start_scheduler(end))
+            address, dashboard = loop.run(hosts.start_scheduler(end))
             with _client(address, settings, security, end) as client:
                 loop.run(hosts.start_workers(address, end))
-                yield Deployment(client, hosts.name, hosts.replace, hosts.trouble)
+                yield Deployment(client, hosts.name, hosts.replace, hosts.trouble, dashboard)
         finally:
             loop.run(hosts.close())
 
@@ -189,13 +190,15 @@ class _Hosts:
         self._scheduler: Remote | None = None
         self._workers: list[_Workers] = []
 
-    async def start_scheduler(self, end: float) -> str:
-        """Start the scheduler; return its address."""
+    async def start_scheduler(self, end: float) -> tuple[str, str]:
+        """Start the scheduler; return its address, and where its dashboard is."""
         host = _scheduler_host(self._settings)
         scheduler = self._scheduler = self._remote(host, "scheduler")
         with _refusing(host, scheduler, self._settings.timeout):
             async with asyncio.timeout(end - time.monotonic()):
-                return str((await scheduler.start())["scheduler"])
+                told = await scheduler.start()
+        dashboard = f"{told['dashboard']} on {host}" if told["dashboard"] else ""
+        return told["scheduler"], dashboard
 
     async def start_workers(self, address: str, end: float) -> None:
         """Start all workers and wait until they run."""
