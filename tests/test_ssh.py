@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,7 +23,9 @@ import yaml
 import colonnade as cn
 import sshd
 from attacker import Listening, attack, family, listening
+from colonnade.clusters import ssh
 from colonnade.errors import ClusterError
+from colonnade.job.file import load_job
 from held import held
 from support import bits, needs, needs_root
 from test_cli import COLONNADE, colonnade
@@ -197,23 +201,29 @@ def test_scratch_space_is_private(job, server: sshd.Sshd, tmp_path: Path) -> Non
         assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
         assert any("worker" in path.name for each in made for path in each.rglob("*"))
         assert not list((scratch / "dask-scratch-space").iterdir())
+        # OpenSSL reads certificates from files
+        assert not list(scratch.rglob("dask.*"))
         (tmp_path / "wait").unlink()
         said = run.communicate()
         assert run.returncode == 0, said
     assert [path.name for path in scratch.iterdir()] == ["dask-scratch-space"]
 
 
-def test_nothing_is_left_of_a_killed_run(job, server: sshd.Sshd, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_of_a_run_that_is_ended(
+    job, server: sshd.Sshd, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """Although a block still waits."""
     scratch = tmp_path / "scratch"
     cluster = server.settings | {
-        "hosts": [sshd.HOST, sshd.HOST], "local_directory": str(scratch),
+        "hosts": [sshd.HOST, sshd.HOST], "local_directory": str(scratch), "grace": 1,
     }  # fmt: skip
     with in_the_middle(tmp_path, job() | {"cluster": cluster}, nothing) as run:
         there = processes_of(server)
         assert len(launched(server)) == 3
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        # Although a block still waits
+        run.send_signal(signum)
+        run.communicate()
+        assert run.returncode == (-signum if signum == signal.SIGKILL else 128 + signum)
         _, alive = psutil.wait_procs(there, timeout=60)
         assert not alive
         assert not list(scratch.iterdir())
@@ -240,6 +250,39 @@ def test_lost_workers_are_started_again(job, server: sshd.Sshd, tmp_path: Path, 
         said = run.communicate()
         assert run.returncode == 0, said
     assert bits(tmp_path / "out.zarr") == local_bits
+
+
+def test_a_host_that_refuses_is_left_in_peace(
+    job, server: sshd.Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often workers are asked for, it is tried once, and then after a while."""
+    monkeypatch.setattr(ssh, "_PAUSE", 1000.0)
+
+    async def ask() -> tuple[int, str]:
+        tried = 0
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal tried
+            tried += 1
+            del reader
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.2", server.port):
+            changes = {"hosts": ["127.0.0.2"], "python": "python3"}
+            settings = load_job(job() | {"cluster": server.settings | changes}).cluster
+            hosts = ssh._Hosts(settings, None, None)
+            with pytest.raises(ClusterError, match=r"no cluster by ssh on 127\.0\.0\.2"):
+                await hosts.start_workers("tcp://127.0.0.1:1", time.monotonic() + 60)
+            for _ in range(100):
+                hosts._start_workers()
+                await asyncio.sleep(0.001)
+            told = hosts.trouble()
+            await hosts.close()
+        return tried, told
+
+    tried, told = asyncio.run(ask())
+    assert tried == 1
+    assert re.fullmatch(r" The hosts say: 127\.0\.0\.2: .*[Cc]onnection .*\.", told)
 
 
 # Sockets

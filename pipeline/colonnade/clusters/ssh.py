@@ -264,11 +264,13 @@ def _refusing(host: str, remote: Remote, timeout: float) -> Iterator[None]:
         yield
     except TimeoutError as error:
         said = f"; it says: {remote.said}" if remote.said else ""
-        raise ClusterError(
-            f"{what}: it does not start within {timeout:g} s (cluster.timeout){said}."
-        ) from error
+        raise ClusterError(f"{what}: {_late(timeout)}{said}.") from error
     except Exception as error:
         raise refusal(what, error) from error
+
+
+def _late(timeout: float) -> str:
+    return f"it does not start within {timeout:g} s (cluster.timeout)"
 
 
 class _Workers:
@@ -325,7 +327,8 @@ class _Workers:
                 self.first.set_result(None)
             await remote.ended()
         except ClusterError as error:
-            self._error = reason(error.__cause__ or error)
+            late = isinstance(error.__cause__, TimeoutError)
+            self._error = _late(self._timeout) if late else reason(error.__cause__ or error)
             if not self.first.done():
                 self.first.set_exception(error)
         finally:
