@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -20,12 +22,15 @@ import yaml
 
 import colonnade as cn
 import sshd
-from colonnade.clusters.scratch import private
+from attacker import Listening, attack, family, listening
+from colonnade.clusters import ssh
 from colonnade.errors import ClusterError
-from colonnade.events import ClusterReady
-from support import bits, needs
+from colonnade.job.file import load_job
+from held import held
+from support import bits, needs, needs_root
 from test_cli import COLONNADE, colonnade
 from test_disturbed import DISTURB, begun, wait_for
+from test_security import certify
 
 SECRET = "hunter2-correct-horse"  # noqa: S105 (nobody's)
 
@@ -69,7 +74,7 @@ def test_the_same_job_as_on_this_machine(
         # It never answers
         ({"python": "cat #", "timeout": 3}, r"does not start within 3 s \(cluster\.timeout\)"),
         ({"interface": "none0"}, "none0"),
-        ({"local_directory": "/dev/null/x"}, "/dev/null"),
+        ({"local_directory": "/dev/null/x"}, r"\(cluster\.local_directory\)"),
     ],
     ids=str,
 )
@@ -194,50 +199,31 @@ def test_scratch_space_is_private(job, server: sshd.Sshd, tmp_path: Path) -> Non
         # The scheduler's, and the workers'
         assert len(made) == 2
         assert {stat.S_IMODE(path.stat().st_mode) for path in made} == {0o700}
-        assert any(path.name.startswith("worker-") for each in made for path in each.rglob("*"))
+        assert any("worker" in path.name for each in made for path in each.rglob("*"))
         assert not list((scratch / "dask-scratch-space").iterdir())
+        # OpenSSL reads certificates from files
+        assert not list(scratch.rglob("dask.*"))
         (tmp_path / "wait").unlink()
         said = run.communicate()
         assert run.returncode == 0, said
     assert [path.name for path in scratch.iterdir()] == ["dask-scratch-space"]
 
 
-def test_what_a_killed_process_leaves_the_next_removes(tmp_path: Path) -> None:
-    with private(str(tmp_path)) as mine:
-        pass
-    with private(str(tmp_path)) as mine, private(str(tmp_path)) as other:
-        # As a killed process leaves it: its lock is free. A directory without a lock is not ours
-        left = mine.with_name(f"{mine.name[:-1]}-")
-        left.mkdir()
-        (left / "lock").touch()
-        (stranger := mine.with_name(f"{mine.name[:-1]}+")).mkdir()
-        with private(str(tmp_path)):
-            assert mine.is_dir()
-            assert other.is_dir()
-            assert stranger.is_dir()
-            assert not left.exists()
-
-
-def test_no_scratch_space_that_others_could_replace(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    with (
-        pytest.raises(PermissionError, match=r"every user may replace .* chmod \+t"),
-        private(str(tmp_path)),
-    ):
-        pass
-
-
-def test_nothing_is_left_of_a_killed_run(job, server: sshd.Sshd, tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_is_left_of_a_run_that_is_ended(
+    job, server: sshd.Sshd, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """Although a block still waits."""
     scratch = tmp_path / "scratch"
     cluster = server.settings | {
-        "hosts": [sshd.HOST, sshd.HOST], "local_directory": str(scratch),
+        "hosts": [sshd.HOST, sshd.HOST], "local_directory": str(scratch), "grace": 1,
     }  # fmt: skip
     with in_the_middle(tmp_path, job() | {"cluster": cluster}, nothing) as run:
         there = processes_of(server)
         assert len(launched(server)) == 3
-        run.send_signal(signal.SIGKILL)
-        run.wait()
-        # Although a block still waits
+        run.send_signal(signum)
+        run.communicate()
+        assert run.returncode == (-signum if signum == signal.SIGKILL else 128 + signum)
         _, alive = psutil.wait_procs(there, timeout=60)
         assert not alive
         assert not list(scratch.iterdir())
@@ -266,35 +252,101 @@ def test_lost_workers_are_started_again(job, server: sshd.Sshd, tmp_path: Path, 
     assert bits(tmp_path / "out.zarr") == local_bits
 
 
+def test_a_host_that_refuses_is_left_in_peace(
+    job, server: sshd.Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often workers are asked for, it is tried once, and then after a while."""
+    monkeypatch.setattr(ssh, "_PAUSE", 1000.0)
+
+    async def ask() -> tuple[int, str]:
+        tried = 0
+
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal tried
+            tried += 1
+            del reader
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.2", server.port):
+            changes = {"hosts": ["127.0.0.2"], "python": "python3"}
+            settings = load_job(job() | {"cluster": server.settings | changes}).cluster
+            hosts = ssh._Hosts(settings, None, None)
+            with pytest.raises(ClusterError, match=r"no cluster by ssh on 127\.0\.0\.2"):
+                await hosts.start_workers("tcp://127.0.0.1:1", time.monotonic() + 60)
+            for _ in range(100):
+                hosts._start_workers()
+                await asyncio.sleep(0.001)
+            told = hosts.trouble()
+            await hosts.close()
+        return tried, told
+
+    tried, told = asyncio.run(ask())
+    assert tried == 1
+    assert re.fullmatch(r" The hosts say: 127\.0\.0\.2: .*[Cc]onnection .*\.", told)
+
+
 # Sockets
 
 
-def listening(server: sshd.Sshd) -> set[tuple[str, int]]:
-    """Where the processes of a run listen: addresses and ports."""
-    return {
-        connection.laddr
-        for process in launched(server).values()
-        for each in (process, *process.children(recursive=True))
-        for connection in each.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN
-    }
+def heard_of(run: subprocess.Popen[str], server: sshd.Sshd) -> Listening:
+    """Where the processes of a run listen."""
+    return listening([*family(run.pid), *processes_of(server)])
+
+
+def on_loopback(server: sshd.Sshd) -> dict[str, Any]:
+    """Where the attacker comes from."""
+    return server.settings | {"interface": "lo"}
+
+
+def dask_ports(heard: Listening) -> set[int]:
+    """The ports that do not answer HTTP: a scheduler's, a nanny's and its worker's."""
+    found = set(heard.ports) - {port for _, port in heard.http()}
+    assert len(found) == 3
+    return found
+
+
+def test_no_other_user_runs_code(job, server: sshd.Sshd, tmp_path: Path) -> None:
+    needs_root()
+    with held(job() | {"cluster": on_loopback(server)}, tmp_path) as (run, _):
+        assert dask_ports(heard := heard_of(run, server))
+        assert attack(heard.ports) == set()
+
+
+def test_without_security_every_process_is_open(job, server: sshd.Sshd, tmp_path: Path) -> None:
+    """So the attack above is one."""
+    needs_root()
+    cluster = on_loopback(server) | {"security": "none"}
+    with held(job() | {"cluster": cluster}, tmp_path) as (run, _):
+        heard = heard_of(run, server)
+        ran = attack(heard.ports)
+        assert {int(name.split("-")[0]) for name in ran} == dask_ports(heard)
+        assert {name.split("-")[1] for name in ran} == {"plain"}
+
+
+def test_certificates_of_ones_own(job, server: sshd.Sshd, tmp_path: Path) -> None:
+    """The hosts need not have the files: what they hold goes there."""
+    needs("openssl", "apt-get install openssl")
+    needs_root()
+    security = certify(tmp_path, "mine")
+    trusted = {name: Path(security[name]).read_text() for name in ("cert", "key")}
+    cluster = on_loopback(server) | {"security": security}
+    with held(job() | {"cluster": cluster}, tmp_path) as (run, _):
+        for path in security.values():
+            Path(path).unlink()
+        heard = heard_of(run, server)
+        ran = attack(heard.ports, trusted)
+        assert {name.split("-")[1] for name in ran} == {"trusted"}
+        assert {int(name.split("-")[0]) for name in ran} == dask_ports(heard)
 
 
 @pytest.mark.parametrize("dashboard", [True, False])
 def test_pages_are_served_on_loopback_or_not_at_all(
-    job, server: sshd.Sshd, dashboard: bool
+    job, server: sshd.Sshd, tmp_path: Path, dashboard: bool
 ) -> None:
-    heard: list[Any] = []
-
-    def look(event: Any) -> None:
-        if isinstance(event, ClusterReady):
-            heard.append(event.dashboard)
-            heard.extend(listening(server))
-
     cluster = server.settings | {"dashboard": dashboard}
-    cn.run(job() | {"cluster": cluster}, listener=look)
-    link, *sockets = heard
-    # The scheduler, a nanny and its worker
-    assert len(sockets) == 3 + dashboard
-    pages = [(ip, port) for ip, port in sockets if f":{port}/" in link]
-    assert pages == ([("127.0.0.1", pages[0][1])] if dashboard else [])
+    with held(job() | {"cluster": cluster}, tmp_path) as (run, told):
+        heard = heard_of(run, server)
+        assert dask_ports(heard)
+        pages = [f"http://{host}:{port}/status on 127.0.0.1" for host, port in heard.http()]
+        assert pages == ([told] if dashboard else [])
+        assert told.startswith("http://127.0.0.1:" if dashboard else "none")

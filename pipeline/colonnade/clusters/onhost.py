@@ -19,15 +19,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import dask
 import distributed
 from distributed.config import initialize_logging
+from distributed.utils import format_dashboard_link
 
-from colonnade.clusters.scratch import private
+from colonnade.clusters import closed
+from colonnade.clusters.private import private_directory, temporary_directory
 
 __all__ = ["MARK", "main"]
 
@@ -56,8 +58,7 @@ def main() -> None:
     try:
         document = json.loads(orders.readline())
         _configure(document["config"])
-        folder = document["local_directory"] or dask.config.get("temporary-directory")
-        with private(folder) as scratch:
+        with _scratch(document["local_directory"]) as scratch:
             _settle(scratch)
             asyncio.run(_serve(document, scratch, say, orders))
     except Exception as error:  # noqa: BLE001 (whatever it is, the other end tells it)
@@ -85,6 +86,12 @@ def _configure(config: dict[str, Any]) -> None:
     dask.config.update(dask.config.global_config, config)
     dask.config.update(dask.config.global_config, dask.config.collect_env())
     initialize_logging(dask.config.global_config)
+
+
+def _scratch(parent: str | None) -> AbstractContextManager[Path]:
+    if parent is None:
+        return private_directory(temporary_directory(), "TMPDIR")
+    return private_directory(parent, "cluster.local_directory")
 
 
 def _settle(scratch: Path) -> None:
@@ -137,17 +144,18 @@ async def _be_scheduler(
     options: dict[str, Any], security: distributed.Security | None, say: Say
 ) -> None:
     """Run a scheduler until it ends, and close it if cancelled."""
-    dashboard = options["dashboard"]
-    scheduler = (distributed.Scheduler if dashboard else _SchedulerWithoutPages)(
+    kind, http = closed.scheduler(dashboard=options["dashboard"])
+    scheduler = kind(
         port=0,
         interface=options["interface"],
         protocol="tcp" if security is None else "tls",
         security=security,
-        dashboard=dashboard,
-        dashboard_address="127.0.0.1:8787",
+        **http,
     )
     async with scheduler:
-        say(scheduler=scheduler.address)
+        pages = scheduler.services.get("dashboard")
+        link = "" if pages is None else format_dashboard_link("127.0.0.1", pages.port)
+        say(scheduler=scheduler.address, dashboard=link)
         await scheduler.finished()
 
 
@@ -163,7 +171,7 @@ async def _be_workers(
             memory_limit=options["memory_limit"],
             interface=options["interface"],
             death_timeout=options["timeout"],
-            worker_class=_Worker,
+            worker_class=closed.ClosedWorker,
             security=security,
         )
 
@@ -220,18 +228,3 @@ class _Security(distributed.Security):
             return super()._get_tls_context(tls, purpose)  # type: ignore[no-untyped-call]
         finally:
             os.umask(before)
-
-
-class _WithoutPages:
-    """A Dask server that serves nothing by HTTP."""
-
-    def start_http_server(self, *_: Any, **__: Any) -> None:
-        """Start none."""
-
-
-class _Worker(_WithoutPages, distributed.Worker):
-    """A worker without pages."""
-
-
-class _SchedulerWithoutPages(_WithoutPages, distributed.Scheduler):
-    """A scheduler without pages."""

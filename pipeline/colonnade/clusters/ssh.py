@@ -16,8 +16,9 @@ import distributed
 from dask.utils import parse_timedelta
 
 from colonnade.clusters.base import Deployment, library, refusal
+from colonnade.clusters.private import private_directory, temporary_directory
 from colonnade.clusters.remote import Remote
-from colonnade.clusters.security import run_security
+from colonnade.clusters.security import security_in
 from colonnade.errors import ClusterError, listed, reason
 from colonnade.job import SshCluster
 from colonnade.plan import Capacity
@@ -48,15 +49,15 @@ def capacity(settings: SshCluster) -> Capacity:
 def deploy(settings: SshCluster) -> Iterator[Deployment]:
     """Start a scheduler and workers on the hosts, and end them."""
     library("asyncssh", "ssh")
-    security = run_security(settings)
     end = time.monotonic() + settings.timeout
-    with _Loop() as loop:
+    with private_directory(temporary_directory(), "TMPDIR") as private, _Loop() as loop:
+        security = security_in(private, settings)
         hosts = _Hosts(settings, security, loop)
         try:
-            address = loop.run(hosts.start_scheduler(end))
+            address, dashboard = loop.run(hosts.start_scheduler(end))
             with _client(address, settings, security, end) as client:
                 loop.run(hosts.start_workers(address, end))
-                yield Deployment(client, hosts.name, hosts.replace, hosts.trouble)
+                yield Deployment(client, hosts.name, hosts.replace, hosts.trouble, dashboard)
         finally:
             loop.run(hosts.close())
 
@@ -189,13 +190,15 @@ class _Hosts:
         self._scheduler: Remote | None = None
         self._workers: list[_Workers] = []
 
-    async def start_scheduler(self, end: float) -> str:
-        """Start the scheduler; return its address."""
+    async def start_scheduler(self, end: float) -> tuple[str, str]:
+        """Start the scheduler; return its address, and where its dashboard is."""
         host = _scheduler_host(self._settings)
         scheduler = self._scheduler = self._remote(host, "scheduler")
         with _refusing(host, scheduler, self._settings.timeout):
             async with asyncio.timeout(end - time.monotonic()):
-                return str((await scheduler.start())["scheduler"])
+                told = await scheduler.start()
+        dashboard = f"{told['dashboard']} on {host}" if told["dashboard"] else ""
+        return told["scheduler"], dashboard
 
     async def start_workers(self, address: str, end: float) -> None:
         """Start all workers and wait until they run."""
@@ -261,11 +264,13 @@ def _refusing(host: str, remote: Remote, timeout: float) -> Iterator[None]:
         yield
     except TimeoutError as error:
         said = f"; it says: {remote.said}" if remote.said else ""
-        raise ClusterError(
-            f"{what}: it does not start within {timeout:g} s (cluster.timeout){said}."
-        ) from error
+        raise ClusterError(f"{what}: {_late(timeout)}{said}.") from error
     except Exception as error:
         raise refusal(what, error) from error
+
+
+def _late(timeout: float) -> str:
+    return f"it does not start within {timeout:g} s (cluster.timeout)"
 
 
 class _Workers:
@@ -322,7 +327,8 @@ class _Workers:
                 self.first.set_result(None)
             await remote.ended()
         except ClusterError as error:
-            self._error = reason(error.__cause__ or error)
+            late = isinstance(error.__cause__, TimeoutError)
+            self._error = _late(self._timeout) if late else reason(error.__cause__ or error)
             if not self.first.done():
                 self.first.set_exception(error)
         finally:
