@@ -206,8 +206,8 @@ def _check_versions(client: distributed.Client, seconds: float) -> None:
     for worker, found in each_worker(client, seconds, environment).items():
         if isinstance(found, NoAnswer):
             raise ClusterError(
-                f"the worker {worker} does not answer within {seconds:g} s: see whether its process "
-                "is stopped, and end it."
+                f"the worker {worker} does not answer within {seconds:g} s: see whether its "
+                "process is stopped, and end it."
             )
         # Of a worker that has gone meanwhile there is nothing to tell
         if isinstance(found, OSError):

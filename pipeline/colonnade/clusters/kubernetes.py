@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import distributed
-from distributed.comm import get_address_host
+from distributed.comm.addressing import get_address_host
 
 from colonnade.clusters.base import Deployment, close, library, refusal
 from colonnade.job import KubernetesCluster
