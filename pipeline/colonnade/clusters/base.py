@@ -31,9 +31,11 @@ __all__ = [
 # Seconds between two looks at what a wait may end
 _TICK = 0.1
 # Seconds in which a cluster ends by itself, as a rule: Dask's nannies kill after 4 s, and a queue
-# has to cancel each job; and seconds for what is left once its processes are killed
+# has to cancel each job; seconds for what is left once its processes are killed; and those after a
+# second signal
 _POLITE = 10.0
 _FORCED = 20.0
+_LAST = 2.0
 
 
 def _nothing() -> None:
@@ -220,8 +222,12 @@ def close(cluster: Any, end: Callable[[bool], None] = _leave) -> None:
             end(waiting > _POLITE)
             closing.join(_TICK)
     finally:
-        # Also where a signal has ended the wait
+        # Also where a signal has ended the wait: without its processes a cluster closes quickly
         end(True)
+        closing.join(_LAST)
+        if closing.is_alive():
+            # Nor does Dask wait for it once more when this process ends
+            cluster.shutdown_on_close = False
 
 
 def library(name: str, extra: str) -> Any:

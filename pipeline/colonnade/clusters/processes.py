@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import os
 import signal
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +16,11 @@ from distributed.core import Status
 from colonnade.errors import reason
 
 __all__ = ["Processes"]
+
+# Seconds until a process that is killed has gone, and between two looks at it
+_GONE = 2.0
+_TICK = 0.02
+_BEGINNING = (Status.init, Status.starting)
 
 
 class Processes:
@@ -72,17 +78,34 @@ class Processes:
         )
 
     def end(self, all_of_them: bool) -> None:
-        """Kill the processes that have not come up, or all of them."""
-        for nanny in self._nannies if all_of_them else self._of_workers_that_start():
-            # Also of a process that is stopped, which heeds no other signal
+        """Kill the processes that have not come up; or all of them, and wait until they are gone.
+
+        One that is stopped heeds no other signal than this one, and Python would wait for it when
+        this process ends.
+        """
+        self._kill(self._nannies if all_of_them else self._of_workers_that_start())
+        end = time.monotonic() + _GONE
+        while all_of_them and self._pending() and time.monotonic() < end:
+            time.sleep(_TICK)
+            self._kill(self._nannies)
+
+    def _kill(self, nannies: list[distributed.Nanny]) -> None:
+        for nanny in list(nannies):
+            if nanny.status == Status.running:
+                # It would start another one
+                nanny.close_gracefully(reason="colonnade ends")
             with suppress(ProcessLookupError):
                 if pid := nanny.pid:
                     os.kill(pid, signal.SIGKILL)
 
+    def _pending(self) -> bool:
+        """Whether there are processes, or some are just being made."""
+        return any(nanny.pid or nanny.status in _BEGINNING for nanny in list(self._nannies))
+
     def _of_workers_that_start(self) -> list[distributed.Nanny]:
         return [
             nanny
-            for nanny in self._nannies
+            for nanny in list(self._nannies)
             if nanny.process is not None and nanny.process.status == Status.starting
         ]
 
