@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 import colonnade as cn
 from colonnade.errors import ColonnadeError
 from colonnade.reader import Backend
-from support import N, P, Q, make_columns, make_network, refusal, save_network
+from support import N, P, Q, make_columns, make_network, no_files, refusal, save_network
 
 pytestmark = pytest.mark.shared_cluster
 
@@ -251,10 +251,22 @@ def test_the_server_that_the_reader_names_is_asked(
     with Listener() as own:
         monkeypatch.setenv(reader.own, own.endpoint)
         monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
-        assert "bucket/X.npy" in str(cn.verify(store).refused)
+        told = str(cn.verify(store).refused)
+        assert "The storage_options of the store's job were not used: verify with --trust" in told
         for mark in reader.seen:
             assert mark in own.received
     assert listener.connections == 0
+
+
+def test_what_is_no_file_is_not_waited_for(stores: Path, tmp_path: Path) -> None:
+    """A job may name any path of the reader's machine."""
+    special = [*map(str, no_files(tmp_path)), "/dev/zero", "/dev/stdin", "/proc/self/mem", "/"]
+    (tmp_path / "pipe.npy").symlink_to("no files/pipe")
+    for path in (*special, str(tmp_path / "pipe.npy")):
+        change(stores / "dense.zarr", "input", path=path)
+        found = cn.verify(stores / "dense.zarr")
+        assert (found.sampled, found.failures) == (0, ())
+        assert "X cannot be read" in str(found.refused)
 
 
 def test_a_machine_s_role_is_not_asked_for(
