@@ -32,8 +32,9 @@ from colonnade.errors import InputError, JobError
 from colonnade.events import FeaturesOrdered
 from colonnade.inputs import check_job
 from colonnade.job.file import load_job
+from colonnade.labels import Labels
 from colonnade.progress import JsonLines, told
-from colonnade.store import Store
+from colonnade.store import Store, hold
 from support import N, P, Q, make_columns, refusal
 
 pytestmark = pytest.mark.shared_cluster
@@ -243,6 +244,23 @@ def test_a_store_in_the_wrong_order_is_refused(named_job, tmp_path, X) -> None:
     assert "--overwrite" in said
     cn.run(named_job("input_names", x), overwrite=True)
     assert cn.open(path).input.values.tolist() == list(NAMES)
+
+
+def test_verify_finds_names_in_another_order(named_job, tmp_path, X) -> None:
+    """As `network.input_names` stood above X's features in the order of the file."""
+    path = cn.run(named_job("", save_shuffled(tmp_path, X))).store
+    assert cn.verify(path).sound
+    store = Store.open(path)
+    with hold(store.place, "run"):
+        store.label(store.record.job, Labels(input_names=NAMES), {})
+    found = cn.verify(path)
+    (failure,) = found.failures
+    assert (found.sound, failure.array) == (False, "input")
+    assert "stand under wrong names" in failure.cause
+    # Names that are other ones altogether were somebody's choice
+    with hold(store.place, "run"):
+        Store.open(path).label(store.record.job, Labels(input_names=(*"abcde",)), {})
+    assert cn.verify(path).sound
 
 
 def test_x_that_grows_in_another_order(named_job, tmp_path, network) -> None:

@@ -265,7 +265,7 @@ def _shapes_side_by_side(
         if names is not None and columns.feature_names is not None:
             hint = f" Choose the network's inputs with input.features: [{listed(names)}]."
             if not {*map(match_key, names)} <= {*map(match_key, columns.feature_names)}:
-                hint = f" By name, {difference(names, columns.feature_names)}.{hint}"
+                hint = f" By name, {difference(names, columns.feature_names)}."
     return (
         f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
         f"(features): {', '.join(f'{name} {a.shape}' for name, a in network.arrays.items())} in "
