@@ -120,7 +120,7 @@ def test_whole_job(tmp_path: Path) -> None:
         "network": {
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
             "names": {"W1": "fc1.weight", "W2": "fc2.weight", "b2": "fc2.bias"},
-            "input_names": ("T_850", "ω", "3"), "output_names": "names.txt",
+            "matrices": None, "input_names": ("T_850", "ω", "3"), "output_names": "names.txt",
             "input_mean": None, "input_std": None, "output_mean": None, "output_std": None,
             "storage_options": None,
         },
@@ -144,7 +144,7 @@ def test_whole_job(tmp_path: Path) -> None:
 def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
-                    "input_names": None, "output_names": None,
+                    "matrices": None, "input_names": None, "output_names": None,
                     "input_mean": None, "input_std": None, "output_mean": None, "output_std": None,
                     "storage_options": None},
         "input": {"path": "x.npy", "array": None, "orientation": None, "features_dim": None,

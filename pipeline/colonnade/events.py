@@ -13,6 +13,7 @@ __all__ = [
     "ClusterExposed",
     "ClusterReady",
     "Event",
+    "FeaturesOrdered",
     "HolderWatched",
     "Listener",
     "NoWorkers",
@@ -37,6 +38,20 @@ class RunStarted:
     columns_done: int
     blocks: int
     blocks_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesOrdered:
+    """X's features are matched by name, and taken in the network's order, which is another.
+
+    `moved` of its `features` have another number in X, at `input`; `names` are the first of them
+    all, in the network's order.
+    """
+
+    input: str
+    features: int
+    moved: int
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +246,7 @@ class RunFinished:
 
 Event = (
     RunStarted
+    | FeaturesOrdered
     | HolderWatched
     | StoreGrown
     | StoreLabelled

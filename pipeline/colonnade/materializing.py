@@ -108,7 +108,7 @@ def materialize(
         record.input,
         record.labels,
         source.coordinates(),
-        trust,
+        trust=trust,
     )
     return carry_out(
         checked, job.output.path, overwrite=overwrite, repair=repair, listener=listener

@@ -6,7 +6,7 @@ import signal
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
-from colonnade.errors import visible
+from colonnade.errors import listed, visible
 from colonnade.events import (
     BlockChecked,
     BlockDamaged,
@@ -15,6 +15,7 @@ from colonnade.events import (
     ClusterExposed,
     ClusterReady,
     Event,
+    FeaturesOrdered,
     HolderWatched,
     NoWorkers,
     RunFinished,
@@ -51,7 +52,7 @@ def _told(event: Event) -> str:
                 f"{event.store} is held by {event.holder}: watching it for a sign of life, up to "
                 f"{event.seconds:g} s"
             )
-        case StoreGrown() | StoreLabelled():
+        case StoreGrown() | StoreLabelled() | FeaturesOrdered():
             return _changed(event)
         case ClusterExposed() | ClusterReady():
             return _cluster(event)
@@ -75,7 +76,14 @@ def _told(event: Event) -> str:
             return _finished(event)
 
 
-def _changed(event: StoreGrown | StoreLabelled) -> str:
+def _changed(event: StoreGrown | StoreLabelled | FeaturesOrdered) -> str:
+    if isinstance(event, FeaturesOrdered):
+        more = ", …" * (event.features > len(event.names))
+        return (
+            f"{event.moved:,} of {event.features:,} features have another place in {event.input} "
+            "than in the network: matched by name, they are taken in the network's order, "
+            f"{listed(event.names)}{more}"
+        )
     if isinstance(event, StoreLabelled):
         names, scales = (", ".join(n) or "nothing" for n in (event.names, event.scales))
         return f"{event.store} has the job's labels now: names of {names}, scales of {scales}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
+from colonnade.columns.pairing import MatchError, pair
 from colonnade.errors import NetworkError, StoreError, UsageError
 from colonnade.matrix import nonfinite
 from colonnade.network import Network
@@ -103,6 +105,18 @@ class Checks:
                 continue
             if name in labels.names and tuple(map(str, stored)) != labels.names[name]:
                 self._fail(name, None, "its names are not those of the store's record")
+        self._order_of_names()
+
+    def _order_of_names(self) -> None:
+        """Compare the inputs' names with those of X: each number must stand under its own."""
+        named = self.store.record.labels.input_names
+        with suppress(MatchError):
+            if self._X is not None and pair(named, self._X.feature_names).moved:
+                cause = (
+                    "its names are those of X's features in another order, so that derivatives "
+                    "stand under wrong names; make the store anew with colonnade run --overwrite"
+                )
+                self._fail("input", None, cause)
 
     def block(self, block: int) -> None:
         """Read a block's shards, and compare its columns that were chosen."""
