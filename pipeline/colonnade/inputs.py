@@ -9,6 +9,7 @@ import numpy as np
 
 from colonnade.columns import Columns, open_columns
 from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError
+from colonnade.events import Listener
 from colonnade.job import SCALINGS, Job
 from colonnade.kernel import kernel_bytes, scratch_bytes, slope_numbers, working_dtype
 from colonnade.kernel.order import cheapest
@@ -22,7 +23,8 @@ from colonnade.plan import Capacity, Plan, Work
 from colonnade.products import kept_bytes, needs_blocks
 from colonnade.sizing import make_plan
 from colonnade.sources import Slopes, SlopesAddress
-from colonnade.store import InputRecord, input_record
+from colonnade.steady import Guard, stamp_of
+from colonnade.store import InputRecord, Lease, Store, input_record
 
 __all__ = ["Checked", "check_job"]
 
@@ -37,6 +39,8 @@ class Checked:
         X, or slopes from which the store is made instead.
     x
         Which X that is.
+    stamp
+        By what workers know it again; empty where somebody wrote to it meanwhile.
     """
 
     job: Job
@@ -45,6 +49,14 @@ class Checked:
     x: InputRecord
     labels: Labels
     coordinates: dict[Dimension, Coordinate]
+    stamp: str = ""
+
+    def guard(self, store: Store, lease: Lease, missing: list[int], listener: Listener) -> Guard:
+        """Look after X from now on, while the missing blocks of a store are made of it."""
+        asked = self.job.input.asked
+        # Slopes that stand for X look after themselves
+        reopen = None if isinstance(self.columns, Slopes) else (lambda: open_columns(**asked))
+        return Guard(reopen, self.x, store, lease, missing, listener)
 
     def first(self, columns: int) -> InputRecord:
         """Describe X as it was when it had so many columns, if it has grown since.
@@ -148,7 +160,17 @@ def check_job(job: Job) -> Checked:
     if columns.n != network.n:
         raise InputError(_shapes_side_by_side(job, network, columns))
     labels, coordinates = find_labels(job, columns, {"input": network.n, "output": network.q})
-    return Checked(job, network, columns, _described(columns), labels, coordinates)
+    before = _stamp(columns)
+    found = _described(columns)
+    stamp = before if _stamp(columns) == before else ""
+    return Checked(job, network, columns, found, labels, coordinates, stamp)
+
+
+def _stamp(columns: Columns) -> str:
+    try:
+        return stamp_of(columns.stamps())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{columns.path}: X cannot be read: {error}") from error
 
 
 def _described(columns: Columns, most: int | None = None) -> InputRecord:

@@ -14,6 +14,8 @@ from colonnade.events import (
     ClusterReady,
     Event,
     HolderWatched,
+    InputChanged,
+    InputTouched,
     NoWorkers,
     RunFinished,
     RunStarted,
@@ -44,7 +46,7 @@ def told(event: Event) -> str:
                 f"{event.store} is held by {event.holder}: watching it for a sign of life, up to "
                 f"{event.seconds:g} s"
             )
-        case StoreGrown() | StoreLabelled():
+        case StoreGrown() | StoreLabelled() | InputTouched() | InputChanged():
             return _changed(event)
         case ClusterReady():
             workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
@@ -69,7 +71,9 @@ def told(event: Event) -> str:
             return _finished(event)
 
 
-def _changed(event: StoreGrown | StoreLabelled) -> str:
+def _changed(event: StoreGrown | StoreLabelled | InputTouched | InputChanged) -> str:
+    if isinstance(event, InputTouched | InputChanged):
+        return _other_input(event)
     if isinstance(event, StoreLabelled):
         names, scales = (", ".join(n) or "nothing" for n in (event.names, event.scales))
         return f"{event.store} has the job's labels now: names of {names}, scales of {scales}"
@@ -78,6 +82,16 @@ def _changed(event: StoreGrown | StoreLabelled) -> str:
         f"X has grown from {event.columns_before:,} to {event.columns:,} columns: the "
         f"store has {counted(event.blocks_new, 'new block')}{again}"
     )
+
+
+def _other_input(event: InputTouched | InputChanged) -> str:
+    if isinstance(event, InputTouched):
+        return (
+            f"somebody has written to {event.input} during the run: the columns by which X is "
+            "known are as before, others may have changed"
+        )
+    gone = f": {counted(len(event.blocks), 'block')} discarded" if event.blocks else ""
+    return f"{event.input} has changed during the run ({event.cause}){gone}"
 
 
 def _waiting(event: WaitingForWorkers | NoWorkers | Stalled) -> str:
