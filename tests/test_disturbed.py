@@ -29,7 +29,7 @@ from support import N, Q, make_columns
 from test_cli import COLONNADE, MANY, colonnade, has_shards, shards, until
 from test_run import BLOCKS, bits
 
-# Loaded by workers: blocks that stand still while a file is there, and blocks that kill
+# Loaded by workers: blocks that stand still while a file is there, one or all, and such as kill
 DISTURB = """
 import os, signal, time
 from colonnade import task
@@ -40,8 +40,9 @@ def compute_block(address, block):
     if os.path.exists(os.path.join(folder, f"kills-{block}")):
         os.kill(os.getpid(), signal.SIGKILL)
     open(os.path.join(folder, f"begun-{block}"), "w").close()
-    while os.path.exists(os.path.join(folder, "wait")):
-        time.sleep(0.01)
+    for name in ("wait", f"wait-{block}"):
+        while os.path.exists(os.path.join(folder, name)):
+            time.sleep(0.01)
     return real(address, block)
 compute_block.real = real
 task.compute_block = compute_block

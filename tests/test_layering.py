@@ -17,12 +17,13 @@ from packaging.utils import canonicalize_name
 import colonnade
 
 FLOORS = {
-    13: ["cli"],
-    12: ["materializing"],
-    11: ["doctor", "run", "planning", "reporting", "submit"],
-    10: ["reader", "rounds"],
-    9: ["inputs", "task"],
-    8: ["dispatch", "sources", "verify"],
+    14: ["cli"],
+    13: ["materializing"],
+    12: ["doctor", "run", "planning", "reporting", "submit"],
+    11: ["reader", "rounds"],
+    10: ["task"],
+    9: ["blocks", "inputs"],
+    8: ["dispatch", "sources", "steady", "verify"],
     7: ["sizing", "store"],
     6: ["jacobian", "products", "progress"],
     5: ["clusters", "kernel", "labelling"],

@@ -15,6 +15,8 @@ __all__ = [
     "Event",
     "FeaturesOrdered",
     "HolderWatched",
+    "InputChanged",
+    "InputTouched",
     "Listener",
     "NoWorkers",
     "RunFinished",
@@ -162,7 +164,7 @@ class BlockDone:
     Times in seconds, sizes in bytes. `started` and `ended` are seconds since the epoch on the
     worker's clock; `peak_memory` is the largest resident set of the worker's process so far;
     `nonfinite` counts the columns of X that hold NaN or an infinity, `nonfinite_results` those
-    whose results do.
+    whose results do. `touched`: as for `InputTouched`, by what the worker has seen of X.
     """
 
     block: int
@@ -178,11 +180,31 @@ class BlockDone:
     peak_memory: int
     process: str
     nonfinite_results: int = 0
+    touched: bool = False
 
     @property
     def columns(self) -> int:
         """Columns of the block."""
         return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class InputTouched:
+    """Somebody wrote to X during the run, and the values of which its fingerprint is are the same.
+
+    The others, of an X that is too large to be compared whole, may have changed.
+    """
+
+    input: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputChanged:
+    """X has changed during the run; `blocks` that may be of another X have been discarded."""
+
+    input: str
+    cause: str
+    blocks: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +279,8 @@ Event = (
     | Stalled
     | WorkerReplaced
     | Stopping
+    | InputTouched
+    | InputChanged
     | BlockDone
     | BlockFailed
     | BlockChecked

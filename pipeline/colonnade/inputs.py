@@ -10,7 +10,7 @@ import numpy as np
 from colonnade.columns import Columns, open_columns
 from colonnade.columns.pairing import MatchError, Pairing, difference, match_key, pair
 from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError, listed, shown
-from colonnade.events import FeaturesOrdered
+from colonnade.events import FeaturesOrdered, Listener
 from colonnade.job import SCALINGS, Job
 from colonnade.kernel import kernel_bytes, scratch_bytes, slope_numbers, working_dtype
 from colonnade.kernel.order import cheapest
@@ -24,7 +24,8 @@ from colonnade.plan import Capacity, Feature, Plan, Work
 from colonnade.products import kept_bytes, needs_blocks
 from colonnade.sizing import make_plan
 from colonnade.sources import Slopes, SlopesAddress
-from colonnade.store import InputRecord, input_record
+from colonnade.steady import Guard, stamp_of
+from colonnade.store import InputRecord, Lease, Store, input_record
 
 __all__ = ["Checked", "check_job"]
 
@@ -47,6 +48,8 @@ class Checked:
         Which of its features is which of the network's inputs.
     trust
         Whether the job is that of the one who runs it, or as good.
+    stamp
+        By what workers know X again; empty where somebody wrote to it meanwhile.
     """
 
     job: Job
@@ -57,6 +60,14 @@ class Checked:
     coordinates: dict[Dimension, Coordinate]
     pairing: Pairing = _NO_NAMES
     trust: bool = True
+    stamp: str = ""
+
+    def guard(self, store: Store, lease: Lease, missing: list[int], listener: Listener) -> Guard:
+        """Look after X from now on, while the missing blocks of a store are made of it."""
+        asked = self.job.input.asked
+        # Slopes that stand for X look after themselves
+        reopen = None if isinstance(self.columns, Slopes) else (lambda: open_columns(**asked))
+        return Guard(reopen, self.x, store, lease, missing, listener)
 
     def first(self, columns: int) -> InputRecord:
         """Describe X as it was when it had so many columns, if it has grown since.
@@ -178,7 +189,17 @@ def check_job(job: Job) -> Checked:
         columns = open_columns(**job.input.asked)
     sizes = {"input": network.n, "output": network.q}
     labels, coordinates = find_labels(job, columns, pairing, sizes)
-    return Checked(job, network, columns, _described(columns), labels, coordinates, pairing)
+    before = _stamp(columns)
+    found = _described(columns)
+    stamp = before if _stamp(columns) == before else ""
+    return Checked(job, network, columns, found, labels, coordinates, pairing, stamp=stamp)
+
+
+def _stamp(columns: Columns) -> str:
+    try:
+        return stamp_of(columns.stamps())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{columns.path}: X cannot be read: {error}") from error
 
 
 def _paired(job: Job, names: tuple[str, ...] | None, columns: Columns) -> Pairing:

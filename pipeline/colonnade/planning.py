@@ -70,7 +70,7 @@ def calibrated(checked: Checked) -> Plan:
         run = uuid.uuid4().hex
         store = Store.create(planned, checked.network, job, checked.x, run=run)
         try:
-            done = _computed(cluster, store, planned, run, stop)
+            done = _computed(cluster, store, planned, run, stop, checked)
         finally:
             store.delete()
     return replace(planned, calibration=_mean(done, cluster.capacity.total_threads))
@@ -106,19 +106,23 @@ def sample(plan: Plan) -> list[int]:
 
 
 def _computed(
-    cluster: clusters.Cluster, store: Store, plan: Plan, run: str, stop: Stop
+    cluster: clusters.Cluster, store: Store, plan: Plan, run: str, stop: Stop, checked: Checked
 ) -> list[BlockDone]:
     done = []
     with hold(store.place, run) as lease:
         settings = store.record.job.cluster
+        guard = checked.guard(store, lease, store.missing(), ignore)
         for event in compute(
-            cluster, store, lease, sample(plan), plan.batch, settings, stop, ignore
-        ):
+            cluster, store, lease, sample(plan), plan.batch, settings, stop, ignore, guard,
+            checked.stamp,
+        ):  # fmt: skip
             if isinstance(event, BlockFailed):
                 raise UsageError(
                     f"the calibration has failed at block {event.block}: {event.cause}"
                 )
             done.append(event)
+    if guard.cause is not None:
+        raise UsageError(f"the calibration has failed: X has changed meanwhile ({guard.cause}).")
     return done
 
 

@@ -22,9 +22,10 @@ from colonnade.events import (
 from colonnade.job import ClusterSettings, LocalCluster
 from colonnade.places.locations import storage_texts
 from colonnade.sources import SlopesAddress
+from colonnade.steady import Guard
 from colonnade.stopping import Stop
 from colonnade.store import Lease, Store
-from colonnade.task import Address, Failed, Unfit, compute_blocks, reach
+from colonnade.task import Address, Changed, Failed, Unfit, compute_blocks, reach
 
 __all__ = ["compute"]
 
@@ -55,6 +56,8 @@ def compute(
     settings: ClusterSettings,
     stop: Stop,
     listener: Listener,
+    guard: Guard,
+    stamp: str,
     slopes: SlopesAddress | None = None,
 ) -> Iterator[BlockDone | BlockFailed]:
     """Compute the missing blocks on the cluster and yield what becomes of each.
@@ -66,6 +69,9 @@ def compute(
     ----------
     batch
         Blocks of one task, at the most.
+    guard, stamp
+        What looks after X, and by what workers know it again. Where X has changed, the end comes
+        as it does after a signal, and the guard knows the cause.
     slopes
         A store that the slopes are taken from, instead of X.
 
@@ -78,8 +84,8 @@ def compute(
     """
     options = tuple(storage_texts(store.record.job.output.storage_options).items())
     here = tuple(versions().items())
-    address = Address(store.path, store.record.id, lease.run, options, slopes, here)
-    watch = _Watch(cluster, store, lease, settings, stop, listener)
+    address = Address(store.path, store.record.id, lease.run, options, slopes, here, stamp)
+    watch = _Watch(cluster, store, lease, settings, stop, listener, guard)
     rounds = _Rounds(cluster, store, address, watch)
     try:
         # What this process can reach, so can those of this machine
@@ -134,7 +140,10 @@ class _Rounds:
             self._watch.arrived(done)
             for receipt in back:
                 if isinstance(receipt, BlockDone):
+                    self._watch.saw(receipt)
                     yield receipt
+                elif isinstance(receipt, Changed):
+                    self._watch.changed(receipt)
                 elif isinstance(receipt, Failed):
                     failed.append(receipt)
                 elif isinstance(receipt, Unfit):
@@ -194,8 +203,10 @@ class _Watch:
         settings: ClusterSettings,
         stop: Stop,
         listener: Listener,
+        guard: Guard,
     ) -> None:
         self._cluster = cluster
+        self._guard = guard
         self._path = store.path
         self._lease = lease
         self._settings = settings
@@ -214,15 +225,25 @@ class _Watch:
     def goes_on(self) -> bool:
         self._stop.check()
         self._lease.check()
-        if self._stop.signum is None:
+        self._guard.look()
+        if self._stop.signum is None and self._guard.cause is None:
             return True
         if not self._end:
             self._end = time.monotonic() + self._settings.grace
             self._lease.stop()
-            self._listener(Stopping(self._stop.signum, self._settings.grace))
+            if self._stop.signum is not None:
+                self._listener(Stopping(self._stop.signum, self._settings.grace))
         if time.monotonic() > self._end:
             raise _TimeIsUp
         return False
+
+    def saw(self, receipt: BlockDone) -> None:
+        """Take note of a block that is done."""
+        self._guard.arrived(receipt.block)
+
+    def changed(self, receipt: Changed) -> None:
+        """Take note that a worker has found another X."""
+        self._guard.report(f"{receipt.cause}, as {receipt.process} sees it")
 
     def arrived(self, done: Sequence[BlockDone]) -> None:
         """Take note that a task is done, and of the blocks that it has computed."""

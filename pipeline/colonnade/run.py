@@ -20,6 +20,7 @@ from colonnade.events import (
     BlockFailed,
     ClusterReady,
     Event,
+    InputTouched,
     Listener,
     RunFinished,
     RunStarted,
@@ -97,7 +98,7 @@ def carry_out(
 ) -> RunFinished:
     """Run a job whose files have been opened; `path` is how messages name its store."""
     clock = time.perf_counter()
-    tally = _Tally(listener)
+    tally = _Tally(listener, checked.job.input.path)
     with stoppable() as stop, _readable(path), ExitStack() as held:
         this = _Run(path, checked, tally, stop, held)
         if checked.reordered is not None:
@@ -193,24 +194,19 @@ class _Run:
             missing = store.missing()
             self._tally(_started(self._path, store, missing))
             self._tally(_ready(checked.job, cluster))
-            with self._stop.politely():
+            guard = checked.guard(store, lease, missing, self._tally)
+            with self._stop.politely(), guard:
                 for event in compute(
-                    cluster,
-                    store,
-                    lease,
-                    missing,
-                    planned.batch,
-                    settings,
-                    self._stop,
-                    self._tally,
-                    checked.slopes,
-                ):
+                    cluster, store, lease, missing, planned.batch, settings, self._stop,
+                    self._tally, guard, checked.stamp, checked.slopes,
+                ):  # fmt: skip
                     self._tally(event)
             missing = store.missing()
             # A full disk, say, does not keep the run from ending as it must
             with suppress(OSError, StoreError):
                 lease.confirm()
                 store.log(self._tally.log.record())
+            guard.settle()
             self._stop.stop(_saved(store, missing))
             if not store.is_current():
                 raise IncompleteError(
@@ -228,10 +224,12 @@ class _Run:
 class _Tally:
     """Counts a run's events and passes them on."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, x: str) -> None:
         self.failures: list[BlockFailed] = []
         self.log = RunLog()
         self._listener = listener
+        self._x = x
+        self._touched = False
         self._computed = self._bytes = self._peak_memory = self._new = self._overflowed = 0
 
     def __call__(self, event: Event) -> None:
@@ -240,6 +238,9 @@ class _Tally:
             self._bytes += event.bytes_written
             self._peak_memory = max(self._peak_memory, event.peak_memory)
             self._overflowed += event.nonfinite_results
+            if event.touched and not self._touched:
+                self._touched = True
+                self(InputTouched(self._x))
         elif isinstance(event, BlockFailed):
             self.failures.append(event)
         elif isinstance(event, StoreGrown):

@@ -16,31 +16,35 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from colonnade.blas import one_blas_thread
-from colonnade.buffers import Buffers
-from colonnade.columns import Columns
+from colonnade.blocks import BlockWork
 from colonnade.environment import differences, versions
 from colonnade.errors import StoreError
 from colonnade.events import BlockDone
-from colonnade.kernel.tiles import STRIP, Tiles, overlapping
-from colonnade.matrix import nonfinite
+from colonnade.kernel.tiles import Tiles
 from colonnade.places import Place, place_at
-from colonnade.products import PRODUCTS, Product, Rows
+from colonnade.products import PRODUCTS
 from colonnade.sources import Slopes, SlopesAddress
+from colonnade.steady import ChangedError, SteadyColumns
 from colonnade.store import Holder, Store, holder
-from colonnade.store.rounding import round_mantissa
-from colonnade.store.shards import ShardBuffer
 
-__all__ = ["Address", "Failed", "Released", "Unfit", "compute_block", "compute_blocks", "reach"]
+__all__ = [
+    "Address",
+    "Changed",
+    "Failed",
+    "Released",
+    "Unfit",
+    "compute_block",
+    "compute_blocks",
+    "reach",
+]
 
 # Seconds to wait before each further attempt at a block whose files could not be read or written
 _BACKOFF = (0.2, 1.0, 5.0)
@@ -61,7 +65,7 @@ class Address:
     On a cluster that outlives a run, the path may be overwritten before the next one, and the
     next one's X may lie elsewhere. `options` are those of the object store that it is in; `slopes`,
     a store that holds the slopes, from which this one is made instead of from X; `versions`, those
-    of the client, with which nothing else may be mixed.
+    of the client, with which nothing else may be mixed; `stamp`, that of X on the client.
     """
 
     path: str
@@ -70,6 +74,7 @@ class Address:
     options: tuple[tuple[str, str], ...] = ()
     slopes: SlopesAddress | None = None
     versions: tuple[tuple[str, str], ...] = ()
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,14 @@ class Released:
     """A block that was not begun, because its run stops."""
 
     block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A process finds that X is no longer the one of which the store is being made."""
+
+    process: str
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,21 +130,28 @@ def reach(address: Address) -> str | None:
 
 def compute_blocks(
     address: Address, blocks: Sequence[int]
-) -> list[BlockDone | Failed | Released | Unfit]:
-    """Compute a batch of blocks; one that fails does not stop the others."""
+) -> list[BlockDone | Failed | Released | Changed | Unfit]:
+    """Compute a batch of blocks; one that fails does not stop the others, but another X does."""
     # A worker that joins late has not been asked before
     if different := differences(versions(), dict(address.versions) or versions()):
         return [Unfit(_process(), different)]
-    return [_attempt(address, block) for block in blocks]
+    done: list[BlockDone | Failed | Released | Changed | Unfit] = []
+    for block in blocks:
+        done.append(_attempt(address, block))
+        if isinstance(done[-1], Changed):
+            break
+    return done
 
 
-def _attempt(address: Address, block: int) -> BlockDone | Failed | Released:
+def _attempt(address: Address, block: int) -> BlockDone | Failed | Released | Changed:
     """Compute a block, patiently where a disk or a network may recover."""
     for pause in (*_BACKOFF, None):
         try:
             if _holder(address).stopping:
                 return Released(block)
             return compute_block(address, block)
+        except ChangedError as error:
+            return Changed(_process(), str(error))
         # Whatever a damaged input or a full memory raises is told, and is this block's alone
         except Exception as error:  # noqa: BLE001
             if pause is None or not _may_pass(error):
@@ -160,6 +180,8 @@ def compute_block(address: Address, block: int) -> BlockDone:
     ------
     StoreError
         Another store is at the address by now, or another run holds it.
+    ChangedError
+        X is no longer the one of which the store is being made.
     OSError, ValueError
         X cannot be read, or is not finite where it must be, or the store cannot be written.
     """
@@ -192,6 +214,7 @@ def compute_block(address: Address, block: int) -> BlockDone:
         peak_memory=peak_memory(),
         process=_process(),
         nonfinite_results=overflowed,
+        touched=isinstance(work.source, SteadyColumns) and work.source.touched,
     )
 
 
@@ -217,189 +240,36 @@ def peak_memory() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What the blocks of one store share in one process."""
-
-    store: Store
-    source: Columns | Slopes
-    tiles: Tiles
-    products: tuple[Product, ...]
-    local: threading.local = field(default_factory=threading.local)
-    scratch: Buffers = field(default_factory=Buffers)
-
-    def nonfinite(self, X: NDArray[Any], start: int) -> int:
-        """Count the columns of X that are not finite; `start` is the number of its first one.
-
-        Raises
-        ------
-        ValueError
-            There are some, and the job says that they are to fail.
-        """
-        if isinstance(self.source, Slopes):
-            return self.source.nonfinite(start, start + X.shape[1])
-        count = 0
-        for first in range(0, X.shape[1], STRIP):
-            strip = X[:, first : first + STRIP]
-            found = nonfinite(strip)
-            count += len(found)
-            if len(found) and self.store.record.job.input.nonfinite == "fail":
-                k = int(found[0])
-                j = int(np.argmin(np.isfinite(strip[:, k])))
-                raise ValueError(
-                    f"column {start + first + k} of X has {strip[j, k]} as its feature {j}; let it "
-                    "be with input.nonfinite: propagate, or mend it, which makes another X "
-                    "(--overwrite)"
-                )
-        return count
-
-    def compute(self, X: NDArray[Any], start: int) -> tuple[dict[str, ShardBuffer], int]:
-        """Compute the block's shard of every array, in buffers that the thread's next block takes.
-
-        `start` is the number of its first column. In strips, so that Z and S′ are small.
-
-        Returns
-        -------
-        The buffers, and how many columns have results that are not finite.
-        """
-        buffers = self._buffers()
-        bad = np.zeros(X.shape[1], np.bool_)
-        rows = Rows(lambda name, first, last: buffers[name].rows(first, last))
-        for product in self.products:
-            product.begin(rows)
-        for _, a, b in overlapping(start, start + X.shape[1], STRIP):
-            self._strip(X[:, a - start : b - start], a, start, buffers, rows, bad)
-        for product in self.products:
-            product.end(rows)
-        return buffers, self._overflowed(buffers, bad)
-
-    def _overflowed(self, buffers: dict[str, ShardBuffer], bad: NDArray[np.bool_]) -> int:
-        """Count the columns with results that are not finite, of which some are known as `bad`."""
-        alone = False
-        for plan in self.store.record.plans:
-            if plan.name not in buffers or plan.name in ("jacobian", "slope"):
-                continue
-            if plan.dimensions[0] == "column":
-                rows = buffers[plan.name].rows(0, len(bad))
-                bad |= ~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
-            else:
-                alone = alone or not np.isfinite(buffers[plan.name].rows(0, 1)).all()
-        # A sum may leave the range where none of its terms does
-        return max(int(np.count_nonzero(bad)), int(alone))
-
-    def _strip(
-        self,
-        X: NDArray[Any],
-        first: int,
-        start: int,
-        buffers: dict[str, ShardBuffer],
-        rows: Rows,
-        bad: NDArray[np.bool_],
-    ) -> None:
-        """Compute the columns from number `first` on, of a block that begins at `start`."""
-        output = self.store.record.job.output
-        at, B = first - start, X.shape[1]
-        values = buffers["value"].rows(at, at + B) if "value" in buffers else None
-        if isinstance(self.source, Slopes):
-            S = X
-            if values is not None:
-                values[...] = self.source.values(first, first + B)
-        elif values is not None and output.products == ("value",):
-            self.tiles.values(X, first, values)
-            return
-        else:
-            room = self.scratch.array("S", (self.tiles.kernel.numbers, B), self.tiles.kernel.dtype)
-            S = self.tiles.slopes(X, first, values, room)
-        if "slope" in buffers:
-            for a, b in _within(at, at + B, self.store.grid.chunk_columns):
-                buffers["slope"].rows(a, b)[...] = S[:, a - at : b - at].T
-        finite, all_finite = self.tiles.kernel.surely_finite(S)
-        if not finite:
-            bad[at : at + B] |= ~np.isfinite(S).all(axis=0)
-        by_slopes = self.tiles.kernel.network.has_slopes
-        of_slopes = [p for p in self.products if by_slopes and p.of_slopes]
-        of_blocks = [p for p in self.products if p not in of_slopes]
-        rows.start = at
-        for product in of_slopes:
-            product.slopes(S, rows)
-        if not of_blocks and "jacobian" not in buffers:
-            return
-        for _, a, b in overlapping(first, first + B, self.tiles.columns):
-            T = self._tile(S[:, a - first : b - first], a, a - start, buffers, of_blocks, rows)
-            # To look at all of a block takes as long as to write it
-            if not all_finite:
-                bad[a - start : b - start] |= ~np.isfinite(T).all(axis=(1, 2))
-
-    def _tile(
-        self,
-        S: NDArray[Any],
-        number: int,
-        at: int,
-        buffers: dict[str, ShardBuffer],
-        products: Sequence[Product],
-        rows: Rows,
-    ) -> NDArray[Any]:
-        chunk = self.store.grid.chunk_columns
-        main, bits = buffers.get("jacobian"), self.store.record.job.output.significant_bits
-        end = at + S.shape[1]
-        pieces = list(_within(at, end, chunk)) if main is not None else []
-        # Where it is stored, if it lies in one chunk
-        place = main.rows(at, end) if main is not None and len(pieces) == 1 else self._scratch(S)
-        T = self.tiles.blocks(S, number, place)
-        rows.start = at
-        for product in products:
-            product.blocks(T, rows)
-        if bits is not None:
-            round_mantissa(T, bits)
-        if main is not None and len(pieces) > 1:
-            for a, b in pieces:
-                main.rows(a, b)[...] = T[a - at : b - at]
-        return T
-
-    def _scratch(self, S: NDArray[Any]) -> NDArray[Any]:
-        kernel = self.tiles.kernel
-        network = kernel.network
-        return self.scratch.array("T", (S.shape[1], network.q, network.n), kernel.dtype)
-
-    def _buffers(self) -> dict[str, ShardBuffer]:
-        buffers: dict[str, ShardBuffer] | None = getattr(self.local, "buffers", None)
-        if buffers is None:
-            buffers = self.local.buffers = {
-                name: self.store.buffer(name) for name in self.store.record.arrays
-            }
-        return buffers
-
-
-def _within(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
-    """Cut rows where chunks of that width meet."""
-    return ((a, b) for _, a, b in overlapping(start, stop, width))
-
-
 @lru_cache(maxsize=1)
 def _place(address: Address) -> Place:
     return place_at(address.path, dict(address.options))
 
 
 @lru_cache(maxsize=1)
-def _cached(address: Address) -> _Work:
+def _cached(address: Address) -> BlockWork:
     store = Store.open(address.path, dict(address.options))
     if store.record.id != address.id:
         raise StoreError(_REPLACED.format(address.path))
     network, output = store.network(), store.record.job.output
-    source = store.columns(trust=True) if address.slopes is None else Slopes.open(address.slopes)
+    source: SteadyColumns | Slopes
+    if address.slopes is None:
+        opened = partial(store.columns, trust=True)
+        source = SteadyColumns(opened, store.record.input, address.stamp)
+    else:
+        source = Slopes.open(address.slopes)
     tiles = Tiles(network, np.dtype(store.record.input.dtype), output.dtype)
     products = tuple(
         PRODUCTS[name](tiles.kernel)
         for name in output.products
         if name not in ("jacobian", "value")
     )
-    return _Work(store, source, tiles, products)
+    return BlockWork(store, source, tiles, products)
 
 
 _preparing = threading.Lock()
 
 
-def _prepare(address: Address) -> _Work:
+def _prepare(address: Address) -> BlockWork:
     # lru_cache lets two threads compute the same thing; the kernel is too large for that
     with _preparing:
         return _cached(address)

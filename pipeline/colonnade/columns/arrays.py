@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.columns.base import Source, Wanted
+from colonnade.columns.base import Source, Stamps, Wanted
 from colonnade.columns.packing import Packing
 from colonnade.columns.sampling import Piece
 from colonnade.errors import listed
@@ -50,6 +50,10 @@ class Stored(ABC):
     @abstractmethod
     def check(self) -> None:
         """Raise where it has gone or changed."""
+
+    @abstractmethod
+    def stamps(self) -> Stamps:
+        """Tell by what it is noticed that somebody has written to it."""
 
     def require(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Raise ValueError where what is there now has not the shape and type that it had."""
@@ -218,6 +222,13 @@ class Stacked(Source):
                 read = variable.window(slice(lo - first, hi - first), start, stop)
                 values[lo - features.start : hi - features.start] = read
         return values
+
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (chunks have none)
+        """Stamp the arrays."""
+        found: Stamps = {}
+        for variable in self.variables:
+            found |= variable.stored.stamps()
+        return found
 
     def check(self) -> None:
         """Look at the arrays again."""

@@ -17,12 +17,16 @@ from colonnade.columns.pairing import carry_nothing
 from colonnade.columns.sampling import Piece, Sample, samples
 from colonnade.errors import reason
 
-__all__ = ["Columns", "Orientation", "Source", "Wanted"]
+__all__ = ["Columns", "Orientation", "Source", "Stamps", "Wanted"]
 
 Orientation = Literal["features_by_columns", "columns_by_features"]
 
 # X up to this size is fingerprinted whole, larger ones by samples
 _WHOLE_BYTES = 32 * 2**20
+
+
+Stamps = dict[str, Any]
+"""Path -> what changes when the file there is written to; compared within a process alone."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,16 @@ class Source(ABC):
     @abstractmethod
     def check(self) -> None:
         """Raise where it has gone, or is no longer what it was when it was opened."""
+
+    @abstractmethod
+    def stamps(self, start: int, stop: int) -> Stamps:
+        """Tell, at little cost, by what it is noticed that somebody has written to these columns.
+
+        Raises
+        ------
+        OSError
+            A file has gone.
+        """
 
     @property
     def described(self) -> str:
@@ -264,6 +278,24 @@ class Columns:
         self._kept.window = kept if kept is not None and stop < kept.end else None
         return np.concatenate(parts, axis=1, dtype=self.dtype)
 
+    def stamps(self, start: int = 0, stop: int | None = None) -> Stamps:
+        """Tell, at little cost, by what it is noticed that somebody has written to columns.
+
+        Chunks of a Zarr array that are written anew are not noticed: its metadata are looked at.
+
+        Raises
+        ------
+        OSError, ValueError
+            As for `read`.
+        """
+        stop = self.p if stop is None else stop
+        with self._telling():
+            return self.source.stamps(self.first + start, self.first + stop)
+
+    def is_compared_whole(self, p: int) -> bool:
+        """Whether the fingerprint of the first `p` columns is of all their values."""
+        return self.n * p * self.dtype.itemsize <= _WHOLE_BYTES
+
     def fingerprint(self, p: int | None = None) -> str:
         """Name X, or its first `p` columns, by content: sha256 over shape, dtype and values.
 
@@ -285,7 +317,7 @@ class Columns:
         def add(values: NDArray[Any]) -> None:
             digest.update(values.T.astype(canonical, copy=False).tobytes())
 
-        if self.n * p * self.dtype.itemsize <= _WHOLE_BYTES:
+        if self.is_compared_whole(p):
             add(self.read(0, p))
         else:
             for sample in samples(self.n, p, self._piece):

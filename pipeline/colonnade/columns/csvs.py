@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from colonnade.columns.base import Wanted
+from colonnade.columns.base import Stamps, Wanted
 from colonnade.columns.sampling import Piece
-from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays, stamp
+from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays
 from colonnade.errors import InputError, reason, shown
 from colonnade.limits import CSV_BYTES, CSV_HEAD_BYTES
 from colonnade.matrix import check_matrix
 from colonnade.places import Place
+from colonnade.places.regularfiles import Stamp, stamp
 
 __all__ = ["open_csv"]
 
@@ -57,7 +58,7 @@ class CsvTable(Table):
     """A CSV file; its numbers are taken as float64, whatever a row happens to hold."""
 
     index: CsvIndex
-    known: tuple[int, int, int]
+    known: Stamp
 
     @property
     def kind(self) -> str:
@@ -86,6 +87,10 @@ class CsvTable(Table):
         """Look at the file's size and time again."""
         if stamp(self.path) != self.known:
             raise ValueError(f"{self.path} has changed since it was opened")
+
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (all are in one file)
+        """Stamp the file."""
+        return {self.path: stamp(self.path)}
 
     def _fill(self, values: NDArray[Any], names: list[str], start: int, stop: int) -> None:
         self.check()
@@ -156,7 +161,7 @@ def _parsed(text: bytes, index: CsvIndex, names: list[str]) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _index(path: str, known: tuple[int, int, int]) -> CsvIndex:
+def _index(path: str, known: Stamp) -> CsvIndex:
     """Find the rows of a file: once in a process, as long as it is the same file."""
     size = known[1]
     with Path(path).open("rb", buffering=0) as file:

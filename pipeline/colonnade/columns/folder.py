@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.columns.base import Source, Wanted
+from colonnade.columns.base import Source, Stamps, Wanted
 from colonnade.columns.npy import NpySource, open_npy, open_npy_object
 from colonnade.columns.sampling import Piece
 from colonnade.errors import InputError, shown
@@ -48,6 +48,14 @@ class FolderSource(Source):
     def copies(self) -> int:
         """The first file's, and what its columns are joined to."""
         return self.parts[0].copies + 1
+
+    def stamps(self, start: int, stop: int) -> Stamps:
+        """Stamp the files that hold these columns."""
+        found: Stamps = {}
+        for part, first in zip(self.parts, self.starts, strict=True):
+            if first < stop and start < first + part.shape[1]:
+                found |= part.stamps(0, part.shape[1])
+        return found
 
     def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
         """Read from the files that hold these columns."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns.arrays import Box, Stacked, Stored
-from colonnade.columns.base import Wanted
+from colonnade.columns.base import Stamps, Wanted
 from colonnade.columns.labels import labels
 from colonnade.columns.packing import ATTRIBUTES
 from colonnade.columns.stacking import choose, stack
@@ -25,6 +25,7 @@ from colonnade.errors import InputError, reason, shown
 from colonnade.limits import CHUNK_BYTES, HDF5_LINKS, HDF5_MEMBERS
 from colonnade.npy.file import PAGE
 from colonnade.places import Place
+from colonnade.places.regularfiles import stamp
 
 __all__ = ["open_hdf5"]
 
@@ -56,6 +57,10 @@ class Hdf5Stored(Stored):
         """Open it anew."""
         with _opened(self.path) as file:
             self._now(file)
+
+    def stamps(self) -> Stamps:
+        """Stamp the file."""
+        return {self.path: stamp(self.path)}
 
     def _now(self, file: h5py.File) -> h5py.Dataset:
         found = _find(file, self.name)

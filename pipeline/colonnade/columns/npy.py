@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from colonnade.columns.base import Source, Wanted
+from colonnade.columns.base import Source, Stamps, Wanted
 from colonnade.columns.sampling import Piece
 from colonnade.errors import InputError, reason, shown
 from colonnade.matrix import check_matrix
@@ -18,6 +18,7 @@ from colonnade.npy.file import PAGE, read_window
 from colonnade.npy.header import Header, read_header
 from colonnade.npy.ranges import read_object_header, read_object_window
 from colonnade.places import Objects
+from colonnade.places.regularfiles import stamp
 
 __all__ = ["NpySource", "open_npy", "open_npy_object"]
 
@@ -71,6 +72,10 @@ class NpyFileSource(NpySource):
         with Path(self.path).open("rb", buffering=0) as file:
             self._now(file)
 
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (all are in one file)
+        """Stamp the file."""
+        return {self.path: stamp(self.path)}
+
     def _now(self, file: IO[bytes]) -> Header:
         now, was = _npy_header(file), self.header
         if (now.shape, now.dtype) != (was.shape, was.dtype):
@@ -102,6 +107,10 @@ class NpyObjectSource(NpySource):
         if size != self.size:
             now = "gone" if size is None else f"{size:,}"
             raise ValueError(f"{self.path} has changed: it had {self.size:,} bytes, and has {now}")
+
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (all are in one object)
+        """Stamp the object."""
+        return {self.path: self.place.stamp()}
 
 
 def open_npy(path: str, wanted: Wanted) -> NpyFileSource:

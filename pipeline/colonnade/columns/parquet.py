@@ -13,14 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from colonnade.columns.base import Wanted
+from colonnade.columns.base import Stamps, Wanted
 from colonnade.columns.packing import promoted
 from colonnade.columns.sampling import Piece
-from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays, stamp
+from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays
 from colonnade.errors import InputError, reason, shown
 from colonnade.limits import PARQUET_STRING_BYTES, ROW_GROUP_BYTES
 from colonnade.matrix import check_matrix
 from colonnade.places import Objects, Place
+from colonnade.places.regularfiles import stamp
 
 __all__ = ["open_parquet"]
 
@@ -68,6 +69,10 @@ class ParquetTable(Table):
         """Look at the file's size and time again."""
         if _known(self.place) != self.known:
             raise ValueError(f"{self.path} has changed since it was opened")
+
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (all are in one file)
+        """Stamp the file."""
+        return {self.path: _known(self.place)}
 
     def _fill(self, values: NDArray[Any], names: list[str], start: int, stop: int) -> None:
         self.check()
@@ -164,12 +169,7 @@ def _gaps(metadata: pq.FileMetaData, names: set[str]) -> set[str]:
 
 
 def _known(place: Place) -> Any:
-    if isinstance(place, Objects):
-        size = place.size()
-        if size is None:
-            raise FileNotFoundError(2, "there is no such object", place.url)
-        return size
-    return stamp(place.url)
+    return place.stamp() if isinstance(place, Objects) else stamp(place.url)
 
 
 def _opened(place: Place, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:

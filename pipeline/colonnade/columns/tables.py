@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from colonnade.columns.base import Source, Wanted
 from colonnade.columns.features import find_features
 from colonnade.errors import InputError, shown
 
-__all__ = ["Table", "chosen", "numbers", "refuse_arrays", "stamp"]
+__all__ = ["Table", "chosen", "numbers", "refuse_arrays"]
 
 
 @dataclass(frozen=True)
@@ -111,12 +110,6 @@ def chosen(path: str, names: Sequence[str], wanted: Wanted) -> list[str]:
         raise InputError(f"{path}: two columns have the name {shown(twice)!r}.")
     found = find_features(path, wanted.features, len(names), tuple(names))
     return list(names) if found is None else [names[i] for i in found]
-
-
-def stamp(path: str) -> tuple[int, int, int]:
-    """Tell what a file's content is known by while a process works with it."""
-    found = os.stat(path)  # noqa: PTH116 (of a text, not of a Path)
-    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def numbers(column: pa.ChunkedArray, out: NDArray[Any]) -> None:

@@ -13,14 +13,15 @@ import zarr
 from numpy.typing import NDArray
 from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
+from zarr.storage import LocalStore
 
 from colonnade.columns.arrays import Box, Stacked, Stored
-from colonnade.columns.base import Wanted
+from colonnade.columns.base import Stamps, Wanted
 from colonnade.columns.labels import labels
 from colonnade.columns.stacking import choose, stack
 from colonnade.errors import InputError, reason, shown
 from colonnade.limits import CHUNK_BYTES
-from colonnade.places.regularfiles import RegularFiles
+from colonnade.places.regularfiles import RegularFiles, stamp
 
 __all__ = ["ZarrStored", "check_chunks", "open_zarr"]
 
@@ -39,11 +40,8 @@ class ZarrStored(Stored):
     @property
     def storage(self) -> dict[str, Any]:
         """What its metadata, in their own words, say of chunks, codecs and what is missing."""
-        version = self.array.metadata.zarr_format
-        name = "zarr.json" if version == 3 else ".zarray"
-        path = f"{self.array.path}/{name}".removeprefix("/")
-        document = sync(self.array.store.get(path, default_buffer_prototype()))
-        said = {} if document is None else json.loads(document.to_bytes())
+        version, document = self.array.metadata.zarr_format, self._document()
+        said = {} if document is None else json.loads(document)
         return {"format": f"zarr {version}"} | {key: said[key] for key in _STORAGE if key in said}
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -56,6 +54,22 @@ class ZarrStored(Stored):
     def check(self) -> None:
         """Open it anew."""
         self._now()
+
+    def stamps(self) -> Stamps:
+        """Stamp its metadata, in which a chunk that is written anew leaves no trace."""
+        store = self.array.store
+        if isinstance(store, LocalStore):
+            return {self._key: stamp(store.root / self._key)}
+        return {self._key: self._document()}
+
+    @property
+    def _key(self) -> str:
+        name = "zarr.json" if self.array.metadata.zarr_format == 3 else ".zarray"
+        return f"{self.array.path}/{name}".removeprefix("/")
+
+    def _document(self) -> bytes | None:
+        found = sync(self.array.store.get(self._key, default_buffer_prototype()))
+        return None if found is None else found.to_bytes()
 
     def _now(self) -> zarr.Array[Any]:
         # Opened anew, under a millisecond, since the chunks of an array that has gone read as zeros

@@ -87,6 +87,11 @@ class Objects(Place):
         except FileNotFoundError:
             return None
 
+    def stamp(self) -> tuple[str, ...]:
+        """Tell by what it is noticed that the file at the place itself was written anew."""
+        found = self._do(lambda: self._store.head(self._prefix))
+        return tuple(str(found.get(key)) for key in ("size", "e_tag", "version", "last_modified"))
+
     def check(self, name: str, most: int) -> None:
         """Raise ValueError where a file has more than `most` bytes."""
         size = self.size(name)

@@ -14,7 +14,23 @@ from typing import Any
 
 from zarr.storage import LocalStore
 
-__all__ = ["RegularFiles", "read_regular", "replace"]
+__all__ = ["RegularFiles", "Stamp", "read_regular", "replace", "stamp"]
+
+Stamp = tuple[int, ...]
+"""Inode, size, and times of the last changes of a file's content and of its metadata."""
+
+
+def stamp(path: str | Path) -> Stamp:
+    """Tell by what it is noticed that somebody has written to a file, or replaced it.
+
+    The file is opened for it: then NFS asks its server, and does not trust its cache.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        found = os.fstat(number)
+    finally:
+        os.close(number)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def read_regular(

@@ -17,6 +17,8 @@ from colonnade.events import (
     Event,
     FeaturesOrdered,
     HolderWatched,
+    InputChanged,
+    InputTouched,
     NoWorkers,
     RunFinished,
     RunStarted,
@@ -52,7 +54,7 @@ def _told(event: Event) -> str:
                 f"{event.store} is held by {event.holder}: watching it for a sign of life, up to "
                 f"{event.seconds:g} s"
             )
-        case StoreGrown() | StoreLabelled() | FeaturesOrdered():
+        case StoreGrown() | StoreLabelled() | FeaturesOrdered() | InputTouched() | InputChanged():
             return _changed(event)
         case ClusterExposed() | ClusterReady():
             return _cluster(event)
@@ -76,7 +78,11 @@ def _told(event: Event) -> str:
             return _finished(event)
 
 
-def _changed(event: StoreGrown | StoreLabelled | FeaturesOrdered) -> str:
+def _changed(
+    event: StoreGrown | StoreLabelled | FeaturesOrdered | InputTouched | InputChanged,
+) -> str:
+    if isinstance(event, InputTouched | InputChanged):
+        return _other_input(event)
     if isinstance(event, FeaturesOrdered):
         more = ", …" * (event.features > len(event.names))
         return (
@@ -99,6 +105,16 @@ def _cluster(event: ClusterExposed | ClusterReady) -> str:
         return f"warning: {event.cluster}: {event.reason}"
     workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
     return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
+
+
+def _other_input(event: InputTouched | InputChanged) -> str:
+    if isinstance(event, InputTouched):
+        return (
+            f"somebody has written to {event.input} during the run: the columns by which X is "
+            "known are as before, others may have changed"
+        )
+    gone = f": {counted(len(event.blocks), 'block')} discarded" if event.blocks else ""
+    return f"{event.input} has changed during the run ({event.cause}){gone}"
 
 
 def _waiting(event: WaitingForWorkers | NoWorkers | Stalled | WorkerReplaced) -> str:

@@ -225,6 +225,12 @@ def _warnings(found: Summary) -> list[str]:
     if record.nonfinite_statistics:
         names = ", ".join(record.nonfinite_statistics)
         warnings.append(f"Statistics over all columns that are not finite: {names}.")
+    touched = [run.started for run in record.runs if run.touched]
+    if touched:
+        warnings.append(
+            f"Somebody wrote to X during the run of {touched[-1]}: the columns by which X is known "
+            "were as before, others may have changed."
+        )
     failed = record.runs[-1].failed if record.runs else 0
     if failed:
         warnings.append(f"{counted(failed, 'block')} failed in the last run.")

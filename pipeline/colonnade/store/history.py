@@ -26,6 +26,8 @@ class RunRecord(BaseModel):
         Summed over the blocks, whose threads work side by side.
     peak_memory
         The largest resident set of a worker.
+    touched
+        Whether somebody wrote to X meanwhile, without a change of its fingerprint.
     interval, columns_by_interval
         Columns that were done in each interval of so many seconds from the run's start.
     """
@@ -47,6 +49,7 @@ class RunRecord(BaseModel):
     peak_memory: int
     interval: float
     columns_by_interval: tuple[int, ...]
+    touched: bool = False
 
 
 class RunLog:
@@ -60,6 +63,7 @@ class RunLog:
         self._read = self._compute = self._write = 0.0
         self._interval = _SHORTEST
         self._by_interval = [0] * _INTERVALS
+        self._touched = False
 
     def __call__(self, event: Event) -> None:
         """Take an event of the run."""
@@ -75,6 +79,7 @@ class RunLog:
             self._compute += event.seconds_compute
             self._write += event.seconds_write
             self._peak_memory = max(self._peak_memory, event.peak_memory)
+            self._touched = self._touched or event.touched
             self._count(time.monotonic() - self._clock, event.columns)
 
     def _count(self, seconds: float, columns: int) -> None:
@@ -105,4 +110,5 @@ class RunLog:
             peak_memory=self._peak_memory,
             interval=self._interval,
             columns_by_interval=tuple(self._by_interval[: int(seconds / self._interval) + 1]),
+            touched=self._touched,
         )
