@@ -27,8 +27,29 @@ def test_is_mpmaths_rounding(dtype, most, data) -> None:
     with mpmath.workprec(bits + 1), np.errstate(over="ignore"):
         for given_, got in zip(values.tolist(), rounded.tolist(), strict=True):
             nearest = np.dtype(dtype).type(float(+mpmath.mpf(given_))).item()
+            if math.isinf(nearest) and math.isfinite(given_):
+                nearest = largest(dtype, bits)
             # mpmath knows no negative zero
             np.testing.assert_equal(got, math.copysign(nearest, given_))
+
+
+def largest(dtype: str, bits: int) -> float:
+    """The largest finite number with so many bits behind the leading one."""
+    return (2 - 2.0**-bits) * 2.0 ** (np.finfo(dtype).maxexp - 1)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 22), ("float64", 51)])
+def test_what_is_finite_stays_finite(dtype, most) -> None:
+    """And within the bound that holds of all others."""
+    top = np.finfo(dtype).max
+    for bits in range(1, most + 1):
+        kept = np.dtype(dtype).type(largest(dtype, bits))
+        values = np.array([top, -top, np.nextafter(kept, top), kept], dtype)
+        rounded = values.copy()
+        round_mantissa(rounded, bits)
+        np.testing.assert_array_equal(rounded, [kept, -kept, kept, kept])
+        error = np.abs(values.astype(np.longdouble) - rounded) / np.abs(values)
+        assert error.max() <= np.longdouble(2) ** -(bits + 1), bits
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

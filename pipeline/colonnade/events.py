@@ -10,8 +10,10 @@ __all__ = [
     "BlockDamaged",
     "BlockDone",
     "BlockFailed",
+    "ClusterExposed",
     "ClusterReady",
     "Event",
+    "FeaturesOrdered",
     "HolderWatched",
     "Listener",
     "NoWorkers",
@@ -22,6 +24,7 @@ __all__ = [
     "StoreGrown",
     "StoreLabelled",
     "WaitingForWorkers",
+    "WorkerReplaced",
     "ignore",
 ]
 
@@ -35,6 +38,20 @@ class RunStarted:
     columns_done: int
     blocks: int
     blocks_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesOrdered:
+    """X's features are matched by name, and taken in the network's order, which is another.
+
+    `moved` of its `features` have another number in X, at `input`; `names` are the first of them
+    all, in the network's order.
+    """
+
+    input: str
+    features: int
+    moved: int
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +88,14 @@ class StoreLabelled:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterExposed:
+    """The processes of a `cluster` take orders from whoever reaches them; `reason` says why."""
+
+    cluster: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterReady:
     """Workers have arrived; `dashboard` is an address, or a word on why there is none."""
 
@@ -101,11 +126,25 @@ class NoWorkers:
 class Stalled:
     """For so many `seconds` no block was done; `workers` are the addresses of those that have some.
 
-    A worker that hangs, at a disk that does not answer, say, is alive to its scheduler.
+    They may be busy with tasks of others. One that hangs is replaced: see `WorkerReplaced`.
     """
 
     seconds: float
     workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReplaced:
+    """The worker at an address made no progress for so many `seconds`, and is replaced.
+
+    Other workers take its blocks. `blocks` are those that it is stuck at, as far as that is known;
+    `cause` says how it is stuck.
+    """
+
+    worker: str
+    seconds: float
+    blocks: tuple[int, ...]
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +161,8 @@ class BlockDone:
 
     Times in seconds, sizes in bytes. `started` and `ended` are seconds since the epoch on the
     worker's clock; `peak_memory` is the largest resident set of the worker's process so far;
-    `nonfinite` counts the columns of X that hold NaN or an infinity.
+    `nonfinite` counts the columns of X that hold NaN or an infinity, `nonfinite_results` those
+    whose results do.
     """
 
     block: int
@@ -137,6 +177,7 @@ class BlockDone:
     nonfinite: int
     peak_memory: int
     process: str
+    nonfinite_results: int = 0
 
     @property
     def columns(self) -> int:
@@ -182,8 +223,10 @@ class RunFinished:
     """The end of a run that was not interrupted.
 
     `bytes_written` and `seconds` are this run's own; `peak_memory` is the largest worker's;
-    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done;
-    `columns_new` are those by which the store has grown.
+    `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done,
+    `nonfinite_results` those whose results do (of a store that was made before these were counted,
+    in the blocks of this run); `nonfinite_statistics` names the statistics that do; `columns_new`
+    are those by which the store has grown.
     """
 
     store: str
@@ -197,17 +240,22 @@ class RunFinished:
     seconds: float
     peak_memory: int
     columns_new: int = 0
+    nonfinite_results: int = 0
+    nonfinite_statistics: tuple[str, ...] = ()
 
 
 Event = (
     RunStarted
+    | FeaturesOrdered
     | HolderWatched
     | StoreGrown
     | StoreLabelled
+    | ClusterExposed
     | ClusterReady
     | WaitingForWorkers
     | NoWorkers
     | Stalled
+    | WorkerReplaced
     | Stopping
     | BlockDone
     | BlockFailed

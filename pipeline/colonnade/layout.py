@@ -23,8 +23,8 @@ __all__ = [
     "ArrayPlan",
     "Grid",
     "Shapes",
+    "count_plan",
     "make_grid",
-    "nonfinite_plan",
 ]
 
 MIB = 2**20
@@ -163,10 +163,10 @@ def make_grid(
     return Grid(p, block // chunk * chunk, chunk)
 
 
-def nonfinite_plan(grid: Grid) -> ArrayPlan:
-    """Plan the array of each block's count of columns of X that are not finite.
+def count_plan(name: str, grid: Grid) -> ArrayPlan:
+    """Plan an array of each block's count of columns that are not finite.
 
     A block without any writes no chunk of it: where all is well, it costs nothing.
     """
     shape = (grid.blocks,)
-    return ArrayPlan("nonfinite", shape, (1,), (1,), ("block",), "int64", per_block=False)
+    return ArrayPlan(name, shape, (1,), (1,), ("block",), "int64", per_block=False)

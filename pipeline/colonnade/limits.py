@@ -113,7 +113,7 @@ NAMES_BYTES = 2**22
 NAME_CHARACTERS = 200
 """A name. It stands in tables and in the messages of errors."""
 
-LABELS = 100_000
+LABELS = 2**20
 """Features whose names are read from X's own file. More are known by their numbers."""
 
 LABEL_BYTES = 1024

@@ -100,6 +100,8 @@ def carry_out(
     tally = _Tally(listener)
     with stoppable() as stop, _readable(path), ExitStack() as held:
         this = _Run(path, checked, tally, stop, held)
+        if checked.reordered is not None:
+            tally(checked.reordered)
         old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         if old is not None and not overwrite:
             _refuse_another_job(old, checked)
@@ -230,13 +232,14 @@ class _Tally:
         self.failures: list[BlockFailed] = []
         self.log = RunLog()
         self._listener = listener
-        self._computed = self._bytes = self._peak_memory = self._new = 0
+        self._computed = self._bytes = self._peak_memory = self._new = self._overflowed = 0
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, BlockDone):
             self._computed += 1
             self._bytes += event.bytes_written
             self._peak_memory = max(self._peak_memory, event.peak_memory)
+            self._overflowed += event.nonfinite_results
         elif isinstance(event, BlockFailed):
             self.failures.append(event)
         elif isinstance(event, StoreGrown):
@@ -245,10 +248,13 @@ class _Tally:
         self._listener(event)
 
     def finished(self, path: str, store: Store, seconds: float) -> RunFinished:
-        nonfinite = store.record.nonfinite
+        record = store.record
+        nonfinite, results = record.nonfinite, record.nonfinite_results
+        if results is None:
+            results = store.nonfinite_results()
         return RunFinished(
             store=path,
-            state=store.record.state,
+            state=record.state,
             columns=store.grid.columns,
             blocks=store.grid.blocks,
             blocks_computed=self._computed,
@@ -258,6 +264,8 @@ class _Tally:
             seconds=seconds,
             peak_memory=self._peak_memory,
             columns_new=self._new,
+            nonfinite_results=self._overflowed if results is None else results,
+            nonfinite_statistics=record.nonfinite_statistics,
         )
 
 
@@ -267,6 +275,15 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
     different = store.record.differences(checked.job, network_record(checked.network), x)
     if different:
         of = f" (of X, which has grown to {now:,} columns, the first {columns:,} were compared)"
+        if (
+            checked.pairing.order is not None
+            and "selected_features" not in store.record.input.storage
+        ):
+            # Made before names were matched, or before the network had any
+            different.append(
+                "the order of X's features (the store has them as they lie in X; by name, they are "
+                "taken in the network's order, and the store's stand under the wrong inputs)"
+            )
         raise StoreError(
             f"{store.path} holds the store of another job, which differs in "
             f"{', '.join(different)}{of if now > columns else ''}. Choose another output.path, or "
@@ -282,7 +299,7 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
 
 def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
     X = None if isinstance(checked.columns, Slopes) else checked.columns
-    found = check(store, X, checked.network, listener=listener)
+    found = check(store, X, checked.network, trust=checked.trust, listener=listener)
     for failure in found.failures:
         cause = f"{failure.array}: {failure.cause}"
         listener(BlockDamaged(failure.block, failure.start, failure.stop, cause))

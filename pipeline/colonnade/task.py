@@ -103,7 +103,7 @@ def reach(address: Address) -> str | None:
         if store.record.id != address.id:
             return f"there is another store at {address.path} there, or an older one"
         if address.slopes is None:
-            store.columns()
+            store.columns(trust=True)
         else:
             Slopes.open(address.slopes)
         name = f"W1/{uuid.uuid4().hex}.partial"
@@ -170,13 +170,13 @@ def compute_block(address: Address, block: int) -> BlockDone:
     read = time.perf_counter()
     nonfinite = work.nonfinite(X, start)
     with one_blas_thread():
-        buffers = work.compute(X, start)
+        buffers, overflowed = work.compute(X, start)
     computed = time.perf_counter()
     if not work.store.is_current():
         raise StoreError(_REPLACED.format(address.path))
     # A run that was silent for long, and is taken for dead, may have a successor
     _holder(address)
-    written = work.store.write(block, buffers, nonfinite)
+    written = work.store.write(block, buffers, nonfinite, overflowed)
     ended = time.perf_counter()
     return BlockDone(
         block=block,
@@ -191,6 +191,7 @@ def compute_block(address: Address, block: int) -> BlockDone:
         nonfinite=nonfinite,
         peak_memory=peak_memory(),
         process=_process(),
+        nonfinite_results=overflowed,
     )
 
 
@@ -252,20 +253,39 @@ class _Work:
                 )
         return count
 
-    def compute(self, X: NDArray[Any], start: int) -> dict[str, ShardBuffer]:
+    def compute(self, X: NDArray[Any], start: int) -> tuple[dict[str, ShardBuffer], int]:
         """Compute the block's shard of every array, in buffers that the thread's next block takes.
 
         `start` is the number of its first column. In strips, so that Z and S′ are small.
+
+        Returns
+        -------
+        The buffers, and how many columns have results that are not finite.
         """
         buffers = self._buffers()
+        bad = np.zeros(X.shape[1], np.bool_)
         rows = Rows(lambda name, first, last: buffers[name].rows(first, last))
         for product in self.products:
             product.begin(rows)
         for _, a, b in overlapping(start, start + X.shape[1], STRIP):
-            self._strip(X[:, a - start : b - start], a, start, buffers, rows)
+            self._strip(X[:, a - start : b - start], a, start, buffers, rows, bad)
         for product in self.products:
             product.end(rows)
-        return buffers
+        return buffers, self._overflowed(buffers, bad)
+
+    def _overflowed(self, buffers: dict[str, ShardBuffer], bad: NDArray[np.bool_]) -> int:
+        """Count the columns with results that are not finite, of which some are known as `bad`."""
+        alone = False
+        for plan in self.store.record.plans:
+            if plan.name not in buffers or plan.name in ("jacobian", "slope"):
+                continue
+            if plan.dimensions[0] == "column":
+                rows = buffers[plan.name].rows(0, len(bad))
+                bad |= ~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
+            else:
+                alone = alone or not np.isfinite(buffers[plan.name].rows(0, 1)).all()
+        # A sum may leave the range where none of its terms does
+        return max(int(np.count_nonzero(bad)), int(alone))
 
     def _strip(
         self,
@@ -274,6 +294,7 @@ class _Work:
         start: int,
         buffers: dict[str, ShardBuffer],
         rows: Rows,
+        bad: NDArray[np.bool_],
     ) -> None:
         """Compute the columns from number `first` on, of a block that begins at `start`."""
         output = self.store.record.job.output
@@ -292,6 +313,9 @@ class _Work:
         if "slope" in buffers:
             for a, b in _within(at, at + B, self.store.grid.chunk_columns):
                 buffers["slope"].rows(a, b)[...] = S[:, a - at : b - at].T
+        finite, all_finite = self.tiles.kernel.surely_finite(S)
+        if not finite:
+            bad[at : at + B] |= ~np.isfinite(S).all(axis=0)
         by_slopes = self.tiles.kernel.network.has_slopes
         of_slopes = [p for p in self.products if by_slopes and p.of_slopes]
         of_blocks = [p for p in self.products if p not in of_slopes]
@@ -301,7 +325,10 @@ class _Work:
         if not of_blocks and "jacobian" not in buffers:
             return
         for _, a, b in overlapping(first, first + B, self.tiles.columns):
-            self._tile(S[:, a - first : b - first], a, a - start, buffers, of_blocks, rows)
+            T = self._tile(S[:, a - first : b - first], a, a - start, buffers, of_blocks, rows)
+            # To look at all of a block takes as long as to write it
+            if not all_finite:
+                bad[a - start : b - start] |= ~np.isfinite(T).all(axis=(1, 2))
 
     def _tile(
         self,
@@ -311,7 +338,7 @@ class _Work:
         buffers: dict[str, ShardBuffer],
         products: Sequence[Product],
         rows: Rows,
-    ) -> None:
+    ) -> NDArray[Any]:
         chunk = self.store.grid.chunk_columns
         main, bits = buffers.get("jacobian"), self.store.record.job.output.significant_bits
         end = at + S.shape[1]
@@ -327,6 +354,7 @@ class _Work:
         if main is not None and len(pieces) > 1:
             for a, b in pieces:
                 main.rows(a, b)[...] = T[a - at : b - at]
+        return T
 
     def _scratch(self, S: NDArray[Any]) -> NDArray[Any]:
         kernel = self.tiles.kernel
@@ -358,7 +386,7 @@ def _cached(address: Address) -> _Work:
     if store.record.id != address.id:
         raise StoreError(_REPLACED.format(address.path))
     network, output = store.network(), store.record.job.output
-    source = store.columns() if address.slopes is None else Slopes.open(address.slopes)
+    source = store.columns(trust=True) if address.slopes is None else Slopes.open(address.slopes)
     tiles = Tiles(network, np.dtype(store.record.input.dtype), output.dtype)
     products = tuple(
         PRODUCTS[name](tiles.kernel)

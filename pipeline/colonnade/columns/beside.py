@@ -58,8 +58,6 @@ def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -
     if dimension == "column":
         axis = variable.columns[0] if len(variable.columns) == 1 else None
         first, size = columns.first, columns.p
-    elif columns.features is not None:
-        return None
     name = None if axis is None else variable.stored.dims[axis]
     if axis is None or name is None:
         return None
@@ -80,6 +78,9 @@ def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -
         raise ValueError(f"{name} holds {dtype}, and only numbers and times are kept of columns")
     if size > COORDINATE_VALUES:
         raise ValueError(f"{name} has {size:,} values, more than {COORDINATE_VALUES:,}")
+    held: Any = values
+    if dimension == "input" and columns.features is not None:
+        held = _chosen(values, columns.features)
     kept = {
         key: attributes[key]
         for key in _KEPT
@@ -88,7 +89,17 @@ def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -
     }
     if dtype.kind == "M":
         kept |= _EPOCH
-    return Coordinate(values, {"long_name": name} | kept, first, size)
+    return Coordinate(held, {"long_name": name} | kept, first, size)
+
+
+def _chosen(values: zarr.Array[Any], features: tuple[int, ...]) -> NDArray[Any]:
+    """Read the values of the features that are X, in the order of these."""
+    if values.size > COORDINATE_VALUES:
+        raise ValueError(f"it has {values.size:,} values, more than {COORDINATE_VALUES:,}")
+    try:
+        return np.asarray(values[...])[list(features)]
+    except Exception as error:
+        raise ValueError(f"it cannot be read: {reason(error)}") from error
 
 
 def _variable(columns: Columns) -> tuple[Variable, zarr.Array[Any]] | None:

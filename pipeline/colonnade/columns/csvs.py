@@ -131,7 +131,7 @@ def open_csv(place: Place, wanted: Wanted) -> CsvTable:
         dtype = np.dtype(np.float64)
         shape = check_matrix((len(names), index.rows), dtype, f"{path}: ")
         selected = wanted.features is not None
-        table = CsvTable(path, shape, dtype, tuple(names), selected, index, known)
+        table = CsvTable(path, shape, dtype, tuple(names), selected, index.names, index, known)
         # What is no number is told now, if the first rows have it
         table.fetch(None, 0, min(index.step, index.rows))
     except InputError:

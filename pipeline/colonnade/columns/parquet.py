@@ -108,7 +108,8 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Wanted) -> Par
     path, schema, metadata = place.url, file.schema_arrow, file.metadata
     # What pandas keeps of its index is no column of the table
     index = {i for i in (schema.pandas_metadata or {}).get("index_columns", ()) if type(i) is str}
-    names = chosen(path, [name for name in schema.names if name not in index], wanted)
+    head = tuple(name for name in schema.names if name not in index)
+    names = chosen(path, head, wanted)
     types = [_type(path, schema.field(name).type, name, wanted) for name in names]
     if not names:
         raise InputError(f"{path}: the table has no columns.")
@@ -122,7 +123,7 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Wanted) -> Par
     shape = check_matrix((len(names), starts.pop()), dtype, f"{path}: ")
     selected = wanted.features is not None
     table = ParquetTable(
-        path, shape, dtype, tuple(names), selected, place, metadata, tuple(starts), known
+        path, shape, dtype, tuple(names), selected, head, place, metadata, tuple(starts), known
     )
     size = table.chunk_columns * len(names) * table.dtype.itemsize
     if size > ROW_GROUP_BYTES:

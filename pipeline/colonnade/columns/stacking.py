@@ -209,7 +209,7 @@ def _names(
             return None
         alone = len(variables) == 1
         names += [each if alone else f"{variable.stored.name}[{each}]" for each in labels]
-    return tuple(names) if len(set(names)) == len(names) else None
+    return tuple(names)
 
 
 def _dimensions(array: Stored) -> str:

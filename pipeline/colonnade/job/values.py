@@ -24,6 +24,7 @@ __all__ = [
     "Host",
     "Line",
     "Options",
+    "Patience",
     "Port",
     "Seconds",
     "Size",
@@ -89,6 +90,15 @@ def _seconds(given: Any) -> float:
     if not 0 < number(given) < math.inf:
         raise ValueError("allowed: a number of seconds above 0")
     return number(given)
+
+
+def _patience(given: Any) -> float | Literal["auto"]:
+    if given == "auto":
+        return "auto"
+    try:
+        return _seconds(given)
+    except ValueError as error:
+        raise ValueError(str(error).replace(":", ": auto, or", 1)) from None
 
 
 def _walltime(given: Any) -> int:
@@ -206,8 +216,12 @@ Count = Annotated[
     PlainValidator(_count),
     WithJsonSchema({"anyOf": [{"const": "auto"}, _WHOLE_SCHEMA]}),
 ]
-Seconds = Annotated[
-    float, PlainValidator(_seconds), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
+_SECONDS_SCHEMA: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0}
+Seconds = Annotated[float, PlainValidator(_seconds), WithJsonSchema(_SECONDS_SCHEMA)]
+Patience = Annotated[
+    float | Literal["auto"],
+    PlainValidator(_patience),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, _SECONDS_SCHEMA]}),
 ]
 _AddressSchema = WithJsonSchema({"type": "string", "pattern": _ADDRESS})
 Address = Annotated[str, PlainValidator(_address), _AddressSchema]

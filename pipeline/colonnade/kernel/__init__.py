@@ -11,6 +11,7 @@ elementwise σ they are the slopes S′ = σ′(Z), and s = m.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
@@ -148,6 +149,7 @@ class Kernel:
         self.dtype = np.dtype(dtype)
         self.working_dtype = working_dtype(network, x_dtype, dtype)
         self.product = cheapest(network.sizes)
+        self._most = float(np.finfo(self.dtype).max) / 4
         self._ranks = _ranks(network)
         if any(rank is not None for _, rank in self._ranks):
             # Its BLAS is one of those whose threads are limited before they compute
@@ -182,6 +184,34 @@ class Kernel:
     def weights64(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """U and W of one hidden layer, in float64."""
         return self.network.W2.astype(np.float64), self.network.W1.astype(np.float64)
+
+    # The largest row sum of |W|: no entry of a product exceeds the product of its factors' sums
+    @made_once
+    def _row_sums(self) -> float:
+        with np.errstate(all="ignore"):
+            sums = [
+                np.abs(layer.W.astype(np.float64)).sum(axis=1).max()
+                for layer in self.network.layers
+            ]
+            return float(np.prod(np.maximum(1, sums)))
+
+    def surely_finite(self, S: NDArray[Any]) -> tuple[bool, bool]:
+        """Whether all numbers of S are finite; and whether so are those of `blocks(S)`, by a bound.
+
+        |W_L| |D_(L−1)| … |D_1| |W_1| bounds each block and whatever is made on the way to it, in
+        any order. Where the bound is too large, a block may be finite all the same.
+        """
+        # Both are NaN where anything is
+        high, low = float(S.max()), float(S.min())
+        if not (math.isfinite(high) and math.isfinite(low)):
+            return False, False
+        largest = max(high, -low)
+        bound = self._row_sums
+        for m, rank in self._ranks:
+            most = largest if rank is None else largest + rank * m * largest * max(1, largest)
+            bound *= max(1, most)
+        # Rounding takes no sum beyond twice its bound
+        return True, bound < self._most
 
     def value(self, X: NDArray[Any]) -> Array:
         """Y, (q, B) in the dtype of the results, of X (n, B)."""

@@ -21,11 +21,15 @@ from colonnade.events import (
     RunFinished,
     RunStarted,
 )
+from colonnade.places.regularfiles import read_regular, replace
 
 __all__ = ["measuring"]
 
 # Seconds between two versions of the file, where nothing happens but that blocks are done
 _EVERY = 5.0
+
+# Of a file of former metrics; ours take some kilobytes
+_MOST_BYTES = 2**20
 
 _MANY = (BlockChecked, BlockDamaged, BlockDone, BlockFailed)
 
@@ -40,6 +44,7 @@ _METRICS = {
     "colonnade_blocks_failed": "Blocks that the last run could not compute.",
     "colonnade_written_bytes": "Bytes of numbers that the last run has written.",
     "colonnade_nonfinite_columns": "Columns of X with NaN or an infinity that were found.",
+    "colonnade_nonfinite_result_columns": "Columns whose results hold NaN or an infinity.",
     "colonnade_workers": "Workers of the last run's cluster when it began.",
     "colonnade_exit_status": "Exit status of the last run that has ended.",
     "colonnade_last_success_timestamp_seconds": "When a run last left the store complete.",
@@ -112,6 +117,7 @@ class _File:
                 "colonnade_blocks_failed": 0,
                 "colonnade_written_bytes": 0,
                 "colonnade_nonfinite_columns": 0,
+                "colonnade_nonfinite_result_columns": 0,
             }
         elif isinstance(event, ClusterReady):
             values["colonnade_workers"] = event.workers
@@ -120,10 +126,12 @@ class _File:
             values["colonnade_blocks_done"] += 1
             values["colonnade_written_bytes"] += event.bytes_written
             values["colonnade_nonfinite_columns"] += event.nonfinite
+            values["colonnade_nonfinite_result_columns"] += event.nonfinite_results
         elif isinstance(event, BlockFailed):
             values["colonnade_blocks_failed"] += 1
         elif isinstance(event, RunFinished):
             values["colonnade_nonfinite_columns"] = event.nonfinite
+            values["colonnade_nonfinite_result_columns"] = event.nonfinite_results
         if not isinstance(event, _MANY) or time.monotonic() >= self._next:
             # A disk that is full, say, is no reason for a run to end
             with suppress(OSError):
@@ -145,15 +153,14 @@ class _File:
             if metric in self._values:
                 gauge = client.Gauge(metric, told, ["name"], registry=registry)
                 gauge.labels(self._name).set(self._values[metric])
-        client.write_to_textfile(str(self._path), registry)
+        replace(self._path, client.generate_latest(registry))
 
     def _former(self) -> dict[str, Any]:
         """Read what the file says of former runs, if it is there and ours."""
         parser = import_module("prometheus_client.parser")
-        if not self._path.is_file():
-            return {}
         try:
-            families = list(parser.text_string_to_metric_families(self._path.read_text()))
+            text = read_regular(self._path, _MOST_BYTES).decode()
+            families = list(parser.text_string_to_metric_families(text))
         except (OSError, ValueError):
             return {}
         return {

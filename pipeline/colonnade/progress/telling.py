@@ -6,13 +6,16 @@ import signal
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
+from colonnade.errors import listed, visible
 from colonnade.events import (
     BlockChecked,
     BlockDamaged,
     BlockDone,
     BlockFailed,
+    ClusterExposed,
     ClusterReady,
     Event,
+    FeaturesOrdered,
     HolderWatched,
     NoWorkers,
     RunFinished,
@@ -22,6 +25,7 @@ from colonnade.events import (
     StoreGrown,
     StoreLabelled,
     WaitingForWorkers,
+    WorkerReplaced,
 )
 from colonnade.words import counted, format_seconds
 
@@ -34,6 +38,10 @@ _FEW_WORKERS = 3
 
 def told(event: Event) -> str:
     """One line that tells an event."""
+    return visible(_told(event))
+
+
+def _told(event: Event) -> str:
     match event:
         case RunStarted():
             found = f", {event.blocks_done:,} of them done already" if event.blocks_done else ""
@@ -44,12 +52,11 @@ def told(event: Event) -> str:
                 f"{event.store} is held by {event.holder}: watching it for a sign of life, up to "
                 f"{event.seconds:g} s"
             )
-        case StoreGrown() | StoreLabelled():
+        case StoreGrown() | StoreLabelled() | FeaturesOrdered():
             return _changed(event)
-        case ClusterReady():
-            workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
-            return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
-        case WaitingForWorkers() | NoWorkers() | Stalled():
+        case ClusterExposed() | ClusterReady():
+            return _cluster(event)
+        case WaitingForWorkers() | NoWorkers() | Stalled() | WorkerReplaced():
             return _waiting(event)
         case Stopping():
             return (
@@ -69,7 +76,14 @@ def told(event: Event) -> str:
             return _finished(event)
 
 
-def _changed(event: StoreGrown | StoreLabelled) -> str:
+def _changed(event: StoreGrown | StoreLabelled | FeaturesOrdered) -> str:
+    if isinstance(event, FeaturesOrdered):
+        more = ", …" * (event.features > len(event.names))
+        return (
+            f"{event.moved:,} of {event.features:,} features have another place in {event.input} "
+            "than in the network: matched by name, they are taken in the network's order, "
+            f"{listed(event.names)}{more}"
+        )
     if isinstance(event, StoreLabelled):
         names, scales = (", ".join(n) or "nothing" for n in (event.names, event.scales))
         return f"{event.store} has the job's labels now: names of {names}, scales of {scales}"
@@ -80,11 +94,20 @@ def _changed(event: StoreGrown | StoreLabelled) -> str:
     )
 
 
-def _waiting(event: WaitingForWorkers | NoWorkers | Stalled) -> str:
+def _cluster(event: ClusterExposed | ClusterReady) -> str:
+    if isinstance(event, ClusterExposed):
+        return f"warning: {event.cluster}: {event.reason}"
+    workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
+    return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
+
+
+def _waiting(event: WaitingForWorkers | NoWorkers | Stalled | WorkerReplaced) -> str:
     if isinstance(event, NoWorkers):
         return f"no workers: waiting for one, up to {event.seconds:g} s"
     if isinstance(event, Stalled):
         return _stalled(event)
+    if isinstance(event, WorkerReplaced):
+        return f"the worker {event.worker} is replaced, and others take its blocks: {event.cause}"
     return (
         f"waiting for {event.missing} of {event.wanted} workers of {event.cluster}, up to "
         f"{event.seconds:g} s"
@@ -97,8 +120,8 @@ def _stalled(event: Stalled) -> str:
     others = f" and {more} more" if more > 0 else ""
     return (
         f"no block was done for {format_seconds(event.seconds)}; {shown or 'no worker'}{others} "
-        f"{'has' if len(event.workers) < 2 else 'have'} some: a worker that hangs must be ended, "
-        "and another takes its blocks"
+        f"{'has' if len(event.workers) < 2 else 'have'} some; a worker that hangs is replaced "
+        "(cluster.stall_timeout)"
     )
 
 
@@ -108,7 +131,7 @@ def _columns(event: BlockDone | BlockFailed | BlockDamaged) -> str:
 
 def _finished(event: RunFinished) -> str:
     new = f", {counted(event.columns_new, 'column')} more than before" if event.columns_new else ""
-    nonfinite = f"; {counted(event.nonfinite, 'column')} of X not finite" if event.nonfinite else ""
+    nonfinite = _not_finite(event)
     if not event.blocks_computed and not event.blocks_failed:
         return f"{event.store} is complete; there was nothing to compute{nonfinite}"
     size, rate = _decimal(event.bytes_written), _decimal(event.bytes_written / event.seconds)
@@ -118,6 +141,14 @@ def _finished(event: RunFinished) -> str:
         f"{event.seconds:.1f} s ({rate}/s with start and end), "
         f"workers' peak memory {_decimal(event.peak_memory)}{nonfinite}"
     )
+
+
+def _not_finite(event: RunFinished) -> str:
+    told = f"; {counted(event.nonfinite, 'column')} of X not finite" if event.nonfinite else ""
+    if event.nonfinite_results:
+        told += f"; results of {counted(event.nonfinite_results, 'column')} not finite"
+    names = ", ".join(event.nonfinite_statistics)
+    return f"{told}; {names} not finite" if names else told
 
 
 def forgiving(file: TextIO) -> TextIO:

@@ -9,7 +9,7 @@ __all__ = ["scaled", "with_deviations"]
 
 _NAMES = {"input": "input_std", "output": "output_std"}
 # What is no derivative, and the same in either view
-_UNSCALED = {"W1", "b1", "W2", "b2", "value", "slope", "nonfinite"}
+_UNSCALED = {"W1", "b1", "W2", "b2", "value", "slope", "nonfinite", "nonfinite_results"}
 
 
 def with_deviations(dataset: xr.Dataset, scale: dict[str, tuple[float, ...]]) -> xr.Dataset:

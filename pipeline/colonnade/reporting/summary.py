@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade import reader
+from colonnade.errors import visible
 from colonnade.limits import REPORT_NORMS, REPORT_SAMPLE_BYTES
 from colonnade.places.locations import Options
 from colonnade.store import Status, Store
@@ -109,7 +110,7 @@ def summarise(path: str | Path, storage_options: Options = None) -> Summary:
 
 def _names(dataset: xr.Dataset, dimension: Hashable, size: int) -> list[str]:
     if dimension in dataset.coords:
-        return [str(name) for name in dataset.coords[dimension].values]
+        return [visible(str(name)) for name in dataset.coords[dimension].values]
     return [str(i) for i in range(size)]
 
 
@@ -216,6 +217,14 @@ def _warnings(found: Summary) -> list[str]:
             f"NaN or infinite values are in {counted(record.nonfinite, 'column')} of X; their "
             "results are NaN, or limits of σ′, and so may be means over all columns."
         )
+    if record.nonfinite_results:
+        warnings.append(
+            f"Results of {counted(record.nonfinite_results, 'column')} are NaN or infinite. Where "
+            f"X is finite, they leave the range of {record.job.output.dtype}."
+        )
+    if record.nonfinite_statistics:
+        names = ", ".join(record.nonfinite_statistics)
+        warnings.append(f"Statistics over all columns that are not finite: {names}.")
     failed = record.runs[-1].failed if record.runs else 0
     if failed:
         warnings.append(f"{counted(failed, 'block')} failed in the last run.")

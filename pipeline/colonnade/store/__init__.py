@@ -62,6 +62,14 @@ __all__ = [
 ]
 
 _NO_LABELS = Labels()
+# Of a record, what is known at the end
+_UNFINISHED: Mapping[str, Any] = {
+    "finished": None,
+    "nonfinite": None,
+    "nonfinite_results": None,
+    "nonfinite_statistics": (),
+    "failed": (),
+}
 
 
 class Store(Opened):
@@ -109,6 +117,7 @@ class Store(Opened):
             input=x,
             grid=plan.grid,
             arrays=tuple(array.name for array in plan.arrays if array.per_block),
+            counts_results=True,
             labels=labels,
             versions=versions(),
         )
@@ -137,10 +146,18 @@ class Store(Opened):
         """Make a buffer for one shard of an array, to be filled and given to `write`."""
         return arrays.make_buffer(self._array(name))
 
-    def write(self, block: int, buffers: Mapping[str, ShardBuffer], nonfinite: int = 0) -> int:
+    def write(
+        self,
+        block: int,
+        buffers: Mapping[str, ShardBuffer],
+        nonfinite: int = 0,
+        nonfinite_results: int = 0,
+    ) -> int:
         """Write a block's shard of each array, the main one's last; return their numbers' bytes."""
         if nonfinite:
             self._array("nonfinite")[block] = nonfinite
+        if nonfinite_results and self.record.counts_results:
+            self._array("nonfinite_results")[block] = nonfinite_results
         written = sum(
             arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
         )
@@ -155,7 +172,7 @@ class Store(Opened):
 
     def discard(self, block: int) -> None:
         """Delete a block's shards, the main array's first: from then on it is not done."""
-        for name in (*reversed(self.record.arrays), "nonfinite"):
+        for name in (*reversed(self.record.arrays), *self.record.counts):
             arrays.remove(self._array(name), block)
 
     def delete(self) -> None:
@@ -188,13 +205,11 @@ class Store(Opened):
                 growth=Growth(columns=columns, begun=now()),
                 # Those of the columns end where X did
                 labels=self.record.labels.model_copy(update={"copied": ()}),
-                finished=None,
-                nonfinite=None,
-                failed=(),
+                **_UNFINISHED,
             )
             self.end_growth()
         elif job != self.record.job or self.record.state != "writing" or self.record.failed:
-            self._update(job=job, state="writing", finished=None, nonfinite=None, failed=())
+            self._update(job=job, state="writing", **_UNFINISHED)
 
     def end_growth(self) -> None:
         """Finish making the store longer, where a run that did so was killed."""
@@ -238,13 +253,26 @@ class Store(Opened):
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""
+        overflowed = []
         for name, result in results.items():
-            self._array(name)[...] = np.asarray(result).astype(self._array(name).dtype)
-        for name in {*self.record.arrays, *results, *self.weights, "nonfinite"}:
+            # What leaves the range of the store's type is told
+            with np.errstate(over="ignore"):
+                stored = np.asarray(result).astype(self._array(name).dtype)
+            self._array(name)[...] = stored
+            if not np.isfinite(stored).all():
+                overflowed.append(name)
+        for name in {*self.record.arrays, *results, *self.weights, *self.record.counts}:
             arrays.clear_orphans(self._array(name))
         arrays.clear_orphans(self._group)
         clear_makings(self.place)
-        self._update(failed=(), state="complete", finished=now(), nonfinite=self.nonfinite())
+        self._update(
+            failed=(),
+            state="complete",
+            finished=now(),
+            nonfinite=self.nonfinite(),
+            nonfinite_results=self.nonfinite_results(),
+            nonfinite_statistics=tuple(sorted(overflowed)),
+        )
 
     def _update(self, **changes: Any) -> None:
         if not self.is_current():

@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 
 from colonnade.errors import StoreError, shown
-from colonnade.layout import ArrayPlan, Grid, nonfinite_plan
+from colonnade.layout import ArrayPlan, Grid, count_plan
 from colonnade.store import arrays
 from colonnade.store.opening import KEY, REMEDY, why
 from colonnade.store.record import Record
@@ -19,7 +19,7 @@ __all__ = ["array_plans", "check"]
 
 def array_plans(record: Record, grid: Grid) -> tuple[ArrayPlan, ...]:
     """Plan the arrays of a store, but for the weights, in a grid of its blocks."""
-    return (*record.plans_in(grid), nonfinite_plan(grid))
+    return (*record.plans_in(grid), *(count_plan(name, grid) for name in record.counts))
 
 
 def check(path: str, record: Record, array: Callable[[str], zarr.Array[Any]]) -> None:

@@ -75,6 +75,13 @@ _ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
         "long_name": "number of columns of X that are not finite in each block that is done",
         "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
     },
+    "nonfinite_results": {
+        "long_name": "number of columns whose results are not finite in each block that is done",
+        "formula": (
+            "nonfinite_results[b] = number of k in block b with NaN or ±∞ among the results of "
+            "column k; 1 at least where the block's part in a statistic holds one"
+        ),
+    },
 }
 
 

@@ -14,7 +14,7 @@ from colonnade.labels import Labels
 from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.limits import FAILURES_KEPT, RUNS_KEPT
 from colonnade.network import Network
-from colonnade.products import make_arrays
+from colonnade.products import PRODUCTS, make_arrays
 from colonnade.store.history import RunRecord
 
 __all__ = [
@@ -166,6 +166,13 @@ class Record(BaseModel):
         Scalings of X and Y that the weights hold, in words.
     nonfinite
         How many columns of X hold NaN or an infinity; None while the store is being written.
+    counts_results
+        Whether the columns whose results are not finite are counted as well. Older stores have no
+        array for that, and get none: their count is not known.
+    nonfinite_results
+        How many there are; None while the store is being written, and where it is not known.
+    nonfinite_statistics
+        Statistics over all columns that hold NaN or an infinity.
     labels
         Names and scales, which another run of the job may change.
     growth
@@ -190,6 +197,9 @@ class Record(BaseModel):
     grid: Annotated[Grid, AfterValidator(_usable)]
     arrays: tuple[str, ...]
     nonfinite: Annotated[int, Field(ge=0)] | None = None
+    counts_results: bool = False
+    nonfinite_results: Annotated[int, Field(ge=0)] | None = None
+    nonfinite_statistics: Annotated[tuple[str, ...], Field(max_length=len(PRODUCTS))] = ()
     labels: Labels = Labels()
     growth: Growth | None = None
     failed: Annotated[tuple[FailedBlock, ...], Field(max_length=FAILURES_KEPT)] = ()
@@ -210,6 +220,11 @@ class Record(BaseModel):
         if growth is not None and not growth.resized and self.state == "complete":
             raise ValueError("a store that is growing is not complete")
         return self
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """Arrays of each block's count of columns that are not finite."""
+        return ("nonfinite", "nonfinite_results") if self.counts_results else ("nonfinite",)
 
     @property
     def former(self) -> Grid | None:

@@ -19,7 +19,8 @@ def round_mantissa(values: NDArray[Any], bits: int) -> None:
 
     The error of a normal number is at most 2^-(bits + 1) of it (Delaunay et al., 2019, "Evaluation
     of lossless and lossy algorithms for the compression of scientific datasets in netCDF-4 or HDF5
-    files", section 2, on bit rounding). Infinities and NaN stay what they are.
+    files", section 2, on bit rounding). That holds of the largest numbers too, which are rounded
+    towards zero where the nearest would be an infinity. Infinities and NaN stay what they are.
 
     Parameters
     ----------
@@ -33,12 +34,18 @@ def round_mantissa(values: NDArray[Any], bits: int) -> None:
     drop = _MANTISSA[size] - bits
     half, one = kind.type((1 << (drop - 1)) - 1), kind.type(1)
     kept = ~kind.type((1 << drop) - 1)
+    # With all kept bits set; from half a step above it on, the nearest would be an infinity
+    largest = np.finfo(values.dtype).max.view(kind) & kept
+    beyond = (largest | kind.type(1 << (drop - 1))).view(values.dtype)
     flat = values.reshape(-1)
     for start in range(0, flat.size, _SLICE_BYTES // size):
         part = flat[start : start + _SLICE_BYTES // size]
-        strange = ~np.isfinite(part)
+        # NaN is not less either
+        strange = ~(np.abs(part) < beyond)
         held = part[strange]
         whole = part.view(kind)
         whole += ((whole >> kind.type(drop)) & one) + half
         whole &= kept
-        part[strange] = held
+        if held.size:
+            cut = np.copysign(largest.view(values.dtype), held)
+            part[strange] = np.where(np.isfinite(held), cut, held)

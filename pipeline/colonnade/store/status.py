@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from colonnade.errors import shown
+from colonnade.errors import shown, visible
 from colonnade.store.lease import Holder
 from colonnade.store.record import Record
-from colonnade.words import format_seconds
+from colonnade.words import counted, format_seconds
 
 __all__ = ["Status", "ranges"]
 
-_TOLD = {"created", "finished", "folded", "growth", "nonfinite", "versions", "job"}
+_TOLD = {
+    "created", "finished", "folded", "growth", "nonfinite", "nonfinite_results",
+    "nonfinite_statistics", "versions", "job",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ class Status:
         lines = [
             f"store     {self.path}, {self.state}",
             f"blocks    {done:,} of {grid.blocks:,} ({columns:,} of {grid.columns:,} columns)",
-            f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}",
+            f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}"
+            + _not_finite(record),
             (
                 f"network   n = {network.inputs}, m = {network.told}, "
                 f"q = {network.outputs}, {record.job.network.told}; {record.job.network.weights}"
@@ -128,7 +132,19 @@ class Status:
             )
             told = ", which is dead" if self.holder.is_gone else heard
             lines.insert(1, f"held by   {self.holder}{told}")
-        return "\n".join(lines)
+        # Texts of a store that may be anybody's
+        return "\n".join(map(visible, lines))
+
+
+def _not_finite(record: Record) -> str:
+    """Tell which results are not finite, if any are."""
+    told = ""
+    if record.nonfinite_results:
+        told = f"; results of {counted(record.nonfinite_results, 'column')} are not finite"
+    if record.nonfinite_statistics:
+        names = [shown(name) for name in record.nonfinite_statistics]
+        told += f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite"
+    return told
 
 
 def _are(things: tuple[str, ...]) -> str:

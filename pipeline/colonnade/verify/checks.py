@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
-from colonnade.errors import InputError, NetworkError, StoreError
+from colonnade.columns.pairing import MatchError, pair
+from colonnade.errors import NetworkError, StoreError, UsageError
 from colonnade.matrix import nonfinite
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
@@ -51,6 +53,7 @@ class Checks:
     failures: list[Failure] = field(default_factory=list)
     refused: str | None = None
     _counted: set[int] = field(default_factory=set)
+    _overflowed: set[int] = field(default_factory=set)
     _X: Columns | None = None
     _reference: Reference | DeepReference | None = None
     _slopes_left: int = _SLOPES
@@ -60,14 +63,18 @@ class Checks:
     _terms: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
     _largest: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
 
-    def open(self, X: Columns | None, network: Network | None, *, imports: bool) -> None:
+    def open(
+        self, X: Columns | None, network: Network | None, *, imports: bool, trust: bool
+    ) -> None:
         """Check the weights and X, without which no column can be computed again."""
         self._counted = self.store.counted()
+        self._overflowed = self.store.counted("nonfinite_results")
         network = self._network(imports=imports) or network
         try:
-            X = self.store.columns() if X is None else X
+            X = self.store.columns(trust=trust) if X is None else X
             found = input_record(X, self.store.grid.columns)
-        except (InputError, OSError, ValueError) as error:
+        # The extra that reads X is not installed, say
+        except (UsageError, OSError, ValueError) as error:
             self.refused = f"X cannot be read, so that no column was computed again: {error}"
             return
         record = self.store.record
@@ -98,6 +105,18 @@ class Checks:
                 continue
             if name in labels.names and tuple(map(str, stored)) != labels.names[name]:
                 self._fail(name, None, "its names are not those of the store's record")
+        self._order_of_names()
+
+    def _order_of_names(self) -> None:
+        """Compare the inputs' names with those of X: each number must stand under its own."""
+        named = self.store.record.labels.input_names
+        with suppress(MatchError):
+            if self._X is not None and pair(named, self._X.feature_names).moved:
+                cause = (
+                    "its names are those of X's features in another order, so that derivatives "
+                    "stand under wrong names; make the store anew with colonnade run --overwrite"
+                )
+                self._fail("input", None, cause)
 
     def block(self, block: int) -> None:
         """Read a block's shards, and compare its columns that were chosen."""
@@ -114,9 +133,7 @@ class Checks:
                         # A view would keep the chunk
                         kept[k][plan.name] = rows[k - start].copy()
         self._parts(block, parts)
-        if block in self._counted:
-            for _ in self._shard("nonfinite", block):
-                pass
+        self._counts(block, kept)
         for k, arrays in kept.items():
             x = self._read(k, k + 1)
             if x is None or self._reference is None:
@@ -127,6 +144,19 @@ class Checks:
             expected = self._reference.column(x[:, 0])
             for name, stored in arrays.items():
                 self._compare(name, block, (k, k + 1), stored, expected[name])
+
+    def _counts(self, block: int, kept: dict[int, dict[str, NDArray[Any]]]) -> None:
+        """Read a block's counts; results that are not finite must be counted."""
+        for name, blocks in (("nonfinite", self._counted), ("nonfinite_results", self._overflowed)):
+            if block in blocks:
+                for _ in self._shard(name, block):
+                    pass
+        if block in self._overflowed or not self.store.record.counts_results:
+            return
+        for k, arrays in kept.items():
+            if not all(np.isfinite(stored).all() for stored in arrays.values()):
+                cause = "it is not counted that results are not finite"
+                self._fail("nonfinite_results", block, cause, (k, k + 1))
 
     def final(self, *, whole: bool) -> None:
         """Check what was written at the end, against the parts of all blocks."""

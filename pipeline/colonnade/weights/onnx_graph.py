@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from colonnade.errors import NetworkError, reason, shown
 from colonnade.limits import ONNX_NODES
 from colonnade.weights.extras import needed
-from colonnade.weights.loaded import Loaded
+from colonnade.weights.loaded import Loaded, told_names
 from colonnade.weights.onnx_operators import OPERATORS
 from colonnade.weights.onnx_tensors import read_tensors
 from colonnade.weights.onnx_values import Node, Value
@@ -111,7 +111,9 @@ def _read(model: Any, folder: Path | None) -> Loaded:
     problem = walked.problems.get(output, "its output is not made of its input")
     if output in walked.values:
         try:
-            return Loaded(named, list(walked.values[output].settled()))
+            steps = list(walked.values[output].settled())
+            said = {entry.key: entry.value for entry in model.metadata_props}
+            return Loaded(named, steps, input_names=told_names(said))
         except ValueError as error:
             problem = str(error)
     raise _GraphError(f"{problem}.")
