@@ -205,7 +205,7 @@ def test_fingerprint_of_much_samples_both_ends(tmp_path, X, monkeypatch) -> None
 def test_fingerprint_of_dear_chunks(tmp_path, X, monkeypatch) -> None:
     """Noticed is a change in one of two chunks, which lie at opposite corners of X."""
     monkeypatch.setattr(base, "_WHOLE_BYTES", 100)
-    monkeypatch.setattr(sampling, "_BYTES", 1)
+    monkeypatch.setattr(sampling, "SAMPLE_BYTES", 1)
     monkeypatch.setattr(sampling, "_COLUMNS", 4)
     save_zarr(tmp_path / "x.zarr", X, chunks=(3, 10))
     before = open_columns(tmp_path / "x.zarr").fingerprint()
@@ -226,7 +226,7 @@ pieces = st.builds(Piece, st.integers(1, 50), st.integers(1, 50), st.integers(1,
        budget=st.integers(1, 10**6), most=st.integers(2, 70))  # fmt: skip
 def test_samples_cost_what_they_may(n, p, piece, budget, most) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "_BYTES", budget)
+        patch.setattr(sampling, "SAMPLE_BYTES", budget)
         patch.setattr(sampling, "_COLUMNS", most)
         chosen = sampling.samples(n, p, piece)
     read = {
@@ -265,7 +265,7 @@ def test_fingerprint_of_terabytes_of_npy(tmp_path, shape, order) -> None:
 def test_fingerprint_of_large_chunks(tmp_path, monkeypatch, chunks, version) -> None:
     """Of 1.3 MB, whatever the chunks, a few of the chunks are read, each once."""
     monkeypatch.setattr(base, "_WHOLE_BYTES", 100)
-    monkeypatch.setattr(sampling, "_BYTES", 200_000)
+    monkeypatch.setattr(sampling, "SAMPLE_BYTES", 200_000)
     X = make_columns(8, 40_009)
     save_zarr(tmp_path / "x.zarr", X, chunks=chunks, compressors=None, zarr_format=version)
     source = open_columns(tmp_path / "x.zarr")

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import dask.array
+import pandas as pd
 import pytest
 import yaml
 from hypothesis import example, given, settings
@@ -21,6 +23,7 @@ from colonnade.errors import JobError
 from colonnade.job import AddressCluster, Job, LocalCluster, cluster, json_schema
 from colonnade.job.file import load_job
 from colonnade.places.locations import StorageOptions
+from support import N, P, make_columns, refusal
 
 CONFIGS = [Path(__file__).parents[1] / "configs" / name for name in ("digits.yaml", "patches.yaml")]
 WHOLE = """\
@@ -790,3 +793,23 @@ def test_a_night_that_is_no_date(monkeypatch, given: str) -> None:
     (line,) = told(job(output__path="{date}"))
     assert "the environment's COLONNADE_DATE is no date such as 2026-03-01" in line
     assert load_job(job())
+
+
+@pytest.mark.parametrize(
+    "make", [make_columns, lambda: dask.array.ones((N, P)), lambda: pd.DataFrame(make_columns())]
+)
+@pytest.mark.parametrize("place", ["input.path", "input", "network.weights", "job"])
+def test_an_array_in_the_place_of_a_path(job, make, place: str) -> None:
+    document = job()
+    section, _, key = place.partition(".")
+    if key:
+        document[section][key] = make()
+    else:
+        document[section] = make()
+    told = refusal(lambda: load_job(document))
+    if place == "job":
+        assert "job: unknown key" in told
+    else:
+        assert f"{place}: given an array of the shape ({N}, {P}); a job holds paths" in told
+        assert "np.save('X.npy', X)" in told
+        assert "cn.jacobian(network, X)" in told

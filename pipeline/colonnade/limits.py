@@ -75,6 +75,12 @@ X_BYTES = 2**63
 CHUNK_BYTES = 2**31
 """A chunk of X, unpacked. It is read whole for a single column."""
 
+CHUNK_INFLATION = 2
+"""What a chunk of X may unpack to, times its numbers. Codecs may add a checksum or a header."""
+
+HDF5_UNCHECKED_BYTES = 256 * 2**20
+"""What a chunk of HDF5 may unpack to, unchecked. To check it, it is unpacked once more."""
+
 ROW_GROUP_BYTES = 2**31
 """The chosen columns of a Parquet row group. It is read whole for a single row."""
 

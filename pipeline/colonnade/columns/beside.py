@@ -14,6 +14,7 @@ from colonnade.columns.zarrs import ZarrStored, check_chunks
 from colonnade.errors import reason
 from colonnade.labels import Coordinate
 from colonnade.limits import ATTRIBUTE_CHARACTERS, COORDINATE_VALUES
+from colonnade.places.decoding import bounded
 
 __all__ = ["array_beside", "coordinate_beside"]
 
@@ -118,4 +119,4 @@ def _member(array: zarr.Array[Any], name: str) -> zarr.Array[Any] | None:
         return None
     group = zarr.open_group(array.store, path=parent, mode="r", use_consolidated=False)
     found = group.get(name)
-    return found if isinstance(found, zarr.Array) else None
+    return bounded(found) if isinstance(found, zarr.Array) else None

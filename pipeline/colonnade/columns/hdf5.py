@@ -6,6 +6,7 @@ import itertools
 import math
 import os
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +23,24 @@ from colonnade.columns.labels import labels
 from colonnade.columns.packing import ATTRIBUTES
 from colonnade.columns.stacking import choose, stack
 from colonnade.errors import InputError, reason, shown
-from colonnade.limits import CHUNK_BYTES, HDF5_LINKS, HDF5_MEMBERS
+from colonnade.limits import (
+    CHUNK_BYTES,
+    CHUNK_INFLATION,
+    HDF5_LINKS,
+    HDF5_MEMBERS,
+    HDF5_UNCHECKED_BYTES,
+)
 from colonnade.npy.file import PAGE
 from colonnade.places import Place
+from colonnade.places.decoding import inflated
 from colonnade.places.regularfiles import stamp
 
 __all__ = ["open_hdf5"]
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
+# Numbers of filters, and by how much deflate shrinks zeros
+_DEFLATE, _FLETCHER32 = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
+_MOST_DEFLATED = 1032
 # The library takes one thread at a time, and to close a file closes what others hold of it
 _ALONE = threading.Lock()
 
@@ -107,6 +118,7 @@ def _open(path: str, file: h5py.File, wanted: Wanted) -> Stacked:
         if not isinstance(found, h5py.Dataset) or found.ndim != 1 or _is_bare(found):
             return None
         _check_dataset(found)
+        _check_stored(found, (slice(0, found.shape[0]),))
         text = h5py.check_string_dtype(found.dtype)
         dtype = np.dtype("U") if text else found.dtype
         return labels(found.shape[0], dtype, lambda: (found.asstr() if text else found)[:])
@@ -222,23 +234,32 @@ def _dimension(dataset: h5py.Dataset, axis: int) -> str | None:
 
 
 def _check_stored(dataset: h5py.Dataset, box: Box) -> None:
-    """Raise ValueError for a chunk that has more bytes compressed than it should have unpacked.
+    """Raise ValueError for a chunk that has, or unpacks to, more bytes than it should have.
 
-    The library unpacks whatever is there, and only then looks how much it was to be.
+    The library unpacks whatever is there, and only then looks how much it was to be. Where that
+    could be much, it is unpacked here before, which stops at the limit.
     """
     created = dataset.id.get_create_plist()
     if dataset.chunks is None or not created.get_nfilters():
         return
-    most = 2 * math.prod(dataset.chunks) * dataset.dtype.itemsize + PAGE
+    codes = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    most = CHUNK_INFLATION * math.prod(dataset.chunks) * dataset.dtype.itemsize + PAGE
     numbers = [
         range(part.start // size * size, part.stop, size)
         for part, size in zip(box, dataset.chunks, strict=True)
     ]
     for place in itertools.product(*numbers):
         # None there reads as a fill value
-        size = dataset.id.get_chunk_info_by_coord(place).size
-        if size is not None and size > most:
-            raise ValueError(f"its chunk at {place} has {size:,} bytes, and unpacks to no more")
+        stored = dataset.id.get_chunk_info_by_coord(place)
+        if stored.size is None:
+            continue
+        if stored.size > most:
+            raise ValueError(
+                f"its chunk at {place} has {stored.size:,} bytes, and unpacks to no more"
+            )
+        if _DEFLATE in codes and stored.size * _MOST_DEFLATED > max(most, HDF5_UNCHECKED_BYTES):
+            _, chunk = dataset.id.read_direct_chunk(place)
+            inflated(chunk, most, zlib.decompressobj, "deflate")
 
 
 def _check_dataset(dataset: h5py.Dataset) -> None:
@@ -260,3 +281,8 @@ def _check_dataset(dataset: h5py.Dataset) -> None:
     # What is compressed twice may be a thousand times a thousand times as large
     if len(set(codes)) < len(codes):
         raise ValueError(f"{name} is compressed with the same filter more than once")
+    if _DEFLATE in codes and not {*codes[codes.index(_DEFLATE) + 1 :]} <= {_FLETCHER32}:
+        raise ValueError(
+            f"{name} is compressed, and then changed by another filter; store it anew, with "
+            "compression='gzip' and shuffle=True"
+        )

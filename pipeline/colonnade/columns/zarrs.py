@@ -21,6 +21,7 @@ from colonnade.columns.labels import labels
 from colonnade.columns.stacking import choose, stack
 from colonnade.errors import InputError, reason, shown
 from colonnade.limits import CHUNK_BYTES
+from colonnade.places.decoding import bounded
 from colonnade.places.regularfiles import RegularFiles, stamp
 
 __all__ = ["ZarrStored", "check_chunks", "open_zarr"]
@@ -76,7 +77,7 @@ class ZarrStored(Stored):
         node: zarr.Array[Any] = zarr.open_array(self.array.store, path=self.array.path, mode="r")
         check_chunks(node)
         self.require(node.shape, node.dtype)
-        return node
+        return bounded(node)
 
 
 def open_zarr(path: str, wanted: Wanted, store: Any = None) -> Stacked:
@@ -122,7 +123,7 @@ def _of_group(path: str, group: zarr.Group, wanted: Wanted) -> Stacked:
         node = group.get(dim)
         if not isinstance(node, zarr.Array) or node.ndim != 1:
             return None
-        return labels(node.shape[0], node.dtype, lambda: node[:])
+        return labels(node.shape[0], node.dtype, lambda: bounded(node)[:])
 
     chosen = choose(path, lambda: [n for n, _ in group.arrays()], get, wanted, kind="group")
     return stack(path, chosen, wanted, label)

@@ -247,7 +247,16 @@ def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
     if location[:1] == ["cluster"]:
         del location[1:2]
     given, context = _at(raw, location, problem["input"]), problem.get("ctx", {})
+    shape = getattr(given, "shape", None)
+    # Of an array, neither == nor `in` is a truth value
+    is_array = isinstance(shape, tuple) and len(shape) > 0
     match problem["type"]:
+        case kind if is_array and kind != "extra_forbidden":
+            told = (
+                f"given an array of the shape {shape}; a job holds paths, which its workers open: "
+                "save it, as with np.save('X.npy', X), and give that path, or call "
+                "cn.jacobian(network, X), which takes arrays and needs no job"
+            )
         case "extra_forbidden" | "invalid_key":
             known = _known_keys(problem["loc"][:-1])
             near = _nearest(location[-1], known)

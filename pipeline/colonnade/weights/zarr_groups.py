@@ -11,6 +11,7 @@ import zarr
 
 from colonnade.errors import NetworkError, UsageError, reason, shown
 from colonnade.places import Objects, Place
+from colonnade.places.decoding import bounded
 from colonnade.places.regularfiles import RegularFiles
 from colonnade.weights.archives import most_unpacked
 from colonnade.weights.loaded import Loaded
@@ -33,7 +34,7 @@ def load_zarr(path: str | Path, place: Place) -> Loaded:
                     f"its array {shown(name)} claims the shape {array.shape} in chunks of "
                     f"{array.chunks}, and has {array.nbytes_stored():,} bytes"
                 )
-            arrays[name] = np.asarray(array[...])
+            arrays[name] = np.asarray(bounded(array)[...])
         return Loaded(arrays)
     except (MemoryError, UsageError):
         raise
