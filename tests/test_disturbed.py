@@ -21,7 +21,14 @@ from distributed import Client
 import colonnade as cn
 from colonnade import rounds
 from colonnade.errors import IncompleteError, UsageError
-from colonnade.events import BlockDone, BlockFailed, ClusterReady, NoWorkers, Stalled
+from colonnade.events import (
+    BlockDone,
+    BlockFailed,
+    ClusterReady,
+    NoWorkers,
+    Stalled,
+    WorkerReplaced,
+)
 from colonnade.places import Directory
 from colonnade.progress import told
 from colonnade.store import Store, lease
@@ -185,13 +192,40 @@ def test_a_worker_that_hangs_is_named(
             if len(stalled) == 2:
                 (tmp_path / "wait").unlink()
 
-    cluster = {"kind": "address", "address": processes.address}
+    cluster = {"kind": "address", "address": processes.address, "stall_timeout": 600}
     assert cn.run(job() | {"cluster": cluster}, listener=listen).state == "complete"
     with Client(processes.address) as client:
         (worker,) = client.scheduler_info()["workers"]
     assert [event.workers for event in stalled] == [(worker,)] * 2
     assert 0.3 <= stalled[0].seconds <= stalled[1].seconds / 2
-    assert f"; {worker} has some: a worker that hangs must be ended" in told(stalled[0])
+    assert f"; {worker} has some; a worker that hangs is replaced (clus" in told(stalled[0])
+
+
+def test_a_worker_that_hangs_loses_its_blocks(
+    job, processes: Processes, tmp_path: Path, monkeypatch, local_bits
+) -> None:
+    """It has no nanny: it is asked to end, and where another one comes the run goes on."""
+    monkeypatch.setattr(rounds, "_PATIENCE", 3.0)
+    processes.add_worker()
+    with Client(processes.address) as client:
+        (worker,) = client.scheduler_info()["workers"]
+    (tmp_path / "wait").touch()
+    replaced: list[WorkerReplaced] = []
+
+    def listen(event: Any) -> None:
+        if isinstance(event, WorkerReplaced):
+            replaced.append(event)
+            processes.add_worker()
+            (tmp_path / "wait").unlink()
+
+    cluster = {"kind": "address", "address": processes.address}
+    finished = cn.run(job() | {"cluster": cluster}, listener=listen)
+    assert (finished.state, finished.blocks_failed) == ("complete", 0)
+    (event,) = replaced
+    assert event.worker == worker
+    assert event.seconds >= 3
+    wait_for(lambda: processes.workers[0].poll() is not None)
+    assert bits(tmp_path / "out.zarr") == local_bits
 
 
 def test_a_calibration_whose_scheduler_is_lost(job, processes: Processes, tmp_path: Path) -> None:

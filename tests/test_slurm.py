@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 import colonnade as cn
+from colonnade.clusters import queues
 from colonnade.errors import ClusterError
-from colonnade.events import ClusterReady, WaitingForWorkers
+from colonnade.events import ClusterReady, WaitingForWorkers, WorkerReplaced
 from slurm import Slurm
 from support import bits
 from test_cli import colonnade
 from test_disturbed import DISTURB, begun, wait_for
+from test_hangs import STICKING
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -125,3 +127,70 @@ def test_workers_that_do_not_come(job, settings, tmp_path: Path) -> None:
         cn.run(job() | {"cluster": cluster}, listener=events.append)
     assert events == [WaitingForWorkers("Slurm", 1, 1, 3)]
     assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_stuck_worker_is_replaced(
+    job, settings, slurm: Slurm, tmp_path: Path, monkeypatch
+) -> None:
+    """Its thread never returns: its job is cancelled, and another is submitted."""
+    (tmp_path / "sticking.py").write_text(STICKING)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    document = job(network={"activation": "sticking:sigma"})
+    expected = bits(cn.run(document | {"output": elsewhere(document, tmp_path)}).store)
+    (tmp_path / "stick").touch()
+    events: list[Any] = []
+    seen: set[str] = set()
+
+    def listen(event: Any) -> None:
+        events.append(event)
+        seen.update(slurm.jobs())
+
+    cluster = settings | {"stall_timeout": 10, "timeout": 120}
+    finished = cn.run(document | {"cluster": cluster}, listener=listen)
+    assert (finished.state, finished.blocks_failed) == ("complete", 0)
+    (event,) = (event for event in events if isinstance(event, WorkerReplaced))
+    assert "it has computed for" in event.cause
+    assert len(seen) == 3
+    assert bits(tmp_path / "out.zarr") == expected
+
+
+def elsewhere(document: dict[str, Any], folder: Path) -> dict[str, Any]:
+    return document["output"] | {"path": str(folder / "expected.zarr")}
+
+
+def test_a_job_that_is_cancelled_while_it_is_pending_is_submitted_again(
+    job, settings, slurm: Slurm, tmp_path: Path, monkeypatch, local_bits
+) -> None:
+    """Its worker has never been there, so that Dask waits for it."""
+    monkeypatch.setattr(queues, "_LOOK", 1.0)
+    (tmp_path / "disturb.py").write_text(DISTURB)
+    (tmp_path / "wait").touch()
+    preload = f"export DASK_DISTRIBUTED__WORKER__PRELOAD={tmp_path / 'disturb.py'}"
+    gone: list[str] = []
+
+    def disturb() -> None:
+        try:
+            wait_for(lambda: len(begun(tmp_path)) == 2)
+            first = list(slurm.jobs())
+            # What takes its place stays pending
+            slurm.call("scontrol", "update", "PartitionName=debug", "State=DOWN")
+            slurm.call("scancel", first[0])
+            (pending,) = wait_for(lambda: [i for i in slurm.jobs() if i not in first])
+            slurm.call("scancel", pending)
+            wait_for(lambda: [i for i in slurm.jobs() if i not in (*first, pending)])
+            gone.extend([first[0], pending])
+        finally:
+            slurm.call("scontrol", "update", "PartitionName=debug", "State=UP")
+            (tmp_path / "wait").unlink()
+
+    disturbing = threading.Thread(target=disturb)
+    disturbing.start()
+    try:
+        document = job() | {"cluster": settings | {"job_script_prologue": [preload]}}
+        finished = cn.run(document)
+    finally:
+        disturbing.join()
+    assert len(gone) == 2
+    assert (finished.state, finished.blocks_failed) == ("complete", 0)
+    assert bits(tmp_path / "out.zarr") == local_bits
