@@ -130,6 +130,15 @@ def needs(program: str, how: str) -> None:
         pytest.skip(told)
 
 
+def needs_root() -> None:
+    """Leave a test out, as `needs`, where it cannot become another user."""
+    if os.geteuid() != 0:
+        told = "only root becomes another user; to include this: run it as root"
+        if os.environ.get("TEST_ALL"):
+            pytest.fail(told)
+        pytest.skip(told)
+
+
 def check_refusal(error: ColonnadeError) -> str:
     """A refusal has its exit status, and says why in a paragraph without control characters."""
     text = str(error)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dask
 import jsonschema
 import pytest
 import yaml
@@ -73,7 +74,7 @@ def test_the_job_of_a_worker(job, kind: str, tmp_path) -> None:
     *_, first, second, command = (line for line in script if line)
     assert (first, second) == ("module load python", ". ~/env")
     words = command.split()
-    assert words[:4] == ["python3", "-m", "distributed.cli.dask_worker", "tcp://10.0.0.1:8786"]
+    assert words[:4] == ["python3", "-m", "colonnade.clusters.worker", "tcp://10.0.0.1:8786"]
     options = dict(itertools.pairwise(words))
     assert (options["--nthreads"], options["--memory-limit"]) == ("2", "3.00GiB")
     assert (options["--interface"], options["--local-directory"]) == ("ib0", "/scratch")
@@ -83,7 +84,7 @@ def test_the_job_of_a_worker(job, kind: str, tmp_path) -> None:
 
 def test_a_short_job_leaves_early_as_well(job) -> None:
     extra = queues.arguments(settings(job, "slurm", walltime=600))["worker_extra_args"]
-    assert extra == ["--lifetime", "540s", "--lifetime-stagger", "30s"]
+    assert extra[:4] == ["--lifetime", "540s", "--lifetime-stagger", "30s"]
 
 
 @pytest.mark.parametrize("walltime", ["12:00:00", 43200, "0-12:00:00"])
@@ -93,18 +94,26 @@ def test_times_as_yaml_reads_them(job, walltime) -> None:
     assert queues.arguments(found)["walltime"] == "12:00"
 
 
-def test_the_hosts_of_ssh(job) -> None:
-    given = ssh.arguments(settings(job, "ssh"))
-    assert given["hosts"] == ["c", "a", "b.example.org", "10.0.0.1"]
-    assert given["remote_python"] == "/opt/bin/python"
-    assert given["connect_options"] == {
-        "port": 2222, "username": "me", "client_keys": ["keys/mine"], "known_hosts": "keys/hosts",
-        "connect_timeout": 60, "login_timeout": 60,
+def test_what_hosts_of_ssh_are_told(job) -> None:
+    found = settings(job, "ssh")
+    with dask.config.set({"distributed.comm.timeouts.tcp": "21s", "gateway.auth.kwargs": "x"}):
+        assert ssh.connection(found) == {
+            "port": 2222, "username": "me", "client_keys": ["keys/mine"],
+            "known_hosts": "keys/hosts", "login_timeout": 60, "keepalive_interval": 7,
+            "keepalive_count_max": 3,
+        }  # fmt: skip
+        worker = ssh.document(found, None, "worker", "tls://c:1")
+        scheduler = ssh.document(found, None, "scheduler")
+    assert worker["options"] == {
+        "scheduler": "tls://c:1", "number": 2, "nthreads": 3, "memory_limit": 2**30,
+        "interface": "eth1", "timeout": 60,
     }  # fmt: skip
-    assert given["worker_options"] == {
-        "n_workers": 2, "nthreads": 3, "memory_limit": 2**30, "interface": "eth1",
-        "local_directory": "/scratch",
-    }  # fmt: skip
+    assert scheduler["options"] == {"interface": "eth1", "dashboard": True}
+    for document in (worker, scheduler):
+        assert document["local_directory"] == "/scratch"
+        assert document["config"]["distributed"]["comm"]["timeouts"]["tcp"] == "21s"
+        # What other parts of Dask are told is not for hosts
+        assert set(document["config"]) <= {"distributed", "temporary-directory"}
 
 
 def test_the_cluster_of_kubernetes(job) -> None:
@@ -114,7 +123,7 @@ def test_the_cluster_of_kubernetes(job) -> None:
     (version,) = yaml.safe_load(definition.read_text())["spec"]["versions"]
     jsonschema.validate(found, version["schema"]["openAPIV3Schema"])
     assert found["kind"] == "DaskCluster"
-    assert found["metadata"] == {"name": "colonnade-1"}
+    assert found["metadata"] == {"name": "colonnade-1", "labels": kubernetes.LABELS}
     assert found["spec"]["worker"]["replicas"] == 2
     resources = {"cpu": "2", "memory": str(3 * 2**30)}
     for part in ("scheduler", "worker"):

@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from hypothesis import strategies as st
 
 import colonnade as cn
 from colonnade.columns import open_columns
-from colonnade.errors import StoreError
+from colonnade.errors import ColonnadeError, IncompleteError, StoreError
 from colonnade.job.file import load_job
 from colonnade.planning import plan
 from colonnade.store import Store, hold, input_record
@@ -288,6 +290,71 @@ def test_what_is_stored_is_no_pipe(made, store: Path, name: str, kind: str, monk
         path.unlink()
         if kept is not None:
             path.write_bytes(kept)
+
+
+# Clears the screen; turns what follows round; ends a line and forges the next one
+STRANGE = "a\x1b[2J\u202eb\u2066c\nstate     complete\x9b31m\u200f"
+TEXTS: list[Document] = [
+    {"created": STRANGE}, {"finished": STRANGE}, {"versions": {"colonnade": STRANGE}},
+    {"folded": [STRANGE]}, {"growth": {"columns": 50, "begun": STRANGE, "resized": True}},
+    {"job__input__path": "a\u202eb.npy"}, {"job__network__weights": "a\u202eb.npz"},
+    {"job__network__activation": {"name": f"m{STRANGE}:f"}},
+    {"labels__left_out": [STRANGE]}, {"labels__input_names": [f"\u202e{i}" for i in range(N)]},
+    {"state": "writing", "failed": [{"block": 3, "cause": STRANGE}]},
+    {"input__storage": {STRANGE: STRANGE}}, {"versions": {STRANGE: STRANGE}},
+]  # fmt: skip
+
+
+def plain(text: str) -> bool:
+    """Whether a terminal shows a text as it is."""
+    return all(line.isprintable() for line in text.split("\n"))
+
+
+@pytest.mark.parametrize("changes", TEXTS, ids="-".join)
+def test_no_text_of_a_store_commands_a_terminal(
+    store: Path, tmp_path: Path, changes: Document
+) -> None:
+    """Nor hides, turns round or adds a line: in what is printed, and in the page."""
+    said(**changes)(store)
+    (store / "jacobian" / "c.3.0.0").rename(tmp_path / "kept")
+    lease = {"run": "r", "host": STRANGE, "pid": 1, "process_started": "", "since": STRANGE}
+    (store / "W1" / "lease.json").write_text(json.dumps(lease))
+    try:
+        status = allowed(lambda: Store.open(store).status())
+        # An activation's name may be refused
+        assert status is not None or "job__network__activation" in changes
+        if status is not None:
+            assert plain(str(status))
+            assert "\nstate     complete" not in str(status)
+            with pytest.raises(IncompleteError) as caught:
+                cn.open(store)
+            assert plain(str(caught.value))
+            found = cn.verify(store)
+            assert plain(str(found))
+            with pytest.raises(ColonnadeError) as told:
+                found.require()
+            assert plain(str(told.value))
+            page = cn.report(store, tmp_path / "page.html").read_text()
+            assert not set(page) & {"\x1b", "\u202e", "\u2066", "\u200f", "\x9b"}
+            attributes = cn.open(store, incomplete=True).attrs
+            assert all(plain(text) for text in attributes.values() if isinstance(text, str))
+    finally:
+        (tmp_path / "kept").rename(store / "jacobian" / "c.3.0.0")
+        (store / "W1" / "lease.json").unlink()
+
+
+@pytest.mark.parametrize("command", ["status", "verify"])
+def test_nor_do_the_commands(store: Path, command: str) -> None:
+    for changes in TEXTS:
+        if not {"state", "growth", "job__network__activation"} & set(changes):
+            said(**changes)(store)
+    done = subprocess.run(
+        [sys.executable, "-m", "colonnade", command, str(store)],
+        check=False, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == {"status": 0, "verify": 3}[command]
+    assert plain(done.stdout)
+    assert plain(done.stderr)
 
 
 def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:

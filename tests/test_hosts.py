@@ -9,12 +9,15 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
 import colonnade as cn
+import sshd
 from colonnade.errors import ClusterError, IncompleteError
 from support import bits, needs
 from test_disturbed import DISTURB, Processes, begun, processes, wait_for
@@ -65,6 +68,15 @@ class Network:
         """Pull a host's plug."""
         ip("-n", self._name, "link", "set", self._hosts[host], "down")
 
+    def plug_in(self, host: str) -> None:
+        ip("-n", self._name, "link", "set", self._hosts[host], "up")
+
+    def processes(self, host: str) -> set[int]:
+        told = subprocess.run(
+            ["ip", "netns", "pids", f"{self._name}-{host}"], capture_output=True, check=True
+        )
+        return {int(pid) for pid in told.stdout.split()}
+
     def start(self, host: str, *command: str, **environment: str) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             ["ip", "netns", "exec", f"{self._name}-{host}", *command],
@@ -75,6 +87,10 @@ class Network:
         return process
 
     def close(self) -> None:
+        # Sessions of sshd are in groups of their own
+        for pid in {pid for host in self._hosts for pid in self.processes(host)}:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         for process in self._processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -127,6 +143,55 @@ def test_a_host_that_is_cut_off(job, network_of_hosts: Network, tmp_path: Path, 
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 0, said.decode()
     assert bits(tmp_path / "out.zarr") == local_bits
+
+
+def test_a_host_that_is_cut_off_comes_back(
+    job, network_of_hosts: Network, tmp_path: Path, local_bits
+) -> None:
+    """By ssh: its workers are started again, and one that stays away does not stop the run."""
+    needs(sshd.SSHD, "apt-get install openssh-server")
+    hosts = network_of_hosts
+    preload = tmp_path / "disturb.py"
+    preload.write_text(DISTURB)
+    (tmp_path / "wait").touch()
+    at = {host: hosts.add(host) for host in ("scheduler", "one", "two", "client")}
+    (tmp_path / "ssh").mkdir()
+    reached = sshd.prepare(tmp_path / "ssh", [at[host] for host in ("scheduler", "one", "two")])
+    for host in ("scheduler", "one", "two"):
+        process = hosts.start(host, *sshd.command(reached, at[host]))
+        sshd.wait_until_it_listens(reached, process, at[host])
+    cluster = reached.settings | {
+        "scheduler": at["scheduler"], "hosts": [at["one"], at["two"]], "interface": "eth0",
+    }  # fmt: skip
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job() | {"cluster": cluster}))
+    run = hosts.start(
+        "client", *PYTHON, "colonnade", "run", str(tmp_path / "job.yaml"),
+        DASK_DISTRIBUTED__WORKER__PRELOAD=str(preload),
+    )  # fmt: skip
+    wait_for(lambda: len(begun(tmp_path)) == 2 or run.poll() is not None)
+    before = hosts.processes("one")
+    hosts.cut("one")
+    # The scheduler gives its block to nobody yet: the other host stands still
+    wait_for(lambda: not before & nannies(hosts, "one"))
+    hosts.plug_in("one")
+    wait_for(lambda: nannies(hosts, "one") - before)
+    hosts.cut("two")
+    (tmp_path / "wait").unlink()
+    said, _ = run.communicate(timeout=120)
+    assert run.returncode == 0, said.decode()
+    assert bits(tmp_path / "out.zarr") == local_bits
+
+
+def nannies(hosts: Network, host: str) -> set[int]:
+    """Processes that look after workers there."""
+    found = set()
+    for pid in hosts.processes(host):
+        # It may end meanwhile
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if "python" in process.name() and process.children():
+                found.add(pid)
+    return found
 
 
 # Workers that are not what the client is, or do not reach what it does

@@ -242,6 +242,16 @@ def test_a_store_of_it(module: str, tmp_path: Path) -> None:
     assert module not in sys.modules
     assert found.sampled == 0
     assert "is code" in str(found.refused)
+    dense = tmp_path / "dense.zarr"
+    # To trust a store's job runs none of its code, either
+    told = refusal(lambda: cn.materialize(store, dense, trust=True))
+    assert f"the activation {module}:good is code" in told
+    assert "--import" in told
+    assert (module in sys.modules, dense.exists()) == (False, False)
+    assert cn.verify(store, trust=True).sampled == 0
+    assert module not in sys.modules
+    made = cn.materialize(store, dense, ["cluster.workers=1"], imports=True)
+    np.testing.assert_allclose(cn.open(made.store).jacobian, T, rtol=1e-5, atol=1e-7)
 
 
 def test_a_worker_that_has_it_not_says_so(

@@ -120,7 +120,7 @@ def test_whole_job(tmp_path: Path) -> None:
         "network": {
             "weights": "w.npz", "activation": {"name": "leaky_relu", "negative_slope": 0.001},
             "names": {"W1": "fc1.weight", "W2": "fc2.weight", "b2": "fc2.bias"},
-            "input_names": ("T_850", "ω", "3"), "output_names": "names.txt",
+            "matrices": None, "input_names": ("T_850", "ω", "3"), "output_names": "names.txt",
             "input_mean": None, "input_std": None, "output_mean": None, "output_std": None,
             "storage_options": None,
         },
@@ -135,6 +135,7 @@ def test_whole_job(tmp_path: Path) -> None:
         },
         "cluster": {
             "kind": "address", "address": "tls://h:8786", "workers": 3, "timeout": 2.5, "grace": 20,
+            "stall_timeout": "auto",
             "tls": None,
         },
     }  # fmt: skip
@@ -143,7 +144,7 @@ def test_whole_job(tmp_path: Path) -> None:
 def test_least_job() -> None:
     assert load_job(LOCAL).model_dump() == {
         "network": {"weights": "w.npz", "activation": {"name": "tanh"}, "names": None,
-                    "input_names": None, "output_names": None,
+                    "matrices": None, "input_names": None, "output_names": None,
                     "input_mean": None, "input_std": None, "output_mean": None, "output_std": None,
                     "storage_options": None},
         "input": {"path": "x.npy", "array": None, "orientation": None, "features_dim": None,
@@ -156,7 +157,8 @@ def test_least_job() -> None:
         },
         "cluster": {
             "kind": "local", "workers": "auto", "threads_per_worker": 1,
-            "memory_per_worker": "auto", "timeout": 60, "grace": 20, "security": "auto",
+            "memory_per_worker": "auto", "timeout": 60, "grace": 20, "stall_timeout": "auto",
+            "security": "auto",
             "dashboard": True,
         },
     }  # fmt: skip
@@ -254,6 +256,7 @@ def test_sizes_and_counts(field, right, wrong, allowed) -> None:
         ({"timeout": 0}, "timeout: given 0; allowed: a number of seconds above 0"),
         ({"timeout": True}, "timeout: given True; allowed: a number of seconds above 0"),
         ({"timeout": float("inf")}, "timeout: given inf; allowed: a number of seconds above 0"),
+        ({"stall_timeout": 0}, "stall_timeout: given 0; allowed: auto, or a number of seconds ab"),
         (
             {"kind": "loacl"},
             "kind: given 'loacl'; allowed: 'local', 'address', 'slurm', 'pbs', 'sg",

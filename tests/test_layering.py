@@ -41,6 +41,7 @@ FLOORS = {
         "layout",
         "words",
     ],
+    -1: ["limits"],
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 PACKAGE = Path(colonnade.__file__).parent

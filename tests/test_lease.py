@@ -8,7 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,8 @@ import pytest
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import HolderWatched
 from colonnade.places import Directory
-from colonnade.store import lease
 from colonnade.store.lease import FILE, Holder, hold, holder
+from support import needs
 
 ELSEWHERE = Holder("other", "another-host.example", 1, "17", "2026-01-01T00:00:00+00:00")
 
@@ -114,7 +117,8 @@ HOSTILE = [
     *(
         json.dumps(asdict(ELSEWHERE) | change).encode()
         for change in ({"pid": -1}, {"pid": 10**400}, {"host": None}, {"renewals": 0.5},
-                       {"stopping": 1}, {"renewed": 3}, {"run": ["x"]}, {"more": 1})
+                       {"stopping": 1}, {"renewed": 3}, {"run": ["x"]}, {"boot": 1},
+                       {"namespace": None}, {"more": 1})
     ),
 ]  # fmt: skip
 
@@ -166,7 +170,10 @@ def test_silence_is_death(tmp_path: Path, content: bytes | None) -> None:
 
 def test_one_of_many_successors(tmp_path: Path) -> None:
     """They find a dead run's lease at the same time, in processes of their own."""
-    leave(tmp_path, replace(ELSEWHERE, host=lease.socket.gethostname(), pid=2**22 + 1))
+    with hold(Directory(tmp_path), "dead"):
+        dead = holder(Directory(tmp_path))
+    assert dead is not None
+    leave(tmp_path, replace(dead, pid=2**22 + 1))
     script = (
         "import sys\n"
         "from colonnade.errors import StoreError\n"
@@ -215,3 +222,131 @@ def test_a_lease_that_could_not_be_taken_away_is_nobodys(tmp_path: Path) -> None
     (tmp_path / FILE).write_bytes(held)
     with hold(Directory(tmp_path), "second", term=10**6):
         pass
+
+
+HOLDING = """
+import sys
+from colonnade.places import Directory
+from colonnade.store.lease import hold
+with hold(Directory(sys.argv[1]), sys.argv[2], term=float(sys.argv[3])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+# Its /proc has the numbers of its own processes, or of those outside
+OWN = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+UNSEEN = ["unshare", "--pid", "--fork", "--kill-child"]
+
+
+def holding(prefix: list[str], path: Path, run: str, term: float = 30.0) -> subprocess.Popen[str]:
+    """Start a process that takes a lease; it prints `held`, or ends with a StoreError."""
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-c", HOLDING, str(path), run, str(term)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _needs_root() -> None:
+    needs("unshare", "apt-get install util-linux")
+    if os.getuid() != 0:
+        pytest.skip("only root makes pid namespaces; to include this: sudo")
+
+
+@contextmanager
+def namespaced(prefix: list[str], path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A live holder in a pid namespace of its own, which renews its lease."""
+    _needs_root()
+    process = holding(prefix, path, "inside", 0.6)
+    try:
+        assert process.stdout.readline() == "held\n", process.communicate()[1]
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("prefix", [OWN, UNSEEN], ids=["own /proc", "another's /proc"])
+def test_the_living_keep_it_in_another_pid_namespace(tmp_path: Path, prefix: list[str]) -> None:
+    """Its number is another process's here, or nobody's: containers on one volume, one name."""
+    with namespaced(prefix, tmp_path):
+        for outside in ([], OWN, UNSEEN):
+            rival = holding(outside, tmp_path, "outside")
+            _, told = rival.communicate(timeout=60)
+            assert rival.returncode == 1
+            assert f"written by a run on {os.uname().nodename}" in told
+        found = holder(Directory(tmp_path))
+        assert found is not None
+        assert found.run == "inside"
+        assert not found.is_here
+        assert not found.is_gone
+
+
+def test_silence_is_death_in_another_pid_namespace(tmp_path: Path) -> None:
+    with namespaced(OWN, tmp_path) as inside:
+        inside.kill()
+        inside.wait()
+        events: list[Any] = []
+        with hold(Directory(tmp_path), "mine", term=0.2, listener=events.append):
+            found = holder(Directory(tmp_path))
+            assert found is not None
+            assert found.run == "mine"
+        assert [type(event) for event in events] == [HolderWatched]
+
+
+def test_a_boot_before_is_silent(tmp_path: Path) -> None:
+    """Its numbers are of another kernel's life: nothing is told by who has them now."""
+    with hold(Directory(tmp_path), "old"):
+        old = holder(Directory(tmp_path))
+    assert old is not None
+    leave(tmp_path, replace(old, boot="another", run="before"))
+    events: list[Any] = []
+    with hold(Directory(tmp_path), "mine", term=0.2, listener=events.append):
+        assert [type(event) for event in events] == [HolderWatched]
+
+
+def test_a_lease_of_an_older_version(tmp_path: Path) -> None:
+    """It tells neither boot nor namespace: it is read, and heard before it is taken."""
+    with hold(Directory(tmp_path), "old"):
+        old = asdict(holder(Directory(tmp_path)) or ELSEWHERE)
+    del old["boot"], old["namespace"]
+    (tmp_path / FILE).write_text(json.dumps(old))
+    found = holder(Directory(tmp_path))
+    assert found is not None
+    assert (found.run, found.pid, found.boot) == ("old", os.getpid(), "")
+    assert not found.is_gone
+    events: list[Any] = []
+    with hold(Directory(tmp_path), "mine", term=0.2, listener=events.append):
+        assert [type(event) for event in events] == [HolderWatched]
+
+
+LOOKING = """
+import sys
+from colonnade.places import Directory
+from colonnade.store import holder
+found = holder(Directory(sys.argv[1]))
+print(found.run, found.is_here, found.is_gone)
+"""
+LOOKED_AT = """
+import subprocess, sys
+from colonnade.places import Directory
+from colonnade.store.lease import hold
+nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
+with hold(Directory(sys.argv[1]), "inside"):
+    for looking in ([sys.executable, "-c"], nobody):
+        subprocess.run([*looking, sys.argv[2], sys.argv[1]], check=True)
+"""
+
+
+def test_a_process_that_proc_hides_is_not_known_to_be_dead() -> None:
+    """With hidepid, as on many login nodes, nobody sees the processes of others."""
+    needs("setpriv", "apt-get install util-linux")
+    _needs_root()
+    hidden = 'mount -o remount,hidepid=2 /proc && exec "$@"'
+    with tempfile.TemporaryDirectory() as folder:
+        # For nobody to look into
+        Path(folder).chmod(0o755)
+        (Path(folder) / FILE).parent.mkdir()
+        done = subprocess.run(
+            [*OWN, "sh", "-c", hidden, "sh", sys.executable, "-c", LOOKED_AT, folder, LOOKING],
+            capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.stdout.splitlines() == ["inside True False", "inside False False"], done.stderr

@@ -33,7 +33,7 @@ import colonnade as cn
 from colonnade import Network
 from colonnade.errors import NetworkError, StoreError
 from colonnade.store import Store
-from support import M, N, P, Q, check_network, make_network, refused_network
+from support import M, N, P, Q, check_network, make_network, refusal, refused_network
 
 # torch: its Y and its J are in data/torch-networks.npz
 
@@ -318,3 +318,86 @@ def test_the_store_must_tell_the_activation(job) -> None:
     path.write_text(json.dumps(attributes))
     with pytest.raises(StoreError, match="does not tell the activation"):
         Store.open(document["output"]["path"])
+
+
+# How matrices are stored, where shapes do not tell: by the names of the arrays, or by the job
+
+FLAX = {"W1": "params/Dense_0/kernel", "b1": "params/Dense_0/bias",
+        "W2": "params/Dense_1/kernel", "b2": "params/Dense_1/bias"}  # fmt: skip
+TORCH = {"W1": "0.weight", "b1": "0.bias", "W2": "2.weight", "b2": "2.bias"}
+
+
+def stored(network: Network, names: dict[str, str]) -> dict[str, np.ndarray]:
+    """A network's arrays under other names, kernels as in × out."""
+    return {own: network.arrays[key].T if own.endswith("kernel") else network.arrays[key]
+            for key, own in names.items()}  # fmt: skip
+
+
+@pytest.mark.parametrize("sizes", [(M, M, M), (M, M, N), (N, N, M), (N, M, Q)])
+@pytest.mark.parametrize("name", ["w.npz", "w.safetensors", "w.h5"])
+def test_a_kernel_is_in_by_out_and_a_weight_out_by_in(tmp_path, sizes, name: str) -> None:
+    network = make_network(*sizes)
+    # A file of two libraries is a rare thing, and no reason to turn one half of it
+    for names in (FLAX, TORCH, FLAX | {"W2": "2.weight", "b2": "2.bias"}):
+        (tmp_path / name).unlink(missing_ok=True)
+        WRITERS[name](tmp_path / name, stored(network, names))
+        prefix = "layers/" if name == "w.h5" else ""
+        given = {key: prefix + own for key, own in names.items()}
+        assert Network.load(tmp_path / name, "tanh", given).fingerprint == network.fingerprint
+
+
+def test_names_of_kernels(tmp_path) -> None:
+    """However the levels of a tree of parameters are put together to a name."""
+    network = make_network(M, M, M)
+    for kernel in ("params.d{}.kernel", "d{}_kernel", "['params']['d{}']['kernel']", "d{}/kernel:0",
+                   "d{}.Kernel"):  # fmt: skip
+        names = {"W1": kernel.format(0), "b1": "b", "W2": kernel.format(1), "b2": "c"}
+        arrays = {names["W1"]: network.W1.T, "b": network.b1, names["W2"]: network.W2.T,
+                  "c": network.b2}  # fmt: skip
+        save_file(
+            {key: np.ascontiguousarray(a) for key, a in arrays.items()}, tmp_path / "w.safetensors"
+        )
+        found = Network.load(tmp_path / "w.safetensors", "tanh", names)
+        assert found.fingerprint == network.fingerprint
+    # Of a word that ends so, nothing is known
+    names = {"W1": "subkernel", "b1": "b", "W2": "kernels", "b2": "c"}
+    np.savez(
+        tmp_path / "w.npz", subkernel=network.W1, kernels=network.W2, b=network.b1, c=network.b2
+    )
+    assert Network.load(tmp_path / "w.npz", "tanh", names).fingerprint == network.fingerprint
+
+
+def test_the_job_says_how_matrices_are_stored(tmp_path, job) -> None:
+    square = make_network(N, N, N)
+    turned = {key: a.T if key[0] == "W" else a for key, a in square.arrays.items()}
+    np.savez(tmp_path / "in_by_out.npz", **turned)
+    np.savez(tmp_path / "out_by_in.npz", **square.arrays)
+    for way in ("in_by_out", "out_by_in"):
+        document = job(network={"weights": str(tmp_path / f"{way}.npz"), "matrices": way},
+                       output={"path": str(tmp_path / way)})  # fmt: skip
+        store = Store.open(cn.run(document).store)
+        assert store.network().fingerprint == square.fingerprint
+        assert store.record.job.network.matrices == way
+    # What the user says is taken before what a name seems to say
+    names = {"W1": "a.weight", "W2": "b.weight"}
+    np.savez(tmp_path / "conv1d.npz", **{own: turned[key] for key, own in names.items()})
+    found = Network.load(tmp_path / "conv1d.npz", "tanh", names, matrices="in_by_out")
+    np.testing.assert_array_equal(found.W1, square.W1)
+
+
+def test_matrices_that_are_not_stored_so(tmp_path, network, fitted, job) -> None:
+    np.savez(tmp_path / "w.npz", **four(network))
+    names = {"W1": "a", "b1": "b", "W2": "u", "b2": "c"}
+    for given in (None, names):
+        said = refused_network(tmp_path / "w.npz", "tanh", given, matrices="in_by_out")
+        assert "network.matrices: in_by_out" in said
+        found = Network.load(tmp_path / "w.npz", "tanh", given, matrices="out_by_in")
+        assert found.fingerprint == network.fingerprint
+    skops.io.dump(fitted[0], tmp_path / "w.skops")
+    for way in ("in_by_out", "out_by_in"):
+        said = refused_network(tmp_path / "w.skops", matrices=way)
+        assert f"the file tells its layers itself; network.matrices ({way}) is for files of" in said
+    document = job(network={"matrices": "rows"})
+    assert "network.matrices: given 'rows'; allowed: 'in_by_out' or 'out_by_in'" in refusal(
+        lambda: cn.plan(document)
+    )

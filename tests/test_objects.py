@@ -439,6 +439,27 @@ def test_the_environment_alone(server, remote, monkeypatch) -> None:
         assert json.loads(done.stdout)["state"] == "complete"
 
 
+def test_x_beside_a_store_that_is_no_object(server, remote, job) -> None:
+    """It is read on the reader's word: an endpoint, or trust in the store's job."""
+    document = remote()
+    document["output"] = job()["output"]
+    store = cn.run(document).store
+    found = cn.verify(store)
+    assert (found.sampled, found.failures) == (0, ())
+    assert "verify with --trust" in str(found.refused)
+    for word in ({"storage_options": server.options}, {"trust": True}):
+        found = cn.verify(store, **word)
+        assert (found.sound, found.sampled) == (True, 64)
+
+
+def test_materialized_where_the_slopes_are(server, remote, prefix) -> None:
+    slopes = cn.run(remote(output={"layout": "factored"})).store
+    made = cn.materialize(
+        slopes, f"{prefix}/dense.zarr", ["cluster.workers=1"], storage_options=server.options
+    )
+    assert cn.verify(made.store, storage_options=server.options).sound
+
+
 def test_what_is_out_of_reach_is_not_damaged(server, remote) -> None:
     document = remote()
     with Proxy(server.endpoint, seed=0, rate=0) as proxy:

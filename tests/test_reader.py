@@ -146,13 +146,11 @@ def test_coordinates_of_xs_own_store(small, labelled_x, zarr_format: int, dims) 
         np.testing.assert_array_equal(ds.column, TIMES)
         assert ds.column.attrs["standard_name"] == "time"
         np.testing.assert_array_equal(ds.norm.sel(column="2001-02-05"), ds.norm[7:11])
-    # What the job says is preferred
+    # The network's inputs must have the same names
     store.delete()
-    named = {"input_names": [*"abcde"]}
-    store = make(
-        small(input={"path": path, "array": "X", "orientation": orientation}, network=named)
-    )
-    assert cn.open(store.path).input.values.tolist() == [*"abcde"]
+    x = {"path": path, "array": "X", "orientation": orientation}
+    named = small(input=x, network={"input_names": [*"abcde"]})
+    assert "X alone has T_850, ω µ, q, u$, v" in refusal(lambda: create(named))
 
 
 def test_coordinates_that_are_numbers(small, labelled_x) -> None:
@@ -401,6 +399,26 @@ def test_thousands_of_small_chunks_are_few_to_dask(small, tmp_path) -> None:
     ds = cn.open(store.path, incomplete=True)
     assert set(ds.jacobian.chunks[0][:-1]) == {7}
     assert set(ds.norm.chunks[0][:-1]) == {6}
+
+
+@pytest.mark.parametrize("layout", ["dense", "factored"])
+def test_variables_come_in_one_order(job, labelled_x, layout: str) -> None:
+    """However the group lists its arrays, which is as its files or its requests answer."""
+    products = ["gram", "mean", "norm", "value", "jacobian"]
+    labelled = {"path": labelled_x(3), "array": "X"}
+    output = {"products": products, "scale": STD, "layout": layout}
+    path = cn.run(job(input=labelled, output=output, cluster={"workers": 1})).store
+    expected = [
+        "jacobian", *(["slope"] if layout == "factored" else []),
+        "value", "norm", "mean", "gram", "mean_blocks", "gram_blocks",
+        "nonfinite", "W1", "b1", "W2", "b2",
+    ]  # fmt: skip
+    for _ in range(5):
+        for ds in (cn.open(path), xr.open_dataset(path, engine=Backend)):
+            assert list(ds.data_vars) == expected
+            assert list(ds.coords) == ["column", "input", "other_input", "output_std", "input_std"]
+            assert list(ds.sizes)[:3] == ["column", "output", "input"]
+    assert next(iter(cn.open(path, scaled=True).data_vars)) == "jacobian"
 
 
 def test_damaged_names_are_found_and_mended(small, labelled_x) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import os
 import re
 import subprocess
 from collections.abc import Callable
@@ -155,6 +156,27 @@ def test_no_store(tmp_path: Path) -> None:
 def test_a_page_that_cannot_be_written(stored: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(cn.UsageError, match=r"none.page\.html: the report cannot be written"):
         cn.report(stored("norm", "mean"), tmp_path / "none" / "page.html")
+
+
+def test_no_planted_link_is_followed(stored: Callable[..., Path], tmp_path: Path) -> None:
+    """A folder may be others' as well: what they name like a file in the making stays theirs."""
+    mine = tmp_path / "mine"
+    mine.write_text("precious")
+    page = tmp_path / "page.html"
+    planted = page.with_name(f"{page.name}.{os.getpid()}.partial")
+    planted.symlink_to(mine)
+    cn.report(stored("norm", "mean"), page)
+    assert mine.read_text() == "precious"
+    assert not page.is_symlink()
+    assert "</html>" in page.read_text()
+    # No link of a name that could be foreseen has gone, either, and nothing is left behind
+    assert sorted(tmp_path.iterdir()) == [mine, page, planted]
+    # As others may read what is made by open()
+    mask = os.umask(0o027)
+    try:
+        assert cn.report(stored("norm", "mean"), page).stat().st_mode & 0o777 == 0o640
+    finally:
+        os.umask(mask)
 
 
 PROBE = """

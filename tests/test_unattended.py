@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -33,8 +34,8 @@ from colonnade.events import (
 from colonnade.places import Directory
 from colonnade.progress import JsonLines, listening, measuring
 from colonnade.store import Store, hold
-from support import N, P, Q, make_columns
-from test_cli import COLONNADE, colonnade, has_shards, until
+from support import N, P, Q, make_columns, needs
+from test_cli import COLONNADE, INTERRUPTED, MANY, colonnade, has_shards, until
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +297,19 @@ def test_metrics_while_it_runs(tmp_path: Path) -> None:
     assert metrics(tmp_path / "y.prom", "night")["exit_status"] == 0
 
 
+def test_metrics_follow_no_planted_link(tmp_path: Path) -> None:
+    """A folder that a collector reads may be others' as well."""
+    file, mine = tmp_path / "x.prom", tmp_path / "mine"
+    mine.write_text("precious")
+    planted = tmp_path / f"x.prom.{os.getpid()}.{threading.get_ident()}"
+    planted.symlink_to(mine)
+    measured, _ = run_started(file)
+    measured.__exit__(None, None, None)
+    assert mine.read_text() == "precious"
+    assert (file.is_symlink(), metrics(file, "night")["up"]) == (False, 0)
+    assert sorted(tmp_path.iterdir()) == [mine, file, planted]
+
+
 def test_metrics_that_cannot_be_written(path: Path, tmp_path: Path) -> None:
     done = colonnade("run", path, "--metrics", tmp_path / "nowhere" / "x.prom")
     assert done.returncode == 2
@@ -331,3 +345,46 @@ def test_a_signal_is_in_the_log_and_the_metrics(job_file, cluster, tmp_path: Pat
     assert told[-1]["exit_status"] == 143
     assert "stopping" in {line["event"] for line in told}
     assert (metrics(file)["up"], metrics(file)["exit_status"]) == (0, 143)
+
+
+# Of a shell without a terminal, jobs in the background ignore Ctrl-C
+IN_THE_BACKGROUND = ["sh", "-c", '"$@" & echo $!; wait $!', "sh"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "ignored"),
+    [(["nohup"], signal.SIGHUP), (IN_THE_BACKGROUND, signal.SIGINT)],
+    ids=["nohup", "a shell's background"],
+)
+@pytest.mark.parametrize("stopped", [False, True], ids=["to the end", "SIGTERM"])
+def test_a_signal_that_was_ignored_stays_ignored(
+    job_file, tmp_path: Path, prefix: list[str], ignored: int, stopped: bool
+) -> None:
+    needs("nohup", "apt-get install coreutils")
+    many = job_file(output={"block_size": Q * N * 4})
+    np.save(tmp_path / "X.npy", make_columns(p=MANY))
+    process = subprocess.Popen(
+        [*prefix, *COLONNADE, "run", str(many)],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    pid = process.pid if prefix == ["nohup"] else int(process.stdout.readline())
+    until(has_shards(tmp_path, 5), process)
+    os.kill(pid, ignored)
+    if stopped:
+        os.kill(pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == (143 if stopped else 0), told
+    assert signal.Signals(ignored).name not in told
+    assert Store.open(tmp_path / "out.zarr").record.state == ("writing" if stopped else "complete")
+
+
+def test_ctrl_c_that_is_ignored_does_not_end_the_imports(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTED)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [*IN_THE_BACKGROUND, *COLONNADE, "schema"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.partition("\n")[2])["title"]

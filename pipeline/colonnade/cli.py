@@ -10,12 +10,13 @@ from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import click
 
 from colonnade import __version__
 from colonnade.doctor import doctor as diagnose
-from colonnade.errors import ColonnadeError
+from colonnade.errors import ColonnadeError, visible
 from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
 from colonnade.materializing import materialize as materialize_store
@@ -45,7 +46,17 @@ _log = click.option(
     show_default=True,
     help="What stderr tells: a bar, plain lines, or JSON lines, one event each.",
 )
+_import = click.option(
+    "--import",
+    "imports",
+    is_flag=True,
+    help="Import an activation that is code; of a store that you trust.",
+)
 _debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
+
+
+def _trust(told: str) -> Callable[[Any], Any]:
+    return click.option("--trust", is_flag=True, help=f"{told} Of a store that you trust.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -115,19 +126,35 @@ def plan(job: str, overrides: tuple[str, ...], calibrate: bool, as_json: bool) -
 @_set
 @click.option("--overwrite", is_flag=True, help="Replace the store at DENSE.")
 @click.option("--repair", is_flag=True, help="Verify DENSE; compute damaged blocks again.")
+@_trust("Take the cluster, and how object stores are reached, from FACTORED's job.")
+@_import
 @_log
 @_debug
 def materialize(
-    factored: str, dense: str, overrides: tuple[str, ...], overwrite: bool, repair: bool, log: str
+    factored: str,
+    dense: str,
+    overrides: tuple[str, ...],
+    overwrite: bool,
+    repair: bool,
+    trust: bool,
+    imports: bool,
+    log: str,
 ) -> None:
     """Make a store of the tensor at DENSE of the slopes in the store FACTORED.
 
-    On the cluster of FACTORED's job; X is not read. The same command resumes. Of a store that you
-    trust: its job says how the cluster is started, and which module an activation comes from.
+    On this machine, or on the cluster that --set names, or with --trust on that of FACTORED's job;
+    X is not read. The same command resumes.
     """
     with listening(log) as listener:
         finished = materialize_store(
-            factored, dense, overrides, overwrite=overwrite, repair=repair, listener=listener
+            factored,
+            dense,
+            overrides,
+            overwrite=overwrite,
+            repair=repair,
+            trust=trust,
+            imports=imports,
+            listener=listener,
         )
     if log != "json":
         click.echo(told(finished), file=forgiving(sys.stdout))
@@ -188,19 +215,19 @@ def status(store: str, as_json: bool) -> None:
     show_default=True,
     help="Of the choice of columns.",
 )
-@click.option(
-    "--import",
-    "imports",
-    is_flag=True,
-    help="Import an activation that is code; of a store that you trust.",
-)
+@_trust("Read X as the store's job says, with your credentials, wherever that is.")
+@_import
 @_json
 @_log
 @_debug
-def verify(store: str, columns: int, seed: int, imports: bool, as_json: bool, log: str) -> None:
+def verify(
+    store: str, columns: int, seed: int, trust: bool, imports: bool, as_json: bool, log: str
+) -> None:
     """Check all of STORE's checksums, and some columns against an independent derivative."""
     with listening(log) as listener:
-        found = verify_store(store, columns=columns, seed=seed, imports=imports, listener=listener)
+        found = verify_store(
+            store, columns=columns, seed=seed, trust=trust, imports=imports, listener=listener
+        )
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
     found.require()
 
@@ -261,7 +288,7 @@ def _exit_status(command: Callable[[], int | None], *, debug: bool, as_json: boo
     except Exception as error:
         if debug:
             raise
-        told_error = " ".join(str(error).split())
+        told_error = visible(" ".join(str(error).split()))
         found, status = error, 1
         paragraph = (
             f"a defect of colonnade, not of the job: {type(error).__name__}: {told_error}. "

@@ -43,6 +43,7 @@ __all__ = [
     "needed",
     "reason",
     "shown",
+    "visible",
 ]
 
 
@@ -50,9 +51,15 @@ _CREDENTIALS = re.compile(r"://[^/?#]*@")
 
 
 class ColonnadeError(Exception):
-    """Root of every error that colonnade raises on purpose."""
+    """Root of every error that colonnade raises on purpose.
+
+    Its text is safe to print, whatever a file has put into it.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return "\n".join(map(visible, super().__str__().split("\n")))
 
 
 class UsageError(ColonnadeError):
@@ -149,6 +156,16 @@ def shown(text: str, most: int = 80) -> str:
     """
     text = _CREDENTIALS.sub("://…@", text)
     text = text if text.isprintable() else repr(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def visible(text: str, most: int = 5000) -> str:
+    """Escape what a terminal would obey and what hides or turns text round; make it one line.
+
+    Control characters, those of bidirectional text, and separators of lines.
+    """
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -10,8 +10,10 @@ __all__ = [
     "BlockDamaged",
     "BlockDone",
     "BlockFailed",
+    "ClusterExposed",
     "ClusterReady",
     "Event",
+    "FeaturesOrdered",
     "HolderWatched",
     "InputChanged",
     "InputTouched",
@@ -24,6 +26,7 @@ __all__ = [
     "StoreGrown",
     "StoreLabelled",
     "WaitingForWorkers",
+    "WorkerReplaced",
     "ignore",
 ]
 
@@ -37,6 +40,20 @@ class RunStarted:
     columns_done: int
     blocks: int
     blocks_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturesOrdered:
+    """X's features are matched by name, and taken in the network's order, which is another.
+
+    `moved` of its `features` have another number in X, at `input`; `names` are the first of them
+    all, in the network's order.
+    """
+
+    input: str
+    features: int
+    moved: int
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +90,14 @@ class StoreLabelled:
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterExposed:
+    """The processes of a `cluster` take orders from whoever reaches them; `reason` says why."""
+
+    cluster: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterReady:
     """Workers have arrived; `dashboard` is an address, or a word on why there is none."""
 
@@ -103,11 +128,25 @@ class NoWorkers:
 class Stalled:
     """For so many `seconds` no block was done; `workers` are the addresses of those that have some.
 
-    A worker that hangs, at a disk that does not answer, say, is alive to its scheduler.
+    They may be busy with tasks of others. One that hangs is replaced: see `WorkerReplaced`.
     """
 
     seconds: float
     workers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReplaced:
+    """The worker at an address made no progress for so many `seconds`, and is replaced.
+
+    Other workers take its blocks. `blocks` are those that it is stuck at, as far as that is known;
+    `cause` says how it is stuck.
+    """
+
+    worker: str
+    seconds: float
+    blocks: tuple[int, ...]
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,13 +268,16 @@ class RunFinished:
 
 Event = (
     RunStarted
+    | FeaturesOrdered
     | HolderWatched
     | StoreGrown
     | StoreLabelled
+    | ClusterExposed
     | ClusterReady
     | WaitingForWorkers
     | NoWorkers
     | Stalled
+    | WorkerReplaced
     | Stopping
     | InputTouched
     | InputChanged

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from colonnade.columns import Columns, open_columns
-from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError
-from colonnade.events import Listener
+from colonnade.columns.pairing import MatchError, Pairing, difference, match_key, pair
+from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError, listed, shown
+from colonnade.events import FeaturesOrdered, Listener
 from colonnade.job import SCALINGS, Job
 from colonnade.kernel import kernel_bytes, scratch_bytes, slope_numbers, working_dtype
 from colonnade.kernel.order import cheapest
 from colonnade.kernel.tiles import STRIP, tile_columns
-from colonnade.labelling import find_labels
+from colonnade.labelling import find_labels, network_names
 from colonnade.labels import Coordinate, Dimension, Labels
 from colonnade.layout import Grid, Shapes
 from colonnade.network import Network
 from colonnade.places.urls import is_url, overlap
-from colonnade.plan import Capacity, Plan, Work
+from colonnade.plan import Capacity, Feature, Plan, Work
 from colonnade.products import kept_bytes, needs_blocks
 from colonnade.sizing import make_plan
 from colonnade.sources import Slopes, SlopesAddress
@@ -27,6 +28,10 @@ from colonnade.steady import Guard, stamp_of
 from colonnade.store import InputRecord, Lease, Store, input_record
 
 __all__ = ["Checked", "check_job"]
+
+_NO_NAMES = Pairing()
+# Names that an event tells
+_FEW = 12
 
 
 @dataclass(frozen=True)
@@ -39,8 +44,12 @@ class Checked:
         X, or slopes from which the store is made instead.
     x
         Which X that is.
+    pairing
+        Which of its features is which of the network's inputs.
+    trust
+        Whether the job is that of the one who runs it, or as good.
     stamp
-        By what workers know it again; empty where somebody wrote to it meanwhile.
+        By what workers know X again; empty where somebody wrote to it meanwhile.
     """
 
     job: Job
@@ -49,6 +58,8 @@ class Checked:
     x: InputRecord
     labels: Labels
     coordinates: dict[Dimension, Coordinate]
+    pairing: Pairing = _NO_NAMES
+    trust: bool = True
     stamp: str = ""
 
     def guard(self, store: Store, lease: Lease, missing: list[int], listener: Listener) -> Guard:
@@ -70,6 +81,15 @@ class Checked:
         if columns >= self.x.columns or isinstance(self.columns, Slopes):
             return self.x
         return _described(self.columns, columns)
+
+    @property
+    def reordered(self) -> FeaturesOrdered | None:
+        """What the run says where X's features are put into the network's order."""
+        pairing = self.pairing
+        if pairing.order is None:
+            return None
+        names = tuple(shown(name) for name in (pairing.features or ())[:_FEW])
+        return FeaturesOrdered(self.job.input.path, self.network.n, pairing.moved, names)
 
     @property
     def slopes(self) -> SlopesAddress | None:
@@ -130,7 +150,7 @@ class Checked:
             raise TooLargeError(
                 f"{plan.grid.problem}. {anew}Raise output.block_size and output.chunk_size."
             )
-        return plan
+        return replace(plan, features=_features(self.pairing, network.n))
 
 
 def check_job(job: Job) -> Checked:
@@ -148,6 +168,7 @@ def check_job(job: Job) -> Checked:
         settings.activation,
         settings.names,
         settings.storage_options,
+        matrices=settings.matrices,
         **{key: getattr(settings, key) for key in SCALINGS},
     )
     # The store's record tells the activations, wherever they come from
@@ -156,14 +177,22 @@ def check_job(job: Job) -> Checked:
     job = job.model_copy(update={"network": settings.model_copy(update={"activation": told})})
     x = job.input
     _refuse_factored(job, network)
+    names = network_names(job, network)
     columns = open_columns(**x.asked)
     if columns.n != network.n:
-        raise InputError(_shapes_side_by_side(job, network, columns))
-    labels, coordinates = find_labels(job, columns, {"input": network.n, "output": network.q})
+        raise InputError(_shapes_side_by_side(job, network, columns, names))
+    pairing = _paired(job, names, columns)
+    if pairing.order is not None:
+        # In the job, so that workers and verify read X in this order too
+        features = _selection(columns, pairing.order)
+        job = job.model_copy(update={"input": x.model_copy(update={"features": features})})
+        columns = open_columns(**job.input.asked)
+    sizes = {"input": network.n, "output": network.q}
+    labels, coordinates = find_labels(job, columns, pairing, sizes)
     before = _stamp(columns)
     found = _described(columns)
     stamp = before if _stamp(columns) == before else ""
-    return Checked(job, network, columns, found, labels, coordinates, stamp)
+    return Checked(job, network, columns, found, labels, coordinates, pairing, stamp=stamp)
 
 
 def _stamp(columns: Columns) -> str:
@@ -171,6 +200,45 @@ def _stamp(columns: Columns) -> str:
         return stamp_of(columns.stamps())
     except (OSError, ValueError) as error:
         raise InputError(f"{columns.path}: X cannot be read: {error}") from error
+
+
+def _paired(job: Job, names: tuple[str, ...] | None, columns: Columns) -> Pairing:
+    """Match X's features with the network's inputs; InputError where their names differ."""
+    try:
+        return pair(names, columns.feature_names, numbered=columns.numbered)
+    except MatchError as error:
+        settings = job.network
+        remedy = (
+            "leave network.input_names out, and rename the coordinate when you read the store: "
+            "cn.open(…).assign_coords(input=[…])"
+            if settings.input_names is not None
+            else f"give X's names in the network's order with network.input_names, which stand for "
+            f"those that {settings.weights} tells"
+        )
+        raise InputError(
+            f"{columns.path}: {error}. Features are matched by name, so both must have the same "
+            "names, in any order. Choose others with input.features, or rename them. If X's "
+            f"features are these inputs, in this order, {remedy}."
+        ) from None
+
+
+def _selection(columns: Columns, order: tuple[int, ...]) -> tuple[int | str, ...]:
+    """Say which features are X in another order, as `input.features` does: by name if possible."""
+    names = [(columns.feature_names or ())[at] for at in order]
+    held = columns.source.all_names or ()
+    if all(names) and len(set(held)) == len(held):
+        return tuple(names)
+    chosen = range(columns.n) if columns.features is None else columns.features
+    return tuple(chosen[at] for at in order)
+
+
+def _features(pairing: Pairing, n: int) -> tuple[Feature, ...]:
+    """List the network's inputs and what X has for each; empty where neither side has names."""
+    if pairing.names is None:
+        return ()
+    order, none = pairing.order or range(n), (None,) * n
+    pairs = zip(pairing.inputs or none, pairing.features or none, order, strict=True)
+    return tuple(Feature(*each) for each in pairs)
 
 
 def _described(columns: Columns, most: int | None = None) -> InputRecord:
@@ -207,7 +275,9 @@ def _refuse_factored(job: Job, network: Network) -> None:
     )
 
 
-def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
+def _shapes_side_by_side(
+    job: Job, network: Network, columns: Columns, names: tuple[str, ...] | None
+) -> str:
     other = "columns_by_features"
     if job.input.orientation == other:
         other = "features_by_columns"
@@ -216,6 +286,10 @@ def _shapes_side_by_side(job: Job, network: Network, columns: Columns) -> str:
         hint = f" X fits the other way round: set input.orientation: {other}."
     elif columns.n > network.n:
         hint = " Choose those of the network's inputs, in their order, with input.features."
+        if names is not None and columns.feature_names is not None:
+            hint = f" Choose the network's inputs with input.features: [{listed(names)}]."
+            if not {*map(match_key, names)} <= {*map(match_key, columns.feature_names)}:
+                hint = f" By name, {difference(names, columns.feature_names)}."
     return (
         f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
         f"(features): {', '.join(f'{name} {a.shape}' for name, a in network.arrays.items())} in "

@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 
 from colonnade.columns import Columns
 from colonnade.columns.beside import array_beside, coordinate_beside
-from colonnade.errors import ColonnadeError, JobError, reason, shown
+from colonnade.columns.pairing import Pairing
+from colonnade.errors import ColonnadeError, JobError, listed, reason, shown
 from colonnade.job import Job
 from colonnade.labels import Coordinate, Dimension, Labels, names_problem, scale_problem
+from colonnade.limits import NAMES_FILE_BYTES
+from colonnade.network import Network
 from colonnade.npy.file import read_array
 from colonnade.places import place_at
 from colonnade.places.locations import StorageOptions, storage_texts
@@ -25,20 +28,20 @@ from colonnade.places.regularfiles import read_regular
 from colonnade.places.urls import is_url
 from colonnade.weights.npz import load_npz
 
-__all__ = ["find_labels"]
-
-_MOST_BYTES = 2**24
+__all__ = ["find_labels", "network_names"]
 
 
 def find_labels(
-    job: Job, columns: Columns, sizes: Mapping[str, int]
+    job: Job, columns: Columns, pairing: Pairing, sizes: Mapping[str, int]
 ) -> tuple[Labels, dict[Dimension, Coordinate]]:
     """Find a job's names and scales, and the coordinates of X's own store that are numbers.
 
     Parameters
     ----------
     columns
-        X.
+        X, its features in the network's order.
+    pairing
+        The names of its features and of the network's inputs.
     sizes
         Of the dimensions input and output.
 
@@ -49,31 +52,55 @@ def find_labels(
     """
     network, scale = job.network, job.output.scale
     found: dict[str, Any] = {
-        "output_names": _names("output", network.output_names, network.storage_options, sizes),
-        "input_names": _names("input", network.input_names, network.storage_options, sizes),
+        "output_names": _names("output", network.output_names, network.storage_options, sizes)
     }
     if scale is not None:
-        found["output_std"] = _deviations("output", scale.output_std, job, columns, sizes)
-        found["input_std"] = _deviations("input", scale.input_std, job, columns, sizes)
+        for side, given in (("output", scale.output_std), ("input", scale.input_std)):
+            found[f"{side}_std"] = _deviations(side, given, job, columns, pairing, sizes)
     coordinates: dict[Dimension, Coordinate] = {}
     left_out: list[str] = []
     dimensions: tuple[Literal["input", "column"], ...] = ("input", "column")
+    # X's names are what was read; the network's stand in for them
+    of_network = pairing.features is None and pairing.inputs is not None
     for dimension in dimensions:
-        if dimension == "input" and found["input_names"] is not None:
-            continue
         try:
-            here = coordinate_beside(columns, dimension)
+            of_x = dimension == "column" or not of_network
+            here = coordinate_beside(columns, dimension) if of_x else None
             if here is not None:
                 coordinates[dimension] = here
             elif dimension == "input":
-                found["input_names"] = _own_names(columns)
+                found["input_names"] = _usable(pairing.names)
         except ValueError as error:
             left_out.append(f"{dimension}, since {error}")
     return Labels(**found, copied=tuple(coordinates), left_out=tuple(left_out)), coordinates
 
 
-def _own_names(columns: Columns) -> tuple[str, ...] | None:
-    names = columns.feature_names
+def network_names(job: Job, network: Network) -> tuple[str, ...] | None:
+    """Name a network's inputs as its job does, or else as its file does; None where neither does.
+
+    Raises
+    ------
+    JobError
+        The job's names cannot be read, are too many or too few, or give one of the file's names to
+        another input.
+    """
+    settings, told = job.network, network.input_names
+    sizes = {"input": network.n}
+    given = _names("input", settings.input_names, settings.storage_options, sizes)
+    if given is None or told is None:
+        return told if given is None else given
+    places = {name: at for at, name in enumerate(told)}
+    for at, name in enumerate(given):
+        if told[at] != name and name in places:
+            raise JobError(
+                f"network.input_names: input {at} is {shown(repr(name))} there, which is input "
+                f"{places[name]} in {settings.weights}; its input {at} is {shown(repr(told[at]))}. "
+                "Leave network.input_names out: X's features are matched with the file's names."
+            )
+    return given
+
+
+def _usable(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
     problem = names_problem(names or ())
     if problem:
         raise ValueError(problem)
@@ -114,6 +141,7 @@ def _deviations(
     given: tuple[float, ...] | str | None,
     job: Job,
     columns: Columns,
+    pairing: Pairing,
     sizes: Mapping[str, int],
 ) -> tuple[float, ...] | None:
     if given is None:
@@ -122,8 +150,16 @@ def _deviations(
     told = key if isinstance(given, tuple) else f"{key} {given}"
     numbers: Iterable[Any] = given
     with _telling(told):
+        beside = array_beside(columns, given) if isinstance(given, str) else None
+        if dimension == "input" and beside is not None:
+            beside = _wanted(beside, columns)
+        elif dimension == "input" and pairing.order is not None:
+            raise ValueError(
+                "X's features are put into the network's order, and nothing tells whether these "
+                "numbers are in that order or in X's. Give input.features in the network's order, "
+                f"[{listed(pairing.features or ())}], and the numbers in the same"
+            )
         if isinstance(given, str):
-            beside = array_beside(columns, given)
             if beside is None:
                 data = _content(given, job.output.storage_options)
                 beside = _numbers_of(given, data, f"{dimension}_std")
@@ -136,6 +172,19 @@ def _deviations(
             raise ValueError(problem)
     _count(told, std, "numbers", dimension, sizes)
     return std
+
+
+def _wanted(numbers: NDArray[Any], columns: Columns) -> NDArray[Any]:
+    """Take those of the features that are wanted, in their order, of all that the file has."""
+    if columns.features is None:
+        return numbers
+    held = columns.source.shape[0]
+    if numbers.shape != (held,):
+        raise ValueError(
+            f"it holds {numbers.dtype} {numbers.shape}, and X's array has {held:,} features, of "
+            "which input.features chooses"
+        )
+    return numbers[list(columns.features)]
 
 
 def _numbers_of(path: str, data: bytes, name: str) -> NDArray[Any]:
@@ -152,9 +201,9 @@ def _numbers_of(path: str, data: bytes, name: str) -> NDArray[Any]:
 
 def _content(path: str, options: StorageOptions | None) -> bytes:
     if is_url(path):
-        return place_at(path, storage_texts(options)).read("", _MOST_BYTES)
+        return place_at(path, storage_texts(options)).read("", NAMES_FILE_BYTES)
     file = Path(os.path.expanduser(path))  # noqa: PTH111 (of an unknown user: left alone)
-    return read_regular(file, _MOST_BYTES)
+    return read_regular(file, NAMES_FILE_BYTES)
 
 
 def _count(

@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from colonnade.errors import InputError, reason, shown
+from colonnade.limits import NAME_CHARACTERS, NAMES_BYTES
 
 __all__ = ["Coordinate", "Dimension", "Labels", "names_problem", "scale_problem"]
 
 Dimension = Literal["column", "output", "input"]
 
-_LONGEST = 200
-# They are a part of the store's attributes, which are read often and whole
-_MOST_BYTES = 2**22
 # Of a name, what would not pass a terminal or JSON, or would be seen by nobody
 _NO_NAME = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -32,14 +30,14 @@ def names_problem(names: Iterable[str]) -> str | None:
     for at, name in enumerate(names):
         if not name.strip() or _NO_NAME.search(name):
             return f"name {at} is empty or has control characters: {shown(repr(name))}"
-        if len(name) > _LONGEST:
-            return f"name {at} has more than {_LONGEST} characters: {shown(name)}"
+        if len(name) > NAME_CHARACTERS:
+            return f"name {at} has more than {NAME_CHARACTERS} characters: {shown(name)}"
         if name in seen:
             return f"{shown(repr(name))} is there twice; names must differ"
         seen.add(name)
         size += len(name.encode()) + 3
-    if size > _MOST_BYTES:
-        return f"they take more than {_MOST_BYTES:,} bytes"
+    if size > NAMES_BYTES:
+        return f"they take more than {NAMES_BYTES:,} bytes"
     return None
 
 
@@ -54,8 +52,8 @@ def scale_problem(numbers: Iterable[float], *, divisor: bool) -> str | None:
             allowed = "a number above 0" if divisor else "0 or a number above it"
             return f"value {at} is {number!r}; a standard deviation is {allowed}"
         size += len(repr(number)) + 2
-    if size > _MOST_BYTES:
-        return f"they take more than {_MOST_BYTES:,} bytes"
+    if size > NAMES_BYTES:
+        return f"they take more than {NAMES_BYTES:,} bytes"
     return None
 
 

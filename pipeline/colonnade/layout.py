@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from colonnade.limits import STORE_BLOCKS, STORE_CHUNKS, STORE_COLUMNS
+
 __all__ = [
     "DENSE_CHUNK_BYTES",
     "FACTORED_CHUNK_BYTES",
@@ -36,10 +38,6 @@ _BLOCKS = 32
 DENSE_CHUNK_BYTES = 16 * MIB
 # Slopes of some hundred columns, from which a reader computes a tensor's chunk
 FACTORED_CHUNK_BYTES = MIB
-
-_MOST_COLUMNS = 2**60
-# Each is a file, a task, and a number in the list of what is missing; a chunk, a piece for xarray
-_MOST_BLOCKS = _MOST_CHUNKS = 10**7
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +66,13 @@ class Grid:
     @property
     def problem(self) -> str | None:
         """What makes it unusable, if anything does."""
-        if not 1 <= self.chunk_columns <= self.block_columns <= self.columns <= _MOST_COLUMNS:
+        if not 1 <= self.chunk_columns <= self.block_columns <= self.columns <= STORE_COLUMNS:
             return "its sizes must be 1 ≤ chunk_columns ≤ block_columns ≤ columns ≤ 2⁶⁰"
         if self.block_columns % self.chunk_columns:
             return "block_columns must be a multiple of chunk_columns"
         chunks = -(-self.columns // self.chunk_columns)
-        if self.blocks > _MOST_BLOCKS or chunks > _MOST_CHUNKS:
-            return f"{self.blocks:,} blocks in {chunks:,} chunks are more than {_MOST_BLOCKS:,}"
+        if self.blocks > STORE_BLOCKS or chunks > STORE_CHUNKS:
+            return f"{self.blocks:,} blocks in {chunks:,} chunks are more than {STORE_BLOCKS:,}"
         return None
 
     def bounds(self, block: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from colonnade.errors import IncompleteError, UsageError
 from colonnade.events import Listener, RunFinished, ignore
 from colonnade.inputs import Checked
 from colonnade.job import Job
-from colonnade.job.file import load_job
-from colonnade.places.locations import Options
+from colonnade.job.file import load_job, unexpanded
+from colonnade.places.locations import Options, StorageOptions, absolute
 from colonnade.places.urls import is_url, overlap
 from colonnade.run import carry_out, refuse_both
 from colonnade.sources import Slopes
@@ -28,6 +29,8 @@ def materialize(
     *,
     overwrite: bool = False,
     repair: bool = False,
+    trust: bool = False,
+    imports: bool = False,
     listener: Listener = ignore,
     storage_options: Options = None,
 ) -> RunFinished:
@@ -39,25 +42,30 @@ def materialize(
     Parameters
     ----------
     factored
-        A finished store of layout factored, that is trusted: its job says how the cluster is
-        started, and from which module an activation is imported.
+        A finished store of layout factored.
     dense
         Where the store of the tensor is made.
     overrides
-        ``section.key=value`` each, of the sections cluster and output of the store's job.
+        ``section.key=value`` each, of the sections cluster and output.
     overwrite
         Replace another job's store at that place.
     repair
         Verify what is there first, and compute what is damaged again.
+    trust
+        Whether the cluster, and how object stores are reached, are taken from the store's job,
+        which may be another's. Else the cluster is this machine, or what `overrides` say.
+    imports
+        Whether to import, and run, an activation that is code: do so for stores that you trust.
     listener
         Called with each event of the run, in this thread.
     storage_options
-        Of the object store of `factored`.
+        Of the object stores of `factored` and `dense`.
 
     Raises
     ------
     UsageError
-        The store has no slopes, or the overrides ask for what is not in it.
+        The store has no slopes, or the overrides ask for what is not in it; or its job's cluster,
+        or its code, would be needed and may not be used.
     IncompleteError
         The store of slopes is not whole; or blocks failed, and the new one is resumable.
     StoppedError
@@ -65,7 +73,8 @@ def materialize(
     """
     clusters.refuse_spawned()
     refuse_both(overwrite=overwrite, repair=repair)
-    source = Store.open(factored, storage_options)
+    # Workers, which open it too, may have other directories
+    source = Store.open(absolute(str(factored)), storage_options)
     made = source.record.job
     if made.output.layout != "factored" or "jacobian" not in made.output.products:
         raise UsageError(
@@ -78,29 +87,66 @@ def materialize(
             f"{factored} is not whole: {status.progress}, and it is {status.state}. Finish it with "
             "the command that made it first (colonnade run)."
         )
-    job = _job(made, str(dense), overrides)
+    if source.imported and not imports:
+        raise UsageError(
+            f"{factored}: the activation {', '.join(source.imported)} is code, which a store that "
+            "may be another's does not make run. If you trust it, materialize with --import "
+            "(imports=True)."
+        )
+    overrides = list(overrides)
+    if not trust:
+        made = _distrusted(made, str(factored), overrides)
+    job = _job(made, str(dense), overrides, storage_options, trust=trust)
     located = job.located()
     if overlap(source.path, located.output.path):
         raise UsageError(f"{factored} and {dense} overlap: choose another place for the tensor.")
     record = source.record
     checked = Checked(
-        located, source.network(), Slopes(source), record.input, record.labels, source.coordinates()
+        located,
+        source.network(),
+        Slopes(source),
+        record.input,
+        record.labels,
+        source.coordinates(),
+        trust=trust,
     )
     return carry_out(
         checked, job.output.path, overwrite=overwrite, repair=repair, listener=listener
     )
 
 
-def _job(made: Job, dense: str, overrides: Iterable[str]) -> Job:
+def _distrusted(made: Job, factored: str, overrides: list[str]) -> Job:
+    """Leave out of a job how object stores are reached; refuse it where its cluster is needed."""
+    chosen = any(re.match(r"\s*cluster\s*(\.\s*kind\s*)?=", override) for override in overrides)
+    if made.cluster.kind != "local" and not chosen:
+        raise UsageError(
+            f"{factored}: its job asks for a cluster of kind {made.cluster.kind}, which a store "
+            "that may be another's does not get. If you trust the job, materialize with --trust "
+            "(trust=True); or choose a cluster: --set cluster.kind=local."
+        )
+    sections = {
+        name: getattr(made, name).model_copy(update={"storage_options": None})
+        for name in ("network", "input", "output")
+    }
+    return made.model_copy(update=sections)
+
+
+def _job(made: Job, dense: str, overrides: list[str], options: Options, *, trust: bool) -> Job:
     """Return the job whose run would make the store."""
     # Sizes of slopes are none of the tensor's
     changes: dict[str, Any] = {
         "path": dense, "layout": "dense", "block_size": "auto", "chunk_size": "auto"
     }  # fmt: skip
-    if is_url(dense) != is_url(made.output.path):
+    if is_url(dense) and options:
+        changes["storage_options"] = StorageOptions.model_validate(options)
+    elif is_url(dense) != is_url(made.output.path):
         changes["storage_options"] = None
     output = made.output.model_copy(update=changes)
-    job = load_job(made.model_copy(update={"output": output}), overrides)
+    document = unexpanded(made.model_copy(update={"output": output}).model_dump(mode="json"))
+    if not trust:
+        # The overrides alone say what the cluster is; without them, it is this machine
+        document["cluster"] = {}
+    job = load_job(document, overrides)
     fixed = {
         "network": job.network == made.network,
         "input": job.input == made.input,

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.errors import InputError
+from colonnade.limits import X_BYTES
 
 __all__ = ["check_dtype", "check_matrix", "nonfinite"]
-
-_LARGEST = 2**63
 
 
 def check_dtype(dtype: np.dtype[Any], place: str = "") -> None:
@@ -31,7 +30,7 @@ def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], place: str) -> tu
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(f"{place}X must be a matrix that is not empty; its shape is {shape}.")
     check_dtype(dtype, place)
-    if math.prod(shape) * dtype.itemsize >= _LARGEST:
+    if math.prod(shape) * dtype.itemsize >= X_BYTES:
         raise InputError(f"{place}X of the shape {shape} would have more than 8 EiB.")
     return shape[0], shape[1]
 

@@ -18,6 +18,7 @@ from colonnade.places.locations import Options
 from colonnade.weights import (
     Chain,
     Given,
+    Matrices,
     Scaling,
     array_names,
     estimator_weights,
@@ -63,6 +64,8 @@ class Network:
         One between each two layers.
     folded
         Scalings that a file told or its user gave, and that are in the layers, in words.
+    input_names
+        (n,), where the file or the estimator tells them, in the order of the first layer's columns.
 
     Raises
     ------
@@ -75,6 +78,7 @@ class Network:
     layers: tuple[Layer, ...]
     activations: tuple[Activation, ...]
     folded: tuple[str, ...]
+    input_names: tuple[str, ...] | None
 
     def __init__(
         self,
@@ -142,6 +146,7 @@ class Network:
         object.__setattr__(self, "layers", made)
         object.__setattr__(self, "activations", _as_activations(activations, len(made) - 1))
         object.__setattr__(self, "folded", ())
+        object.__setattr__(self, "input_names", None)
         for sigma, m in zip(self.activations, self.hidden, strict=True):
             sigma.check(m)
 
@@ -244,6 +249,7 @@ class Network:
         names: Mapping[str, str] | None = None,
         storage_options: Options = None,
         *,
+        matrices: Matrices | None = None,
         input_mean: Given = None,
         input_std: Given = None,
         output_mean: Given = None,
@@ -262,8 +268,11 @@ class Network:
         names
             Which array of the file is which, as ``{"W1": "fc1.weight", …}``; a bias that is left
             out is zero. Without it the file's arrays are W1, b1, W2, b2 and so on by name or,
-            failing that, by the only way in which their shapes fit. All matrices may be stored as
-            (in, out); where the shapes fit either way, the format's convention holds.
+            failing that, by the only way in which their shapes fit.
+        matrices
+            "in_by_out" or "out_by_in": how a file of arrays alone stores its matrices. Without it
+            the shapes tell; where they fit either way, the names do (a `kernel` is in × out, a
+            `weight` out × in), and else the format's convention holds.
         storage_options
             Of the object store, as in a job.
         input_mean, input_std, output_mean, output_std
@@ -280,7 +289,7 @@ class Network:
         """
         scaling = Scaling(input_mean, input_std, output_mean, output_std)
         try:
-            chain = load_weights(path, names, storage_options, scaling)
+            chain = load_weights(path, names, storage_options, scaling, matrices)
             try:
                 return cls._of(chain, activation)
             except NetworkError as error:
@@ -313,6 +322,9 @@ class Network:
     ) -> Network:
         network = cls.chain(chain.layers, _agreed(chain.activations, given))
         object.__setattr__(network, "folded", chain.folded)
+        # Names of something else, where they are more or fewer
+        if len(chain.input_names or ()) == network.n:
+            object.__setattr__(network, "input_names", chain.input_names)
         return network
 
 

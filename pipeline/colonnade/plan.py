@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
+from colonnade.errors import shown
 from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.words import counted, format_bytes, format_seconds
 
-__all__ = ["TASKS_PER_SECOND", "Calibration", "Capacity", "Plan", "Work"]
+__all__ = ["TASKS_PER_SECOND", "Calibration", "Capacity", "Feature", "Plan", "Work"]
 
 # Tasks a second that a scheduler is asked to pass; it passes about three times as many on two
 # cores that it shares with the workers
 TASKS_PER_SECOND = 200
 # Readings of X from which on the plan warns
 _TOO_OFTEN = 2
+# Features that a plan's text tells
+_FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,22 @@ class Calibration:
     def seconds_per_block(self) -> float:
         """Seconds of one block, all in all."""
         return self.seconds_read + self.seconds_compute + self.seconds_write
+
+
+class Feature(NamedTuple):
+    """What one of the network's inputs is.
+
+    Attributes
+    ----------
+    input, feature
+        The network's name of it, and X's; None where that side has no names.
+    place
+        The number of the feature in X, from 0 on, as the job's section input has it.
+    """
+
+    input: str | None
+    feature: str | None
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +112,8 @@ class Plan:
         Tasks that the scheduler is going to pass in a second, about.
     calibration
         What some of its blocks took, if they have been timed.
+    features
+        What each of the network's inputs is, in the network's order, where one side has names.
     """
 
     shapes: Shapes
@@ -107,6 +128,7 @@ class Plan:
     x_reads: float
     tasks_per_second: float
     calibration: Calibration | None = None
+    features: tuple[Feature, ...] = ()
 
     @property
     def tasks(self) -> int:
@@ -154,6 +176,7 @@ class Plan:
                 f"columns   p = {shapes.p:,}; inputs n = {shapes.n:,}, "
                 f"hidden units m = {shapes.m:,}, outputs q = {shapes.q:,}; {self.dtype}"
             ),
+            *self._told_features(),
             (
                 f"work      {self.work.order}: {self.work.flops / 1e6:,.3g} Mflop a column, and "
                 f"{self.work.forward_flops / 1e6:,.3g} for the slopes"
@@ -200,6 +223,22 @@ class Plan:
             )
         return "\n".join(lines)
 
+    def _told_features(self) -> list[str]:
+        """Tell how X's features and the network's inputs belong together, where that has names."""
+        if not self.features:
+            return []
+        first, few = self.features[0], self.features[:_FEW]
+        more = ", …" * (len(self.features) > _FEW)
+        if first.input is None or first.feature is None:
+            names = ", ".join(shown(str(f.input or f.feature), 40) for f in few)
+            whose = "X" if first.input is None else "the network"
+            return [f"features  {names}{more}: names that {whose} alone has; X's order is taken"]
+        if all(feature.place == at for at, feature in enumerate(self.features)):
+            names = ", ".join(shown(str(feature.input), 40) for feature in few)
+            return [f"features  {names}{more}: the same names in the network and in X"]
+        pairs = ", ".join(f"{shown(str(f.feature), 40)} (number {f.place} of X)" for f in few)
+        return [f"features  {pairs}{more}: matched by name, in the network's order"]
+
     def _told_rate(self) -> str:
         # Few tasks are none to the scheduler, however fast they come
         if self.tasks < TASKS_PER_SECOND:
@@ -228,6 +267,7 @@ class Plan:
                 "flops": self.work.flops,
                 "forward_flops": self.work.forward_flops,
             },
+            "features": [feature._asdict() for feature in self.features],
             "products": list(self.products),
             "dtype": self.dtype,
             "blocks": grid.blocks,

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from colonnade.clusters import Cluster
+from colonnade.clusters import Cluster, NoAnswer, StuckWorker, Tracker, each_worker
 from colonnade.dispatch import Lost, answering, batches, dispatch, in_flight
 from colonnade.environment import versions
 from colonnade.errors import IncompleteError
-from colonnade.events import BlockDone, BlockFailed, Listener, NoWorkers, Stalled, Stopping
+from colonnade.events import (
+    BlockDone,
+    BlockFailed,
+    Listener,
+    NoWorkers,
+    Stalled,
+    Stopping,
+    WorkerReplaced,
+)
 from colonnade.job import ClusterSettings, LocalCluster
 from colonnade.places.locations import storage_texts
 from colonnade.sources import SlopesAddress
@@ -24,9 +32,17 @@ __all__ = ["compute"]
 # Blocks that kill their workers even when they are alone, before the rest are taken to do so too
 _KILLERS = 3
 # Seconds without a block that is done, and how often the longest of them before, after which
-# something may hang
+# something may hang; the same for a worker at its task, and how often the slowest task before
 _PATIENCE = 300.0
 _PATIENT = 10
+# Factor by which a task has more time once a worker was stuck at it, unless the job says how long:
+# where the first blocks are slower than anyone thought, they must be done in the end
+_MORE = 2.0
+# Looks in that time at what workers are at, and seconds between two of them
+_LOOKS = 30
+_SHORTEST, _LONGEST = 1.0, 10.0
+# Seconds that a worker has, at the least, to import this package, and X's and the store's libraries
+_IMPORT = 60.0
 # Seconds before each further attempt of a worker to reach the store
 _PAUSES = (0.5, 2.0, 5.0)
 
@@ -93,11 +109,13 @@ class _Rounds:
         """Compute blocks in batches; again each by itself; and alone in the whole cluster."""
         failed: list[Failed] = []
         yield from self._round(batches(missing, batch), self._most, failed)
+        self._watch.try_again()
         # What troubled its worker, or its neighbours in the batch, may be over
         again = sorted(failure.block for failure in failed)
         failed.clear()
         yield from self._round(batches(again, 1), self._most, failed)
         # A worker that dies takes along all that it had, and Dask blames each of them
+        self._watch.try_again()
         suspects = sorted((f for f in failed if f.killed), key=lambda f: f.block)
         failed = [f for f in failed if not f.killed]
         for at, suspect in enumerate(suspects):
@@ -118,7 +136,8 @@ class _Rounds:
             if isinstance(back, Lost):
                 failed += [Failed(block, str(back), killed=back.killed) for block in blocks]
                 continue
-            self._watch.arrived()
+            done = [receipt for receipt in back if isinstance(receipt, BlockDone)]
+            self._watch.arrived(done)
             for receipt in back:
                 if isinstance(receipt, BlockDone):
                     self._watch.saw(receipt)
@@ -137,12 +156,21 @@ class _Rounds:
 
 def _check_reach(cluster: Cluster, store: Store, address: Address, watch: _Watch) -> None:
     """Refuse workers that do not reach the store or X."""
-    found: dict[str, str | Exception | None] = {}
+    found: dict[str, str] = {}
     workers: list[str] | None = None
+    seconds = max(watch.timeout, _IMPORT)
     for pause in (*_PAUSES, 0.0):
         watch.goes_on()
         with answering(cluster.client):
-            answers = cluster.client.run(reach, address, workers=workers, on_error="return")
+            answers = each_worker(cluster.client, seconds, reach, address, workers=workers)
+        for worker, answer in answers.items():
+            if isinstance(answer, NoAnswer):
+                raise IncompleteError(
+                    f"{address.path} is incomplete: the worker {worker} has not said within "
+                    f"{seconds:g} s whether it reaches the store and X: a disk "
+                    "there may not answer, or the worker may be stopped. End that worker; the same "
+                    "command computes what is missing."
+                )
         # Of a worker that has gone meanwhile there is nothing to tell
         found = {worker: told for worker, told in answers.items() if isinstance(told, str)}
         # Where it was replaced meanwhile, the run ends for that reason
@@ -185,9 +213,14 @@ class _Watch:
         self._stop = stop
         self._listener = listener
         self._end = 0.0
+        self.timeout = settings.timeout
         self._absent: float | None = None
         self._arrived = time.monotonic()
         self._patience = _PATIENCE
+        self._slowest = 0.0
+        self._factor = 1.0
+        self._looked = time.monotonic()
+        self._tracker = Tracker()
 
     def goes_on(self) -> bool:
         self._stop.check()
@@ -212,8 +245,11 @@ class _Watch:
         """Take note that a worker has found another X."""
         self._guard.report(f"{receipt.cause}, as {receipt.process} sees it")
 
-    def arrived(self) -> None:
-        """Take note that blocks were done."""
+    def arrived(self, done: Sequence[BlockDone]) -> None:
+        """Take note that a task is done, and of the blocks that it has computed."""
+        if done:
+            first, last = min(r.started for r in done), max(r.ended for r in done)
+            self._slowest = max(self._slowest, last - first)
         now = time.monotonic()
         self._patience = max(self._patience, _PATIENT * (now - self._arrived))
         self._arrived = now
@@ -235,6 +271,39 @@ class _Watch:
                 f"{self._settings.timeout:g} s (cluster.timeout).{trouble} Once there are workers, "
                 "the same command computes what is missing."
             )
+
+    def try_again(self) -> None:
+        """Have more patience: what follows has failed before, and workers may have been stuck."""
+        self._factor *= _MORE**2
+
+    @property
+    def _stall_timeout(self) -> float:
+        """Seconds that a worker may be at a task."""
+        if self._settings.stall_timeout != "auto":
+            return self._settings.stall_timeout
+        return max(_PATIENCE, _PATIENT * self._slowest) * self._factor
+
+    @property
+    def _interval(self) -> float:
+        return min(max(_SHORTEST, self._stall_timeout / _LOOKS), _LONGEST)
+
+    def stuck(self, name: str, before: Mapping[str, int]) -> list[StuckWorker]:
+        now = time.monotonic()
+        if now < self._looked + self._interval or self._stop.signum is not None:
+            return []
+        self._looked = now
+        with answering(self._cluster.client):
+            self._tracker.look(self._cluster.occupation(name), now, 2 * self._interval)
+        auto = self._settings.stall_timeout == "auto"
+        more = {key: _MORE**times for key, times in before.items()} if auto else {}
+        return self._tracker.stuck(self._stall_timeout, more)
+
+    def give_up(self, stuck: StuckWorker, batches: Sequence[tuple[int, ...]]) -> None:
+        blocks = tuple(sorted(block for batch in batches for block in batch))
+        self._listener(WorkerReplaced(stuck.address, stuck.seconds, blocks, stuck.cause))
+        with answering(self._cluster.client):
+            self._cluster.give_up(stuck.address)
+        self._arrived = time.monotonic()
 
     def _look_for_stalled(self) -> None:
         silent = time.monotonic() - self._arrived

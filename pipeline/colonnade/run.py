@@ -101,6 +101,8 @@ def carry_out(
     tally = _Tally(listener, checked.job.input.path)
     with stoppable() as stop, _readable(path), ExitStack() as held:
         this = _Run(path, checked, tally, stop, held)
+        if checked.reordered is not None:
+            tally(checked.reordered)
         old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         if old is not None and not overwrite:
             _refuse_another_job(old, checked)
@@ -274,6 +276,15 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
     different = store.record.differences(checked.job, network_record(checked.network), x)
     if different:
         of = f" (of X, which has grown to {now:,} columns, the first {columns:,} were compared)"
+        if (
+            checked.pairing.order is not None
+            and "selected_features" not in store.record.input.storage
+        ):
+            # Made before names were matched, or before the network had any
+            different.append(
+                "the order of X's features (the store has them as they lie in X; by name, they are "
+                "taken in the network's order, and the store's stand under the wrong inputs)"
+            )
         raise StoreError(
             f"{store.path} holds the store of another job, which differs in "
             f"{', '.join(different)}{of if now > columns else ''}. Choose another output.path, or "
@@ -289,7 +300,7 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
 
 def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
     X = None if isinstance(checked.columns, Slopes) else checked.columns
-    found = check(store, X, checked.network, listener=listener)
+    found = check(store, X, checked.network, trust=checked.trust, listener=listener)
     for failure in found.failures:
         cause = f"{failure.array}: {failure.cause}"
         listener(BlockDamaged(failure.block, failure.start, failure.stop, cause))

@@ -60,12 +60,17 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Turn signals into StoppedError, so that the cluster is closed on the way out."""
+    """Turn signals into StoppedError, so that the cluster is closed on the way out.
+
+    A signal that this process ignores stays ignored: `nohup` and shells that start a job in the
+    background ask for that.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    old = {signum: signal.signal(signum, stop) for signum in SIGNALS}
+    heeded = [signum for signum in SIGNALS if signal.getsignal(signum) != signal.SIG_IGN]
+    old = {signum: signal.signal(signum, stop) for signum in heeded}
     try:
         yield stop
     finally:

@@ -8,20 +8,33 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
 import distributed
 
 from colonnade.clusters import address, gateway, kubernetes, local, queues, ssh
-from colonnade.clusters.base import Deployment, Kind
+from colonnade.clusters.base import Deployment, Kind, NoAnswer, each_worker, waited, within
+from colonnade.clusters.stuck import Occupation, StuckWorker, Tracker, evict, occupation
 from colonnade.environment import differences, environment, versions
 from colonnade.errors import ClusterError, UsageError, reason
-from colonnade.events import Listener, WaitingForWorkers, ignore
+from colonnade.events import ClusterExposed, Listener, WaitingForWorkers, ignore
 from colonnade.job import ClusterSettings, LocalCluster, Sized
 from colonnade.plan import Capacity
 
-__all__ = ["Cluster", "connect", "expected_capacity", "refuse_spawned"]
+__all__ = [
+    "Cluster",
+    "NoAnswer",
+    "StuckWorker",
+    "Tracker",
+    "connect",
+    "each_worker",
+    "expected_capacity",
+    "refuse_spawned",
+    "waited",
+    "within",
+]
 
 _KINDS: dict[str, Kind] = {
     "local": local,
@@ -37,6 +50,11 @@ _KINDS: dict[str, Kind] = {
 # Seconds between two looks at how many workers have come, and between telling it twice
 _TICK = 0.1
 _EVERY = 5.0
+# Seconds that a scheduler has to answer, and to take a worker's tasks away; and a worker, at the
+# least, to import this package
+_ANSWER = 30.0
+# Seconds that a question has where the time to wait is almost over
+_LEAST = 5.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,8 @@ class Cluster:
         Threads that it may have at some time.
     replace, trouble
         As of `Deployment`.
+    discard
+        As of `Deployment`, or None where nannies are to start processes anew.
     """
 
     client: distributed.Client
@@ -60,6 +80,26 @@ class Cluster:
     most_threads: int
     replace: Callable[[], None]
     trouble: Callable[[], str]
+    discard: Callable[[Any, str], None] | None = None
+
+    def occupation(self, prefix: str) -> dict[str, Occupation]:
+        """Ask what each worker is at, of the tasks whose keys begin with a prefix."""
+        call = partial(self.client.run_on_scheduler, occupation, prefix)
+        try:
+            found = within(self.client, _ANSWER, call)
+        except OSError:
+            raise
+        # A scheduler of others' may refuse to run what it is sent, or be another version
+        except Exception:  # noqa: BLE001
+            return {}
+        return {worker: Occupation(*at) for worker, at in found.items()}
+
+    def give_up(self, worker: str) -> None:
+        """Give a stuck worker's tasks to others, and have its process, job or pod replaced."""
+        call = partial(self.client.run_on_scheduler, evict, worker, restart=self.discard is None)
+        name = within(self.client, _ANSWER, call)
+        if name is not None and self.discard is not None:
+            self.discard(name, worker)
 
 
 def expected_capacity(settings: ClusterSettings) -> Capacity:
@@ -79,12 +119,17 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
     """
     wanted = expected_capacity(settings).workers
     with _quiet(), _KINDS[settings.kind].deploy(settings) as deployment:
-        _wait(deployment, wanted, settings.timeout, listener)
+        if deployment.exposed:
+            listener(ClusterExposed(deployment.name, deployment.exposed))
+        # Those of this machine come at once, as a rule
+        quiet = _EVERY if isinstance(settings, LocalCluster) else 0.0
+        _wait(deployment, wanted, settings.timeout, listener, quiet)
         client = deployment.client
-        # Those of this machine are this very Python
-        if not isinstance(settings, LocalCluster):
-            _check_versions(client)
-        capacity = _capacity(client)
+        with _answering(deployment, settings.timeout):
+            # Those of this machine are this very Python
+            if not isinstance(settings, LocalCluster):
+                _check_versions(client, max(settings.timeout, _ANSWER))
+            capacity = _capacity(client)
         if capacity is None:
             raise ClusterError(
                 f"the workers of {deployment.name} have gone as soon as they had come "
@@ -95,18 +140,19 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
         yield Cluster(
             client=client,
             capacity=capacity,
-            dashboard=_dashboard(client),
+            dashboard=_dashboard(deployment),
             wanted=wanted,
             most_threads=max(most, capacity.workers) * capacity.threads_per_worker,
             replace=deployment.replace,
             trouble=deployment.trouble,
+            discard=deployment.discard,
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's own tale of what is lost or refused, with its tracebacks, from the run's."""
-    parts = ("batched", "client", "core", "scheduler")
+    parts = ("batched", "client", "core", "nanny", "scheduler")
     names = [*(f"distributed.{part}" for part in parts), "tornado.application"]
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
@@ -119,11 +165,20 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _wait(deployment: Deployment, wanted: int, seconds: float, listener: Listener) -> None:
-    end = time.monotonic() + seconds
-    told, next_told = wanted, 0.0
-    while (there := len(deployment.client.nthreads())) < wanted:
+def _wait(
+    deployment: Deployment, wanted: int, seconds: float, listener: Listener, quiet: float
+) -> None:
+    """Wait for workers, for so many seconds; tell for how many, the first `quiet` seconds not."""
+    client, begun = deployment.client, time.monotonic()
+    end, told, next_told = begun + seconds, wanted, begun + quiet
+    while True:
         now = time.monotonic()
+        with _answering(deployment, seconds):
+            there = len(within(client, max(end - now, _LEAST), client.nthreads))
+        if there >= wanted:
+            return
+        if cause := deployment.broken():
+            raise ClusterError(f"{there} of {wanted} workers of {deployment.name} came: {cause}.")
         if now > end:
             raise ClusterError(
                 f"{there} of {wanted} workers of {deployment.name} came within {seconds:g} s "
@@ -135,10 +190,27 @@ def _wait(deployment: Deployment, wanted: int, seconds: float, listener: Listene
         time.sleep(_TICK)
 
 
-def _check_versions(client: distributed.Client) -> None:
+@contextmanager
+def _answering(deployment: Deployment, seconds: float) -> Iterator[None]:
+    """Say so where the scheduler has stopped answering."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise ClusterError(
+            f"the scheduler of {deployment.name} does not answer within {seconds:g} s "
+            "(cluster.timeout): see whether its process is stopped, or its host overloaded."
+        ) from error
+
+
+def _check_versions(client: distributed.Client, seconds: float) -> None:
     """Refuse workers that would compute with something else than what the client has."""
     wrong = []
-    for worker, found in client.run(environment, on_error="return").items():
+    for worker, found in each_worker(client, seconds, environment).items():
+        if isinstance(found, NoAnswer):
+            raise ClusterError(
+                f"the worker {worker} does not answer within {seconds:g} s: see whether its "
+                "process is stopped, and end it."
+            )
         # Of a worker that has gone meanwhile there is nothing to tell
         if isinstance(found, OSError):
             continue
@@ -156,8 +228,9 @@ def _check_versions(client: distributed.Client) -> None:
 
 def _capacity(client: distributed.Client) -> Capacity | None:
     """Tell what the workers have that are there now; None where all have gone."""
-    info: dict[str, dict[str, Any]] = client.scheduler_info(n_workers=-1)["workers"]
-    workers = info.values()
+    scheduler: Any = client.scheduler
+    identity = within(client, _ANSWER, partial(scheduler.identity, n_workers=-1))
+    workers = identity["workers"].values()
     if not workers:
         return None
     # A limit of 0 is none at all; the smallest worker bounds what a block may need
@@ -169,10 +242,13 @@ def _capacity(client: distributed.Client) -> Capacity | None:
     )
 
 
-def _dashboard(client: distributed.Client) -> str:
-    if find_spec("bokeh") is None:
+def _dashboard(deployment: Deployment) -> str:
+    link = deployment.dashboard
+    if link is None:
+        link = deployment.client.dashboard_link
+    if link and find_spec("bokeh") is None:
         return "none here (pip install 'colonnade[dashboard]')"
-    return str(client.dashboard_link) or "none"
+    return str(link or "none")
 
 
 def refuse_spawned() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from colonnade.clusters.base import Deployment, library, refusal
+from colonnade.clusters.base import Deployment, close, in_time, library, refusal
 from colonnade.job import GatewayCluster
 from colonnade.plan import Capacity
 
@@ -26,7 +26,9 @@ def deploy(settings: GatewayCluster) -> Iterator[Deployment]:
     cluster = kind.__new__(kind)
     with _closing(cluster):
         try:
-            cluster.__init__(
+            in_time(
+                settings.timeout,
+                cluster.__init__,
                 address=settings.address,
                 proxy_address=settings.proxy_address,
                 auth=settings.auth,
@@ -50,7 +52,7 @@ def _closing(cluster: Any) -> Iterator[None]:
     finally:
         gateway = getattr(cluster, "gateway", None)
         if gateway is not None:
-            cluster.close()
+            close(cluster)
             # Its finaliser would close it as well: in vain where that is done, and for ever where
             # it is called in the thread of its own loop
             runner = vars(gateway).pop("_loop_runner")

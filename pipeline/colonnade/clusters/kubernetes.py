@@ -7,23 +7,44 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import distributed
+from distributed.comm.addressing import get_address_host
 
-from colonnade.clusters.base import Deployment, library, refusal
-from colonnade.job import KubernetesCluster
+from colonnade.clusters.base import Deployment, close, library, refusal
+from colonnade.errors import ClusterError
+from colonnade.job import KubernetesCluster, TlsSettings
 from colonnade.plan import Capacity
 
-__all__ = ["SMALL", "capacity", "deploy", "namespace", "reached", "specification", "unstuck"]
+__all__ = [
+    "LABELS",
+    "SMALL",
+    "capacity",
+    "deploy",
+    "namespace",
+    "reached",
+    "specification",
+    "unstuck",
+]
 
 SMALL = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
 """Resources of a pod that computes nothing: the scheduler's, or that of a run's own process."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _GROUP, _VERSION, _PLURAL = "kubernetes.dask.org", "v1", "daskclusters"
+LABELS = {"app.kubernetes.io/part-of": "colonnade"}
+"""Of the pods of a cluster, by which a NetworkPolicy selects them."""
+_EXPOSED = (
+    "its pods speak plain TCP, since Dask's operator supports no other, and whatever reaches them "
+    "runs code in them: a NetworkPolicy must keep others out "
+    "(deploy/kubernetes/networkpolicy.yaml); cluster.security: none ends this warning"
+)
 # Seconds between looks at a DaskCluster that does not run yet
 _LOOK = 2.0
+# Seconds that the API has for an answer
+_REQUEST = 10
 
 
 def capacity(settings: KubernetesCluster) -> Capacity:
@@ -34,6 +55,12 @@ def capacity(settings: KubernetesCluster) -> Capacity:
 @contextmanager
 def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
     """Create a DaskCluster, and delete it."""
+    if isinstance(settings.security, TlsSettings):
+        raise ClusterError(
+            "Dask's operator and its client reach the scheduler by plain TCP alone, so that the "
+            "pods can be given no certificates (cluster.security): leave it out and let a "
+            "NetworkPolicy admit the run's pods alone (deploy/kubernetes/networkpolicy.yaml)."
+        )
     operator = library("dask_kubernetes.operator", "kubernetes")
     name = f"colonnade-{uuid.uuid4().hex[:8]}"
     try:
@@ -48,10 +75,35 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
     except Exception as error:
         where = settings.namespace or "the context's namespace"
         raise refusal(f"no cluster in {where} of Kubernetes (cluster)", error) from error
-    with cluster, distributed.Client(cluster, set_as_default=False) as client:
-        if settings.adaptive is not None:
-            cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
-        yield Deployment(client, f"Kubernetes ({cluster.namespace}/{name})")
+    try:
+        with distributed.Client(cluster, set_as_default=False) as client:
+            if settings.adaptive is not None:
+                cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
+            yield Deployment(
+                client,
+                f"Kubernetes ({cluster.namespace}/{name})",
+                exposed=_EXPOSED if settings.security == "auto" else "",
+                discard=partial(_delete_pod, str(cluster.namespace)),
+            )
+    finally:
+        close(cluster)
+
+
+def _delete_pod(namespace: str, name: Any, worker: str) -> None:
+    """Delete the pod of a worker that is stuck, at once; the operator makes another."""
+    del name
+    client, _ = reached(namespace)
+    host = get_address_host(worker)
+    pods = client.CoreV1Api()
+    # What keeps the pod, it has lost its blocks already
+    with suppress(Exception):
+        found = pods.list_namespaced_pod(
+            namespace, field_selector=f"status.podIP={host}", _request_timeout=_REQUEST
+        )
+        for pod in found.items:
+            pods.delete_namespaced_pod(
+                pod.metadata.name, namespace, grace_period_seconds=0, _request_timeout=_REQUEST
+            )
 
 
 @contextmanager
@@ -117,12 +169,17 @@ def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:
             "dask", "worker", "--nthreads", str(settings.cores), "--memory-limit", memory,
         ],
     )  # fmt: skip
+    spec["metadata"]["labels"] = dict(LABELS)
     # Not a worker's, which may be a whole node
     spec["spec"]["scheduler"]["spec"]["containers"][0]["resources"] = SMALL
     # A dask-scheduler is in no image with a Dask of today
     arguments = spec["spec"]["scheduler"]["spec"]["containers"][0]["args"]
     if arguments[0] == "dask-scheduler":
         arguments[:1] = ["dask", "scheduler"]
+    if not settings.dashboard:
+        # The HTTP servers stay: the operator asks the scheduler's whether it is ready
+        for part in ("scheduler", "worker"):
+            spec["spec"][part]["spec"]["containers"][0]["args"].append("--no-dashboard")
     for part in ("scheduler", "worker"):
         pod = spec["spec"][part]["spec"]
         if settings.service_account is not None:

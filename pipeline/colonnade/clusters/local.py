@@ -7,12 +7,18 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
 import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from colonnade.clusters.base import Deployment
+from colonnade.clusters import closed
+from colonnade.clusters.base import Deployment, close
+from colonnade.clusters.private import private_directory, temporary_directory
+from colonnade.clusters.processes import Processes
+from colonnade.clusters.security import security_in
 from colonnade.job import LocalCluster
 from colonnade.plan import Capacity
 from colonnade.stopping import SIGNALS
@@ -42,18 +48,62 @@ def capacity(settings: LocalCluster) -> Capacity:
 def deploy(settings: LocalCluster) -> Iterator[Deployment]:
     """Start worker processes, and end them."""
     given = capacity(settings)
-    with warnings.catch_warnings():
-        # The dashboard's port is taken by another run: it takes another, which we print
-        warnings.filterwarnings("ignore", message="Port .* is already in use", category=UserWarning)
-        cluster = distributed.LocalCluster(
-            n_workers=given.workers,
-            threads_per_worker=given.threads_per_worker,
-            memory_limit=given.memory_per_worker,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:8787",
-            silence_logs=logging.ERROR,
-            preload=[__name__],
-        )
-    with cluster, distributed.Client(cluster) as client:
-        yield Deployment(client, "this machine")
+    processes = Processes()
+    with private_directory(temporary_directory(), "TMPDIR") as private:
+        security = security_in(private, settings)
+        with warnings.catch_warnings():
+            # The dashboard's port is taken by another run: it takes another, which we print
+            warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
+            cluster = _cluster(settings, given, private, security, processes)
+        try:
+            with distributed.Client(cluster) as client:
+                processes.start(cluster, given.workers)
+                yield Deployment(
+                    client,
+                    "this machine",
+                    # Where a nanny has given up, another takes its place
+                    replace=partial(cluster.scale, given.workers),
+                    trouble=processes.trouble,
+                    broken=processes.broken,
+                )
+        finally:
+            close(cluster, processes.end)
+
+
+def _cluster(
+    settings: LocalCluster,
+    given: Capacity,
+    private: Path,
+    security: distributed.Security | None,
+    processes: Processes,
+) -> distributed.SpecCluster:
+    """Start a scheduler, for nannies and workers that listen on loopback alone.
+
+    Not by Dask's LocalCluster, whose scheduler always has an HTTP server, and keeps its files where
+    any user may have made the directory before.
+    """
+    security = security or distributed.Security()
+    common = {
+        "host": "127.0.0.1",
+        "protocol": "tls://" if security.require_encryption else "tcp://",
+        "security": security,
+        "local_directory": str(private),
+    }
+    worker = {
+        "cls": processes.nanny(),
+        "options": common
+        | {
+            "worker_class": closed.worker_class(dashboard=settings.dashboard),
+            "nthreads": given.threads_per_worker,
+            "memory_limit": given.memory_per_worker,
+            "silence_logs": logging.ERROR,
+            "preload": [__name__],
+        },
+    }
+    scheduler, http = closed.scheduler(dashboard=settings.dashboard)
+    return distributed.SpecCluster(
+        worker=worker,
+        scheduler={"cls": scheduler, "options": common | http},
+        security=security,
+        silence_logs=logging.ERROR,
+    )

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import copy
+import os
+import re
+import shlex
 import shutil
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dask
 import distributed
 from distributed.core import Status
+from distributed.utils import format_dashboard_link
 
-from colonnade.clusters.base import Deployment, library
+from colonnade.clusters import closed
+from colonnade.clusters.base import Deployment, close, library
+from colonnade.clusters.private import private_directory, temporary_directory
+from colonnade.clusters.security import run_security, security_in
 from colonnade.errors import ClusterError, reason, shown
 from colonnade.job import QueueCluster
 from colonnade.plan import Capacity
@@ -28,18 +38,29 @@ class _Queue:
 
     name: str
     ask: tuple[str, ...]
+    ended: str
+    """What the line of a job that has ended matches, as long as there is one."""
     account: str = "account"
     seconds: bool = True
 
 
 _QUEUES = {
     "slurm": _Queue(
-        "Slurm", ("squeue", "--noheader", "--states=all", "--format=%i %T %r", "--jobs={ids}")
+        "Slurm",
+        ("squeue", "--noheader", "--states=all", "--format=%i %T %r", "--jobs={ids}"),
+        r"BOOT_FAIL|CANCELLED|COMPLETED|DEADLINE|FAILED|NODE_FAIL|OUT_OF_MEM|PREEMPTED|TIMEOUT",
     ),
-    "pbs": _Queue("PBS", ("qstat", "{each}")),
-    "sge": _Queue("Grid Engine", ("qstat",), "project"),
-    "lsf": _Queue("LSF", ("bjobs", "{each}"), "project", seconds=False),
+    "pbs": _Queue("PBS", ("qstat", "{each}"), r"\s[CFX]\s"),
+    "sge": _Queue("Grid Engine", ("qstat",), r"(?!)", "project"),
+    "lsf": _Queue("LSF", ("bjobs", "{each}"), r"\s(EXIT|DONE)\s", "project", seconds=False),
 }
+# What a queue says of a job that it has forgotten
+_FORGOTTEN = re.compile(
+    r"invalid job id|unknown job|job has finished|is not found|do not exist", re.IGNORECASE
+)
+# Seconds between two questions after the jobs whose workers are not there, at the least and at the
+# most: where jobs end as soon as they begin, they are submitted less and less often
+_LOOK, _LONGEST_LOOK = 10.0, 600.0
 # A worker leaves before its job's time is up, and not all of them at once: as parts of that time,
 # and in seconds at the most
 _STAGGER, _LONGEST_STAGGER = 1 / 20, 300
@@ -56,39 +77,87 @@ def capacity(settings: QueueCluster) -> Capacity:
 def deploy(settings: QueueCluster) -> Iterator[Deployment]:
     """Submit a job for each worker, and cancel them."""
     queue = _QUEUES[settings.kind]
-    kind = queue_class(settings)
-    submit = kind.job_cls.submit_command
+    submit = queue_class(settings).job_cls.submit_command
     if shutil.which(submit) is None:
         raise ClusterError(
             f"there is no {submit} on this machine: start the run where {queue.name} takes jobs "
             "(cluster.kind)."
         )
-    try:
-        if settings.log_directory is not None:
-            Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            # The dashboard's port is taken by another run: it takes another, which we print
-            warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
-            cluster = kind(job_cls=_telling(kind.job_cls), **arguments(settings))
-    # An interface that is not there, a directory for logs that cannot be made
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ClusterError(f"no cluster in {queue.name}: {_told(error)}.") from error
-    with _closing(cluster), distributed.Client(cluster, set_as_default=False) as client:
+    with ExitStack() as stack:
+        private = stack.enter_context(private_directory(temporary_directory(), "TMPDIR"))
+        security = _security(settings, stack)
         try:
-            cluster.sync(_submitted, cluster, settings)
+            cluster = _started(settings, private, security)
+        # An interface that is not there, a directory for logs that cannot be made
+        except (OSError, RuntimeError, ValueError) as error:
+            raise ClusterError(f"no cluster in {queue.name}: {_told(error)}.") from error
+        stack.enter_context(_closing(cluster))
+        client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
+        try:
+            cluster.sync(_submitted, cluster, settings, callback_timeout=settings.timeout)
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(f"{queue.name} takes no job: {_told(error)}.") from error
 
-        def replace() -> None:
-            _forget_refused(cluster)
-            # Jobs that have gone are submitted again; one that adapts sees to that by itself
-            if settings.adaptive is None:
-                cluster.scale(settings.size)
+        jobs = _Jobs(queue, cluster, settings)
 
         def trouble() -> str:
             return _trouble(queue, cluster, settings.log_directory)
 
-        yield Deployment(client, queue.name, replace, trouble)
+        yield Deployment(
+            client,
+            queue.name,
+            jobs.replace,
+            trouble,
+            _dashboard(cluster),
+            discard=jobs.discard,
+        )
+
+
+def _security(settings: QueueCluster, stack: ExitStack) -> distributed.Security | None:
+    """Make or load the certificates; those that are made lie where the nodes see them."""
+    if settings.security != "auto":
+        return run_security(settings)
+    if settings.shared_directory is not None:
+        parent, field = Path(settings.shared_directory), "cluster.shared_directory"
+    else:
+        field = "XDG_CACHE_HOME or ~/.cache; cluster.shared_directory names another one"
+        try:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        except RuntimeError as error:
+            raise ClusterError(
+                "there is no home directory in which this run's certificates could lie: name a "
+                "directory that this machine and the nodes see (cluster.shared_directory)."
+            ) from error
+        parent = cache.absolute() / "colonnade"
+    return security_in(stack.enter_context(private_directory(parent, field)), settings)
+
+
+def _started(settings: QueueCluster, private: Path, security: distributed.Security | None) -> Any:
+    """Start the scheduler, whose own files lie in `private`."""
+    kind = queue_class(settings)
+    if settings.log_directory is not None:
+        Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
+    scheduler, http = closed.scheduler(dashboard=settings.dashboard)
+    own = {"local_directory": str(private), **http}
+    if security is not None:
+        own |= {"security": security, "protocol": "tls://"}
+    site = dask.config.get(f"jobqueue.{settings.kind}.scheduler-options", None)
+    with warnings.catch_warnings():
+        # The dashboard's port is taken by another run: it takes another, which we print
+        warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
+        return kind(
+            job_cls=_telling(kind.job_cls),
+            security=security,
+            scheduler_cls=scheduler,
+            scheduler_options=(site or {}) | own,
+            **arguments(settings),
+        )
+
+
+def _dashboard(cluster: Any) -> str:
+    """Tell where the dashboard is on this machine; Dask's link has the scheduler's address."""
+    services = cluster.scheduler_info["services"]
+    return format_dashboard_link("127.0.0.1", services["dashboard"]) if services else ""
 
 
 def queue_class(settings: QueueCluster) -> Any:
@@ -114,12 +183,22 @@ def arguments(settings: QueueCluster) -> dict[str, Any]:
         "log_directory": settings.log_directory,
         "local_directory": settings.local_directory,
         "python": settings.python,
+        "worker_command": "colonnade.clusters.worker",
         "worker_extra_args": [
             "--lifetime", f"{settings.walltime - 2 * stagger:.0f}s",
             "--lifetime-stagger", f"{stagger:.0f}s",
+            *_http(dashboard=settings.dashboard),
         ],
     }  # fmt: skip
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _http(*, dashboard: bool) -> list[str]:
+    """Tell a worker where to listen for HTTP: on its node's loopback interface, or not at all."""
+    if dashboard:
+        return ["--no-dashboard", "--dashboard-address", closed.ANY_PORT]
+    chosen = closed.worker_class(dashboard=False)
+    return ["--no-dashboard", "--worker-class", f"{chosen.__module__}.{chosen.__qualname__}"]
 
 
 def _clock(time: int, *, seconds: bool) -> str:
@@ -131,9 +210,21 @@ def _clock(time: int, *, seconds: bool) -> str:
 
 
 def _telling(job_cls: Any) -> Any:
-    """Make jobs say when they are closed, as Dask asserts of all that are left at the end."""
+    """Make jobs say when they are closed, as Dask asserts of all that are left at the end.
+
+    And let the paths of certificates be any: they become part of a line of shell.
+    """
 
     class Job(job_cls):  # type: ignore[misc]
+        def __init__(
+            self, *given: Any, security: distributed.Security | None = None, **options: Any
+        ) -> None:
+            security = copy.copy(security)
+            if security is not None:
+                for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
+                    setattr(security, name, shlex.quote(getattr(security, name)))
+            super().__init__(*given, security=security, **options)
+
         async def close(self) -> None:
             await super().close()
             self.status = Status.closed
@@ -147,7 +238,7 @@ def _closing(cluster: Any) -> Iterator[None]:
         yield
     finally:
         _forget_refused(cluster)
-        cluster.close()
+        close(cluster)
 
 
 def _forget_refused(cluster: Any) -> None:
@@ -164,18 +255,90 @@ async def _submitted(cluster: Any, settings: QueueCluster) -> None:
         cluster.adapt(minimum=settings.adaptive.minimum, maximum=settings.adaptive.maximum)
 
 
+class _Jobs:
+    """Jobs that are submitted again: those whose workers are lost, and those that never began."""
+
+    def __init__(self, queue: _Queue, cluster: Any, settings: QueueCluster) -> None:
+        self._queue = queue
+        self._cluster = cluster
+        self._settings = settings
+        self._pause = _LOOK
+        self._next = 0.0
+
+    def replace(self) -> None:
+        """Submit jobs in place of those that have gone."""
+        _forget_refused(self._cluster)
+        # One that adapts sees to jobs whose workers are lost by itself
+        if self._settings.adaptive is None:
+            self._cluster.scale(self._settings.size)
+        if time.monotonic() >= self._next:
+            self._submit_again()
+
+    def discard(self, name: Any, worker: str) -> None:
+        """Cancel the job of a worker that is stuck."""
+        del worker
+        self._forget([name])
+
+    def _submit_again(self) -> None:
+        """Forget jobs that ended before Dask saw a worker of theirs: it would wait for ever."""
+        there = {info["name"] for info in self._cluster.scheduler_info["workers"].values()}
+        absent = {
+            job.job_id: name
+            for name, job in list(self._cluster.workers.items())
+            if name not in there and job.job_id
+        }
+        ended = _ended(self._queue, list(absent))
+        if ended:
+            self._forget([absent[job_id] for job_id in ended])
+            self._pause = min(2 * self._pause, _LONGEST_LOOK)
+        self._next = time.monotonic() + self._pause
+
+    def _forget(self, names: list[Any]) -> None:
+        """Cancel jobs, and submit others in their place."""
+        # A queue that does not answer now is asked again by `replace`
+        with suppress(OSError, RuntimeError, ValueError):
+            self._cluster.sync(self._cluster.scale_down, names, callback_timeout=_PATIENCE)
+        if self._settings.adaptive is None:
+            self._cluster.scale(self._settings.size)
+
+
+def _ended(queue: _Queue, ids: list[str]) -> list[str]:
+    """Ask the queue which of some jobs have ended; where it does not say, none has."""
+    if not ids:
+        return []
+    try:
+        asked = _ask(queue, ids)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    if asked.returncode and not _FORGOTTEN.search(asked.stdout + asked.stderr):
+        return []
+    return [
+        job_id
+        for job_id in ids
+        if all(
+            re.search(queue.ended, line)
+            for line in asked.stdout.splitlines()
+            if re.match(rf"\s*{re.escape(job_id)}\b", line)
+        )
+    ]
+
+
+def _ask(queue: _Queue, ids: list[str]) -> subprocess.CompletedProcess[str]:
+    command: list[str] = []
+    for word in queue.ask:
+        command += ids if word == "{each}" else [word.format(ids=",".join(ids))]
+    return subprocess.run(  # noqa: S603 (the queue's own command, and numbers it has given)
+        command, capture_output=True, text=True, timeout=_PATIENCE, check=False
+    )
+
+
 def _trouble(queue: _Queue, cluster: Any, logs: str | None) -> str:
     """Tell the jobs, what the queue says of them, and where their logs lie."""
     ids = [job.job_id for job in cluster.workers.values() if job.job_id]
     if not ids:
         return f" {queue.name} has none of its jobs."
-    command: list[str] = []
-    for word in queue.ask:
-        command += ids if word == "{each}" else [word.format(ids=",".join(ids))]
     try:
-        asked = subprocess.run(  # noqa: S603 (the queue's own command, and numbers it has given)
-            command, capture_output=True, text=True, timeout=_PATIENCE, check=False
-        )
+        asked = _ask(queue, ids)
         said = "; ".join((asked.stdout.strip() or asked.stderr.strip()).splitlines())
     except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import distributed
 
-from colonnade.errors import ClusterError
+from colonnade.errors import ClusterError, reason
 from colonnade.job import Secured, TlsSettings
 
-__all__ = ["from_files", "run_security"]
+__all__ = ["from_files", "run_security", "security_in"]
 
 
 def run_security(settings: Secured) -> distributed.Security | None:
@@ -21,14 +24,58 @@ def run_security(settings: Secured) -> distributed.Security | None:
     Raises
     ------
     ClusterError
-        The files cannot be read (cluster.security).
+        The files cannot be read, or no certificates can be made (cluster.security).
     """
     if settings.security == "none":
         return None
     if settings.security == "auto":
-        made: distributed.Security = distributed.Security.temporary()
-        return made
+        return _made()
     return from_files(settings.security, "cluster.security")
+
+
+def security_in(directory: Path, settings: Secured) -> distributed.Security | None:
+    """As `run_security`, with certificates in files that this user alone can read.
+
+    Dask writes a key that exists in memory to a temporary file whenever a process uses it, and a
+    process that is killed leaves that file behind.
+
+    Parameters
+    ----------
+    directory
+        A private one, for the files.
+
+    Raises
+    ------
+    ClusterError
+        As `run_security`.
+    """
+    security = run_security(settings)
+    if security is None or settings.security != "auto":
+        return security
+    # The run's certificate is its own authority's, and the same for all of its processes
+    made = security.get_tls_config_for_role("worker")
+    texts = {"certificate.pem": made["cert"], "key.pem": made["key"]}
+    for name, text in texts.items():
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with open(os.open(directory / name, flags, 0o600), "w") as file:  # noqa: PTH123
+            file.write(text)
+    certificate, key = (str(directory / name) for name in texts)
+    tls = TlsSettings(ca_file=certificate, cert=certificate, key=key)
+    return from_files(tls, "cluster.security")
+
+
+def _made() -> distributed.Security:
+    try:
+        made: distributed.Security = distributed.Security.temporary()
+    # An installation that is broken may fail in any way
+    except Exception as error:
+        raise ClusterError(
+            "no certificates can be made for this run (cluster.security: auto), since cryptography "
+            f"does not work here: {reason(error).rstrip('.')}. Install it (pip install "
+            "cryptography), name files of your own ({ca_file, cert, key}), or, where no other "
+            "user reaches the cluster, give none."
+        ) from error
+    return made
 
 
 def from_files(tls: TlsSettings, field: str) -> distributed.Security:

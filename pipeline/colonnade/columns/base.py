@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from colonnade.columns.pairing import carry_nothing
 from colonnade.columns.sampling import Piece, Sample, samples
 from colonnade.errors import reason
 
@@ -104,6 +105,11 @@ class Source(ABC):
     def feature_names(self) -> tuple[str, ...] | None:
         """Names of its features, where it has any."""
         return None
+
+    @property
+    def all_names(self) -> tuple[str, ...] | None:
+        """Names of all features of the file, also of those that are not wanted."""
+        return self.feature_names
 
     @property
     def chunk_columns(self) -> int:
@@ -213,6 +219,11 @@ class Columns:
         if names is None or self.features is None:
             return names
         return tuple(names[i] for i in self.features)
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the file's names only number its features, as where nobody has named them."""
+        return carry_nothing(self.source.all_names or ())
 
     @property
     def described(self) -> str:

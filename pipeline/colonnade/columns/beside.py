@@ -13,15 +13,13 @@ from colonnade.columns.base import Columns
 from colonnade.columns.zarrs import ZarrStored, check_chunks
 from colonnade.errors import reason
 from colonnade.labels import Coordinate
+from colonnade.limits import ATTRIBUTE_CHARACTERS, COORDINATE_VALUES
 
 __all__ = ["array_beside", "coordinate_beside"]
 
 # Of what CF says of a coordinate, what stays true of a copy
 _KEPT = ("long_name", "standard_name", "units", "calendar", "axis", "scale_factor", "add_offset")
 _EPOCH = {"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
-# A reader loads a coordinate whole: 128 MiB
-_MOST_VALUES = 2**24
-_LONGEST_ATTRIBUTE = 1000
 
 
 def array_beside(columns: Columns, name: str) -> NDArray[Any] | None:
@@ -59,8 +57,6 @@ def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -
     if dimension == "column":
         axis = variable.columns[0] if len(variable.columns) == 1 else None
         first, size = columns.first, columns.p
-    elif columns.features is not None:
-        return None
     name = None if axis is None else variable.stored.dims[axis]
     if axis is None or name is None:
         return None
@@ -79,17 +75,30 @@ def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -
         if dimension == "input":
             return None
         raise ValueError(f"{name} holds {dtype}, and only numbers and times are kept of columns")
-    if size > _MOST_VALUES:
-        raise ValueError(f"{name} has {size:,} values, more than {_MOST_VALUES:,}")
+    if size > COORDINATE_VALUES:
+        raise ValueError(f"{name} has {size:,} values, more than {COORDINATE_VALUES:,}")
+    held: Any = values
+    if dimension == "input" and columns.features is not None:
+        held = _chosen(values, columns.features)
     kept = {
         key: attributes[key]
         for key in _KEPT
         if isinstance(attributes.get(key), str | int | float)
-        and len(str(attributes[key])) <= _LONGEST_ATTRIBUTE
+        and len(str(attributes[key])) <= ATTRIBUTE_CHARACTERS
     }
     if dtype.kind == "M":
         kept |= _EPOCH
-    return Coordinate(values, {"long_name": name} | kept, first, size)
+    return Coordinate(held, {"long_name": name} | kept, first, size)
+
+
+def _chosen(values: zarr.Array[Any], features: tuple[int, ...]) -> NDArray[Any]:
+    """Read the values of the features that are X, in the order of these."""
+    if values.size > COORDINATE_VALUES:
+        raise ValueError(f"it has {values.size:,} values, more than {COORDINATE_VALUES:,}")
+    try:
+        return np.asarray(values[...])[list(features)]
+    except Exception as error:
+        raise ValueError(f"it cannot be read: {reason(error)}") from error
 
 
 def _variable(columns: Columns) -> tuple[Variable, zarr.Array[Any]] | None:

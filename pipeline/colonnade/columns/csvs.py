@@ -20,15 +20,14 @@ from colonnade.columns.base import Stamps, Wanted
 from colonnade.columns.sampling import Piece
 from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays
 from colonnade.errors import InputError, reason, shown
+from colonnade.limits import CSV_BYTES, CSV_HEAD_BYTES
 from colonnade.matrix import check_matrix
 from colonnade.places import Place
 from colonnade.places.regularfiles import Stamp, stamp
 
 __all__ = ["open_csv"]
 
-# To find the rows of more takes longer than to convert it
-_MOST_BYTES = 2**31
-_LONGEST_HEAD = 2**24
+# Bytes that are searched for rows at a time
 _BLOCK = 2**22
 # Bytes of text between two rows whose places are kept, about
 _STEP = 2**18
@@ -126,10 +125,10 @@ def open_csv(place: Place, wanted: Wanted) -> CsvTable:
     refuse_arrays(path, wanted)
     try:
         known = stamp(path)
-        if known[1] > _MOST_BYTES:
+        if known[1] > CSV_BYTES:
             raise InputError(
                 f"{path}: a CSV file of {known[1]:,} bytes is too large to look for its rows in "
-                f"each process (the limit is {_MOST_BYTES:,}); convert it to Parquet once: "
+                f"each process (the limit is {CSV_BYTES:,}); convert it to Parquet once: "
                 "pyarrow.csv.open_csv and pyarrow.parquet.ParquetWriter do it block by block."
             )
         index = _index(path, known)
@@ -137,7 +136,7 @@ def open_csv(place: Place, wanted: Wanted) -> CsvTable:
         dtype = np.dtype(np.float64)
         shape = check_matrix((len(names), index.rows), dtype, f"{path}: ")
         selected = wanted.features is not None
-        table = CsvTable(path, shape, dtype, tuple(names), selected, index, known)
+        table = CsvTable(path, shape, dtype, tuple(names), selected, index.names, index, known)
         # What is no number is told now, if the first rows have it
         table.fetch(None, 0, min(index.step, index.rows))
     except InputError:
@@ -166,7 +165,7 @@ def _index(path: str, known: Stamp) -> CsvIndex:
     """Find the rows of a file: once in a process, as long as it is the same file."""
     size = known[1]
     with Path(path).open("rb", buffering=0) as file:
-        head = file.read(min(size, _LONGEST_HEAD))
+        head = file.read(min(size, CSV_HEAD_BYTES))
         stop = head.find(b"\n") + 1
         if not stop:
             raise InputError(f"{path}: there is no row below the head of this CSV file.")

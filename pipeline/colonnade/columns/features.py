@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 
+from colonnade.columns.pairing import match_key
 from colonnade.errors import InputError, shown
 
 __all__ = ["find_features"]
@@ -32,11 +34,16 @@ def find_features(
     Raises
     ------
     InputError
-        One is not there, or is wanted twice.
+        One is not there, is wanted twice, or has the name of another.
     """
     if wanted is None:
         return None
     place = {name: i for i, name in enumerate(names or ())}
+    often = Counter(names or ())
+    # 850.0 finds 850, where no other name is that number
+    alike = {match_key(name): name for name in place}
+    if len(alike) < len(place):
+        alike = {}
     found: dict[int, None] = {}
     for each in wanted:
         if isinstance(each, int):
@@ -51,6 +58,13 @@ def find_features(
                 f"{path}: its features have no names; give numbers from 0 to {count - 1} instead "
                 f"of {shown(each)!r} (input.features)."
             )
+        elif often[each] > 1:
+            raise InputError(
+                f"{path}: {often[each]} features have the name {shown(each)!r}; give the number of "
+                "the one that is meant (input.features)."
+            )
+        elif each not in place and match_key(each) in alike:
+            at = place[alike[match_key(each)]]
         elif each not in place:
             near = get_close_matches(each, list(place)[:10_000], n=1, cutoff=0.5)
             hint = f"did you mean {shown(near[0])}? " if near else ""

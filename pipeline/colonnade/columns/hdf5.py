@@ -20,8 +20,9 @@ from colonnade.columns.arrays import Box, Stacked, Stored
 from colonnade.columns.base import Stamps, Wanted
 from colonnade.columns.labels import labels
 from colonnade.columns.packing import ATTRIBUTES
-from colonnade.columns.stacking import MOST_CHUNK_BYTES, choose, stack
+from colonnade.columns.stacking import choose, stack
 from colonnade.errors import InputError, reason, shown
+from colonnade.limits import CHUNK_BYTES, HDF5_LINKS, HDF5_MEMBERS
 from colonnade.npy.file import PAGE
 from colonnade.places import Place
 from colonnade.places.regularfiles import stamp
@@ -29,10 +30,6 @@ from colonnade.places.regularfiles import stamp
 __all__ = ["open_hdf5"]
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
-# Links to links to links
-_MOST_LINKS = 16
-# Members of all groups
-_MOST_MEMBERS = 10_000
 # The library takes one thread at a time, and to close a file closes what others hold of it
 _ALONE = threading.Lock()
 
@@ -158,7 +155,7 @@ def _find(file: h5py.File, name: str) -> Any:
             raise ValueError(f"{shown(part)} links to another file; copy it into this one")
         if isinstance(link, h5py.SoftLink):
             links += 1
-            if links > _MOST_LINKS:
+            if links > HDF5_LINKS:
                 raise ValueError(f"{shown(part)} is a link to a link to a link")
             absolute = link.path.startswith("/")
             parts = [each for each in link.path.split("/") if each] + parts
@@ -179,8 +176,8 @@ def _datasets(file: h5py.File) -> Iterator[str]:
         prefix, group = groups.pop(0)
         for name in group:
             count += 1
-            if count > _MOST_MEMBERS:
-                raise ValueError(f"it has more than {_MOST_MEMBERS:,} members; use input.array")
+            if count > HDF5_MEMBERS:
+                raise ValueError(f"it has more than {HDF5_MEMBERS:,} members; use input.array")
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 continue
             found = group[name]
@@ -254,7 +251,7 @@ def _check_dataset(dataset: h5py.Dataset) -> None:
     if dataset.chunks is None:
         return
     size = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    if size > MOST_CHUNK_BYTES:
+    if size > CHUNK_BYTES:
         raise ValueError(
             f"its chunks {dataset.chunks} take {size:,} bytes to read; store it in smaller ones"
         )

@@ -7,15 +7,14 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["labels"]
+from colonnade.limits import LABEL_BYTES, LABELS
 
-# A network of more inputs is known by their numbers
-_MOST = 100_000
+__all__ = ["labels"]
 
 
 def labels(length: int, dtype: np.dtype[Any], read: Callable[[], Any]) -> tuple[str, ...] | None:
     """Read the labels of a coordinate; None where they are neither numbers nor texts."""
-    if length > _MOST or dtype.itemsize > 1024:
+    if length > LABELS or dtype.itemsize > LABEL_BYTES:
         return None
     if dtype.kind in "UT":
         return tuple(str(value) for value in read())
@@ -24,6 +23,10 @@ def labels(length: int, dtype: np.dtype[Any], read: Callable[[], Any]) -> tuple[
     if dtype.kind in "iu":
         return tuple(str(int(value)) for value in read())
     if dtype.kind == "f":
-        # As they are written in that type: 0.1 and not 0.10000000149
-        return tuple(f"{float(str(value)):g}" for value in read())
+        return tuple(_number(value) for value in read())
     return None
+
+
+def _number(value: Any) -> str:
+    """Write a number with all of its digits in its own type: 0.1 and not 0.10000000149, and 850."""
+    return repr(float(str(value))).removesuffix(".0")

@@ -18,16 +18,12 @@ from colonnade.columns.packing import promoted
 from colonnade.columns.sampling import Piece
 from colonnade.columns.tables import Table, chosen, numbers, refuse_arrays
 from colonnade.errors import InputError, reason, shown
+from colonnade.limits import PARQUET_STRING_BYTES, ROW_GROUP_BYTES
 from colonnade.matrix import check_matrix
 from colonnade.places import Objects, Place
 from colonnade.places.regularfiles import stamp
 
 __all__ = ["open_parquet"]
-
-# A row group of the columns that are wanted is read whole for a single row
-_MOST_GROUP_BYTES = 2**31
-# Of the metadata at the file's end; thrift may claim any length in them
-_MOST_STRING = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -117,7 +113,8 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Wanted) -> Par
     path, schema, metadata = place.url, file.schema_arrow, file.metadata
     # What pandas keeps of its index is no column of the table
     index = {i for i in (schema.pandas_metadata or {}).get("index_columns", ()) if type(i) is str}
-    names = chosen(path, [name for name in schema.names if name not in index], wanted)
+    head = tuple(name for name in schema.names if name not in index)
+    names = chosen(path, head, wanted)
     types = [_type(path, schema.field(name).type, name, wanted) for name in names]
     if not names:
         raise InputError(f"{path}: the table has no columns.")
@@ -131,10 +128,10 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Wanted) -> Par
     shape = check_matrix((len(names), starts.pop()), dtype, f"{path}: ")
     selected = wanted.features is not None
     table = ParquetTable(
-        path, shape, dtype, tuple(names), selected, place, metadata, tuple(starts), known
+        path, shape, dtype, tuple(names), selected, head, place, metadata, tuple(starts), known
     )
     size = table.chunk_columns * len(names) * table.dtype.itemsize
-    if size > _MOST_GROUP_BYTES:
+    if size > ROW_GROUP_BYTES:
         raise InputError(
             f"{path}: a row group of {table.chunk_columns:,} rows takes {size:,} bytes to read; "
             "write it anew with smaller ones, such as row_group_size=100_000 in to_parquet."
@@ -177,13 +174,16 @@ def _known(place: Place) -> Any:
 
 def _opened(place: Place, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     objects = isinstance(place, Objects)
-    source: Any = pa.PythonFile(_Ranges(place), "r") if isinstance(place, Objects) else place.url
+    # Not the path: of a text, pyarrow takes what stands before a colon for the scheme of a URL
+    source = (
+        pa.PythonFile(_Ranges(place), "r") if isinstance(place, Objects) else pa.OSFile(place.url)
+    )
     return pq.ParquetFile(
         source,
         metadata=metadata,
         # Of an object, what lies near each other is fetched at once
         pre_buffer=objects,
-        thrift_string_size_limit=_MOST_STRING,
+        thrift_string_size_limit=PARQUET_STRING_BYTES,
         arrow_extensions_enabled=False,
     )
 

@@ -7,12 +7,12 @@ from itertools import groupby
 
 import numpy as np
 
+from colonnade.limits import SAMPLE_BYTES
+
 __all__ = ["Piece", "Sample", "samples"]
 
 # Columns, spread evenly over X, the first and the last among them
 _COLUMNS = 64
-# Bytes that may be read and decoded for them; but two pieces always, or one could be all there is
-_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ def samples(n: int, p: int, piece: Piece) -> list[Sample]:
     and have other features from one to the next.
     """
     columns = _spread(0, p - 1, _COLUMNS)
-    most = max(2, _BYTES // piece.bytes)
+    # Two pieces always, or one could be all there is
+    most = max(2, SAMPLE_BYTES // piece.bytes)
     if len({k // piece.columns for k in columns}) > most:
         ends = [
             (k // piece.columns * piece.columns, min((k // piece.columns + 1) * piece.columns, p))
@@ -49,9 +50,9 @@ def samples(n: int, p: int, piece: Piece) -> list[Sample]:
         columns = [k for lo, hi in ends for k in _spread(lo, hi - 1, -(-_COLUMNS // most))]
     groups = [tuple(group) for _, group in groupby(columns, lambda k: k // piece.columns)]
     bands = -(-n // piece.features)
-    if len(groups) == 1 and bands * piece.bytes > _BYTES:
+    if len(groups) == 1 and bands * piece.bytes > SAMPLE_BYTES:
         groups *= 2
-    taken = min(bands, max(1, _BYTES // (len(groups) * piece.bytes)))
+    taken = min(bands, max(1, SAMPLE_BYTES // (len(groups) * piece.bytes)))
     firsts = np.linspace(0, bands - taken, len(groups), dtype=int).tolist()
     return [
         Sample(first * piece.features, min((first + taken) * piece.features, n), group)

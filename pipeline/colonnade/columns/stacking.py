@@ -11,12 +11,10 @@ from colonnade.columns.arrays import Stacked, Stored, Variable
 from colonnade.columns.base import Wanted
 from colonnade.columns.packing import find_packing
 from colonnade.errors import InputError, listed, shown
+from colonnade.limits import CHUNK_BYTES
 from colonnade.matrix import check_dtype, check_matrix
 
-__all__ = ["MOST_CHUNK_BYTES", "choose", "stack"]
-
-MOST_CHUNK_BYTES = 2**31
-"""Of what is held for the sake of a single column: a chunk, or several that have its neighbours."""
+__all__ = ["choose", "stack"]
 
 # As many of the arrays that could be X are named
 _FEW = 5
@@ -178,7 +176,7 @@ def _variable(path: str, array: Stored, wanted: Wanted) -> Variable:
 def _check_chunks(path: str, variable: Variable) -> None:
     """Raise InputError where the columns of one chunk would take an absurd amount of memory."""
     size = variable.grid[0] * variable.count * variable.dtype.itemsize
-    if variable.stored.chunks is not None and len(variable.columns) > 1 and size > MOST_CHUNK_BYTES:
+    if variable.stored.chunks is not None and len(variable.columns) > 1 and size > CHUNK_BYTES:
         raise InputError(
             f"{path}: the chunks {variable.stored.chunks} of {shown(variable.stored.name)} hold "
             f"columns that lie far apart: to read one of them once, {size:,} bytes must be held. "
@@ -211,7 +209,7 @@ def _names(
             return None
         alone = len(variables) == 1
         names += [each if alone else f"{variable.stored.name}[{each}]" for each in labels]
-    return tuple(names) if len(set(names)) == len(names) else None
+    return tuple(names)
 
 
 def _dimensions(array: Stored) -> str:

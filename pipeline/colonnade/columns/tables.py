@@ -28,10 +28,13 @@ class Table(Source):
         Of its features.
     selected
         Whether the job names them.
+    head
+        The names of all of its columns.
     """
 
     names: tuple[str, ...]
     selected: bool
+    head: tuple[str, ...]
 
     @property
     def storage(self) -> dict[str, Any]:
@@ -51,8 +54,13 @@ class Table(Source):
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The names in its head."""
+        """The names of the columns that are wanted."""
         return self.names
+
+    @property
+    def all_names(self) -> tuple[str, ...]:
+        """The names in its head."""
+        return self.head
 
     @property
     def copies(self) -> int:

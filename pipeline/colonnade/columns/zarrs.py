@@ -18,8 +18,9 @@ from zarr.storage import LocalStore
 from colonnade.columns.arrays import Box, Stacked, Stored
 from colonnade.columns.base import Stamps, Wanted
 from colonnade.columns.labels import labels
-from colonnade.columns.stacking import MOST_CHUNK_BYTES, choose, stack
+from colonnade.columns.stacking import choose, stack
 from colonnade.errors import InputError, reason, shown
+from colonnade.limits import CHUNK_BYTES
 from colonnade.places.regularfiles import RegularFiles, stamp
 
 __all__ = ["ZarrStored", "check_chunks", "open_zarr"]
@@ -145,8 +146,8 @@ def check_chunks(array: zarr.Array[Any]) -> None:
         raise ValueError(f"its chunks {array.chunks} are empty")
     decoded = numbers * array.dtype.itemsize
     index = 16 * math.prod(array.shards) // numbers if array.shards else 0
-    if max(decoded, index) > MOST_CHUNK_BYTES:
+    if max(decoded, index) > CHUNK_BYTES:
         raise ValueError(
             f"its chunks {array.chunks}, shards {array.shards}, take {max(decoded, index):,} bytes "
-            f"to read; store it in smaller ones, of up to {MOST_CHUNK_BYTES:,}"
+            f"to read; store it in smaller ones, of up to {CHUNK_BYTES:,}"
         )

@@ -18,16 +18,12 @@ from pydantic_core import ErrorDetails
 
 from colonnade.errors import JobError, reason, shown
 from colonnade.job import Job, pathfields
+from colonnade.limits import JOB_BYTES, JOB_PROBLEMS, JOB_VALUES
 from colonnade.places import locations
 from colonnade.places.regularfiles import read_regular
 from colonnade.words import counted
 
 __all__ = ["JobLike", "load_job", "unexpanded"]
-
-# A job takes some hundreds of bytes; what has more than this would take time and memory
-_MOST_BYTES = 2**16
-_MOST_VALUES = 100_000
-_MOST_PROBLEMS = 20
 
 JobLike = str | Path | Mapping[str, Any] | Job
 
@@ -75,8 +71,8 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
         problems += [f"{path}: {text}" for path, text in found if not _reported(path, unset)]
     if job is None or problems:
         count = counted(len(problems), "problem")
-        more = len(problems) - _MOST_PROBLEMS
-        problems[_MOST_PROBLEMS:] = [f"and {more} more"] if more > 0 else []
+        more = len(problems) - JOB_PROBLEMS
+        problems[JOB_PROBLEMS:] = [f"and {more} more"] if more > 0 else []
         raise JobError("\n  ".join([f"{origin}: {count}", *problems]))
     return job
 
@@ -101,9 +97,9 @@ class _Loader(yaml.SafeLoader):
         else:
             self._values += 1
             self._held[id(node)] = self._values - before
-        if self._values > _MOST_VALUES:
+        if self._values > JOB_VALUES:
             raise yaml.composer.ComposerError(
-                None, None, f"it stands for more than {_MOST_VALUES:,} values"
+                None, None, f"it stands for more than {JOB_VALUES:,} values"
             )
         return node
 
@@ -134,7 +130,7 @@ def _parsed(text: str) -> Any:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = read_regular(path, _MOST_BYTES).decode()
+        text = read_regular(path, JOB_BYTES).decode()
     except FileNotFoundError:
         raise JobError(f"{path}: there is no such job file.") from None
     except (OSError, ValueError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
@@ -23,9 +24,9 @@ def _features(given: Any) -> tuple[int | str, ...]:
     found = tuple(given) if isinstance(given, list | tuple) else ()
     if not found or not all(_is_feature(each) for each in found):
         raise ValueError("allowed: a list of names, or of numbers from 0 on")
-    twice = next((each for i, each in enumerate(found) if each in found[:i]), None)
-    if twice is not None:
-        raise ValueError(f"allowed: each feature once, and {twice!r} is there twice")
+    twice = [each for each, count in Counter(found).items() if count > 1]
+    if twice:
+        raise ValueError(f"allowed: each feature once, and {twice[0]!r} is there twice")
     return found
 
 
@@ -97,7 +98,8 @@ class InputSettings(Settings):
     columns: Range | None = None
     """Start and stop of the columns that are X; all by default."""
     features: Features | None = None
-    """Names or numbers of the features that are X, in the network's order; all by default."""
+    """Names or numbers of the features that are X; all by default. In the network's order, unless
+    both have names: then these are matched."""
     nonfinite: Literal["propagate", "fail"] = "propagate"
     """NaN and infinities in X: let them make their columns' results, or fail their blocks."""
     storage_options: StorageOptions | None = None

@@ -14,7 +14,7 @@ from colonnade.errors import UsageError, shown
 from colonnade.job.lists import Names
 from colonnade.job.values import number
 from colonnade.places.locations import FilePath, Settings, StorageOptions
-from colonnade.weights import array_names
+from colonnade.weights import Matrices, array_names
 
 __all__ = ["SCALINGS", "ArrayNames", "NetworkSettings"]
 
@@ -124,8 +124,11 @@ class NetworkSettings(Settings):
     names: ArrayNames | None = None
     """Names of the arrays in the file, as {W1: …, b1: …, W2: …, b2: …}; without them those of that
     name, or found by shape."""
+    matrices: Matrices | None = None
+    """How a file of arrays alone stores its matrices, where neither shapes nor names tell it."""
     input_names: Names | None = None
-    """Of the n inputs: a list, or a file, one a line or a JSON list; else those in X's store."""
+    """Of the n inputs: a list, or a file, one a line or a JSON list. X's features are matched with
+    them by name; without them with the names that the file of the weights tells."""
     output_names: Names | None = None
     """Of the q outputs, in the same way."""
     input_mean: Scaler | None = None

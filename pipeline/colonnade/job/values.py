@@ -13,6 +13,7 @@ from pydantic import PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from colonnade.errors import has_credentials
+from colonnade.limits import JOB_COUNT, JOB_SIZE_BYTES, JOB_SIZE_CHARACTERS, JOB_WALLTIME_SECONDS
 from colonnade.places.locations import SECRET
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Host",
     "Line",
     "Options",
+    "Patience",
     "Port",
     "Seconds",
     "Size",
@@ -47,11 +49,13 @@ def _size(given: Any) -> int | Literal["auto"]:
     if given == "auto":
         return "auto"
     # The length first: on spaces without end the pattern takes the square of their time
-    text = isinstance(given, str) and len(given) <= _LONGEST and re.fullmatch(_SIZE, given)
+    text = (
+        isinstance(given, str) and len(given) <= JOB_SIZE_CHARACTERS and re.fullmatch(_SIZE, given)
+    )
     size = parse_bytes(given) if text else given
     if isinstance(size, bool | str) or not isinstance(size, int | float):
         raise ValueError("allowed: auto, or bytes such as 67108864 or '64 MiB'")
-    if not 1 <= size < _LARGEST_SIZE:
+    if not 1 <= size < JOB_SIZE_BYTES:
         raise ValueError("allowed: auto, or from one byte to 8 EiB")
     return int(size)
 
@@ -68,8 +72,8 @@ def _bytes(given: Any) -> int:
 
 def _whole(given: Any) -> int:
     found = number(given)
-    if not 1 <= found <= _MOST or found != int(found):
-        raise ValueError(f"allowed: a whole number from 1 to {_MOST}")
+    if not 1 <= found <= JOB_COUNT or found != int(found):
+        raise ValueError(f"allowed: a whole number from 1 to {JOB_COUNT}")
     return int(found)
 
 
@@ -88,6 +92,15 @@ def _seconds(given: Any) -> float:
     return number(given)
 
 
+def _patience(given: Any) -> float | Literal["auto"]:
+    if given == "auto":
+        return "auto"
+    try:
+        return _seconds(given)
+    except ValueError as error:
+        raise ValueError(str(error).replace(":", ": auto, or", 1)) from None
+
+
 def _walltime(given: Any) -> int:
     # 12:00:00 without quotation marks is 43200 to YAML, which is as many seconds
     match = re.match(_WALLTIME, given) if isinstance(given, str) else None
@@ -95,7 +108,7 @@ def _walltime(given: Any) -> int:
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
         given = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
     found = number(given)
-    if not 60 <= found < _LONGEST_WALLTIME or found != int(found):
+    if not 60 <= found < JOB_WALLTIME_SECONDS or found != int(found):
         raise ValueError("allowed: [days-]HH:MM:SS or seconds, a minute or more")
     return int(found)
 
@@ -177,16 +190,12 @@ _ELSEWHERE = (
 )
 # The same sizes as text for the job and for its JSON Schema
 _SIZE = r"\s*[0-9]+(\.[0-9]*)?([eE][0-9]{1,2})?\s*([kKmMgGtTpP][iI]?)?[bB]?\s*"
-_LONGEST = 40
-_LARGEST_SIZE = 2**63
-_MOST = 10**6
 _ADDRESS = r"^(tcp|tls|ws|wss|ucx)://.+"
 _WALLTIME = r"^(?:([0-9]{1,3})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])$"
-_LONGEST_WALLTIME = 10**8
 _HOST = r"^[A-Za-z0-9_][A-Za-z0-9_.:%-]{0,252}$"
 _URL = r"^https?://[^\s]+$"
 _VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
-_WHOLE_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": _MOST}
+_WHOLE_SCHEMA: dict[str, Any] = {"type": "integer", "minimum": 1, "maximum": JOB_COUNT}
 
 Size = Annotated[
     int | Literal["auto"],
@@ -195,7 +204,7 @@ Size = Annotated[
         {
             "anyOf": [
                 {"const": "auto"},
-                {"type": "integer", "minimum": 1, "exclusiveMaximum": _LARGEST_SIZE},
+                {"type": "integer", "minimum": 1, "exclusiveMaximum": JOB_SIZE_BYTES},
                 {"type": "string", "pattern": f"^{_SIZE}$"},
             ]
         }
@@ -207,8 +216,12 @@ Count = Annotated[
     PlainValidator(_count),
     WithJsonSchema({"anyOf": [{"const": "auto"}, _WHOLE_SCHEMA]}),
 ]
-Seconds = Annotated[
-    float, PlainValidator(_seconds), WithJsonSchema({"type": "number", "exclusiveMinimum": 0})
+_SECONDS_SCHEMA: dict[str, Any] = {"type": "number", "exclusiveMinimum": 0}
+Seconds = Annotated[float, PlainValidator(_seconds), WithJsonSchema(_SECONDS_SCHEMA)]
+Patience = Annotated[
+    float | Literal["auto"],
+    PlainValidator(_patience),
+    WithJsonSchema({"anyOf": [{"const": "auto"}, _SECONDS_SCHEMA]}),
 ]
 _AddressSchema = WithJsonSchema({"type": "string", "pattern": _ADDRESS})
 Address = Annotated[str, PlainValidator(_address), _AddressSchema]
@@ -218,7 +231,7 @@ Bytes = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 1, "exclusiveMaximum": _LARGEST_SIZE},
+                {"type": "integer", "minimum": 1, "exclusiveMaximum": JOB_SIZE_BYTES},
                 {"type": "string", "pattern": f"^{_SIZE}$"},
             ]
         }
@@ -230,7 +243,7 @@ Walltime = Annotated[
     WithJsonSchema(
         {
             "anyOf": [
-                {"type": "integer", "minimum": 60, "exclusiveMaximum": _LONGEST_WALLTIME},
+                {"type": "integer", "minimum": 60, "exclusiveMaximum": JOB_WALLTIME_SECONDS},
                 {"type": "string", "pattern": _WALLTIME},
             ]
         }

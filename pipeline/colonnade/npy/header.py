@@ -14,13 +14,11 @@ from typing import IO, Any
 import numpy as np
 
 from colonnade.errors import reason
+from colonnade.limits import NPY_HEADER_BYTES
 
-__all__ = ["LONGEST", "MAGIC", "Header", "read_header"]
+__all__ = ["MAGIC", "Header", "read_header"]
 
 MAGIC: bytes = np.lib.format.MAGIC_PREFIX
-
-# NumPy's own limit, which it applies to a header that it has read whole
-LONGEST = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def read_header(file: IO[bytes], size: int) -> Header:
     """
     version = np.lib.format.read_magic(file)
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
-    if length > LONGEST:
+    if length > NPY_HEADER_BYTES:
         raise ValueError(f"its header has {length:,} bytes, where some hundred are usual")
     # From version to version the length grows, and the encoding of the names of fields changes
     header = length.to_bytes(4, "little") + file.read(length)

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.npy.header import LONGEST, Header, read_header
+from colonnade.limits import NPY_HEADER_BYTES
+from colonnade.npy.header import Header, read_header
 from colonnade.places import Objects
 
 __all__ = ["read_object_header", "read_object_window"]
@@ -27,7 +28,7 @@ def read_object_header(place: Objects, size: int) -> Header:
     OSError
         The object cannot be read.
     """
-    (start,) = place.read_ranges([0], [min(size, LONGEST + 16)])
+    (start,) = place.read_ranges([0], [min(size, NPY_HEADER_BYTES + 16)])
     return read_header(io.BytesIO(bytes(start)), size)
 
 

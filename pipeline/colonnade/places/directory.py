@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from colonnade.places.base import Place
-from colonnade.places.regularfiles import RegularFiles, read_regular
+from colonnade.places.regularfiles import RegularFiles, read_regular, replace
 
 __all__ = ["Directory"]
 
@@ -42,12 +42,7 @@ class Directory(Place):
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there in one step, in place of what was there."""
-        made = self._beside(name)
-        try:
-            made.write_bytes(data)
-            made.replace(self.path / name)
-        finally:
-            made.unlink(missing_ok=True)
+        replace(self.path / name, data)
 
     def create(self, name: str, data: bytes) -> None:
         """Put a file there if there is none; FileExistsError where there is: of many, one can."""

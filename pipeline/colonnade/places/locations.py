@@ -20,16 +20,18 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from colonnade.errors import UsageError
+from colonnade.errors import UsageError, shown
 from colonnade.places.urls import SCHEMES, URL, is_url
 
 __all__ = [
     "SECRET",
+    "SERVERS",
     "FilePath",
     "Settings",
     "StorageOptions",
     "absolute",
     "file_path",
+    "readers_options",
     "storage_texts",
 ]
 
@@ -47,6 +49,14 @@ _REMEDY = (
     "(s3), GOOGLE_APPLICATION_CREDENTIALS (gs), or AZURE_STORAGE_ACCOUNT_NAME and "
     "AZURE_STORAGE_ACCOUNT_KEY (az)"
 )
+
+
+# Variables of the environment that name the server that is asked
+SERVERS = {
+    "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
+    "gs": ("GOOGLE_BASE_URL",),
+    "az": ("AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"),
+}
 
 
 class Settings(BaseModel):
@@ -163,7 +173,51 @@ def storage_texts(given: Options) -> dict[str, str]:
     return {k: str(v).lower() if isinstance(v, bool) else v for k, v in texts.items()}
 
 
+def readers_options(path: str, store: str, given: Mapping[str, str]) -> Mapping[str, str] | None:
+    """Options with which a reader reaches what the job of a store names, which may be another's.
+
+    The job's own options would send the reader's credentials to a server of the job's choice, and a
+    request for a bucket of its choice tells the bucket's owner who asks. Therefore a reader asks
+    for what lies in the store's own bucket, or on a server that the reader names.
+
+    Parameters
+    ----------
+    path
+        What the job names.
+    store
+        Where the store is, as the reader says.
+    given
+        The reader's options.
+
+    Returns
+    -------
+    None where the reader does not ask at all. A path of this machine needs no options.
+    """
+    if not is_url(path):
+        return {}
+    (scheme, bucket), (other, other_bucket) = urlsplit(path)[:2], urlsplit(store)[:2]
+    # Those of another kind of object store are for the store alone
+    options = given if scheme == other or not is_url(store) else {}
+    named = "endpoint" in options or any(os.environ.get(name) for name in SERVERS[scheme])
+    return options if named or (scheme, bucket) == (other, other_bucket) else None
+
+
 def absolute(path: str) -> str:
-    """Make a path absolute, for processes in other directories; a URL is."""
+    """Make a path absolute, for processes in other directories; a URL is.
+
+    Raises
+    ------
+    UsageError
+        The current directory, or the home that ~ stands for, has a name that no job can hold.
+    """
+    if is_url(path):
+        return path
     # unlike Path.expanduser, this leaves the ~ of an unknown user alone
-    return path if is_url(path) else str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
+    found = str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
+    if _NO_PATH.search(found):
+        raise UsageError(
+            f"{shown(path)} is {shown(found, 300)}: this directory's name has control characters, "
+            "or bytes that are no UTF-8, which no job and no store can hold. Rename the "
+            "directory, or give paths outside of it."
+        )
+    return found

@@ -181,6 +181,9 @@ class Objects(Place):
         # Options that are given keep obstore from looking for this one itself
         client.setdefault("allow_http", os.environ.get("AWS_ALLOW_HTTP", "false"))
         config: Any = {k: v for k, v in self.options.items() if k not in _CLIENT}
+        # obstore's own name for it
+        if self.scheme == "gs" and "endpoint" in config:
+            config["base_url"] = config.pop("endpoint")
         try:
             return import_module("obstore.store").from_url(
                 url,

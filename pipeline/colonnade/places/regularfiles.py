@@ -1,16 +1,20 @@
-"""Regular files are read, by zarr in a directory too, and nothing else: a pipe may never end."""
+"""Regular files are read, by zarr in a directory too, and nothing else: a pipe may never end.
+
+And they are replaced whole, through a new file: a link that another has put there is not followed.
+"""
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+import uuid
 from pathlib import Path
 from typing import Any
 
 from zarr.storage import LocalStore
 
-__all__ = ["RegularFiles", "Stamp", "read_regular", "stamp"]
+__all__ = ["RegularFiles", "Stamp", "read_regular", "replace", "stamp"]
 
 Stamp = tuple[int, ...]
 """Inode, size, and times of the last changes of a file's content and of its metadata."""
@@ -71,6 +75,20 @@ def read_regular(
     if most is not None and len(content) > most:
         raise ValueError(f"{told} has more than {most:,} bytes")
     return content
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put a file there in one step, in place of what was there; a link there is replaced itself.
+
+    Nobody else in its folder can foresee the name that it has while it is made.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 class RegularFiles(LocalStore):

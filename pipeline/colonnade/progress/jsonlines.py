@@ -12,13 +12,11 @@ from typing import Any, TextIO
 
 from colonnade.errors import has_credentials, shown
 from colonnade.events import BlockDone, Event, Stopping
+from colonnade.limits import EVENT_CHARACTERS
 from colonnade.progress.telling import forgiving
 from colonnade.words import now
 
 __all__ = ["JsonLines"]
-
-# No event is so long; a credential in a URL is left out of whatever an event repeats
-_MOST = 10_000
 
 
 class JsonLines:
@@ -50,8 +48,9 @@ class JsonLines:
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    if isinstance(value, str) and (has_credentials(value) or len(value) > _MOST):
-        return shown(value, _MOST)
+    # A credential in a URL is left out of whatever an event repeats
+    if isinstance(value, str) and (has_credentials(value) or len(value) > EVENT_CHARACTERS):
+        return shown(value, EVENT_CHARACTERS)
     return value
 
 

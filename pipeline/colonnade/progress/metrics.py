@@ -21,11 +21,15 @@ from colonnade.events import (
     RunFinished,
     RunStarted,
 )
+from colonnade.places.regularfiles import read_regular, replace
 
 __all__ = ["measuring"]
 
 # Seconds between two versions of the file, where nothing happens but that blocks are done
 _EVERY = 5.0
+
+# Of a file of former metrics; ours take some kilobytes
+_MOST_BYTES = 2**20
 
 _MANY = (BlockChecked, BlockDamaged, BlockDone, BlockFailed)
 
@@ -149,15 +153,14 @@ class _File:
             if metric in self._values:
                 gauge = client.Gauge(metric, told, ["name"], registry=registry)
                 gauge.labels(self._name).set(self._values[metric])
-        client.write_to_textfile(str(self._path), registry)
+        replace(self._path, client.generate_latest(registry))
 
     def _former(self) -> dict[str, Any]:
         """Read what the file says of former runs, if it is there and ours."""
         parser = import_module("prometheus_client.parser")
-        if not self._path.is_file():
-            return {}
         try:
-            families = list(parser.text_string_to_metric_families(self._path.read_text()))
+            text = read_regular(self._path, _MOST_BYTES).decode()
+            families = list(parser.text_string_to_metric_families(text))
         except (OSError, ValueError):
             return {}
         return {

@@ -6,13 +6,16 @@ import signal
 from contextlib import suppress
 from typing import Any, TextIO, cast
 
+from colonnade.errors import listed, visible
 from colonnade.events import (
     BlockChecked,
     BlockDamaged,
     BlockDone,
     BlockFailed,
+    ClusterExposed,
     ClusterReady,
     Event,
+    FeaturesOrdered,
     HolderWatched,
     InputChanged,
     InputTouched,
@@ -24,6 +27,7 @@ from colonnade.events import (
     StoreGrown,
     StoreLabelled,
     WaitingForWorkers,
+    WorkerReplaced,
 )
 from colonnade.words import counted, format_seconds
 
@@ -36,6 +40,10 @@ _FEW_WORKERS = 3
 
 def told(event: Event) -> str:
     """One line that tells an event."""
+    return visible(_told(event))
+
+
+def _told(event: Event) -> str:
     match event:
         case RunStarted():
             found = f", {event.blocks_done:,} of them done already" if event.blocks_done else ""
@@ -46,12 +54,11 @@ def told(event: Event) -> str:
                 f"{event.store} is held by {event.holder}: watching it for a sign of life, up to "
                 f"{event.seconds:g} s"
             )
-        case StoreGrown() | StoreLabelled() | InputTouched() | InputChanged():
+        case StoreGrown() | StoreLabelled() | FeaturesOrdered() | InputTouched() | InputChanged():
             return _changed(event)
-        case ClusterReady():
-            workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
-            return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
-        case WaitingForWorkers() | NoWorkers() | Stalled():
+        case ClusterExposed() | ClusterReady():
+            return _cluster(event)
+        case WaitingForWorkers() | NoWorkers() | Stalled() | WorkerReplaced():
             return _waiting(event)
         case Stopping():
             return (
@@ -71,9 +78,18 @@ def told(event: Event) -> str:
             return _finished(event)
 
 
-def _changed(event: StoreGrown | StoreLabelled | InputTouched | InputChanged) -> str:
+def _changed(
+    event: StoreGrown | StoreLabelled | FeaturesOrdered | InputTouched | InputChanged,
+) -> str:
     if isinstance(event, InputTouched | InputChanged):
         return _other_input(event)
+    if isinstance(event, FeaturesOrdered):
+        more = ", …" * (event.features > len(event.names))
+        return (
+            f"{event.moved:,} of {event.features:,} features have another place in {event.input} "
+            "than in the network: matched by name, they are taken in the network's order, "
+            f"{listed(event.names)}{more}"
+        )
     if isinstance(event, StoreLabelled):
         names, scales = (", ".join(n) or "nothing" for n in (event.names, event.scales))
         return f"{event.store} has the job's labels now: names of {names}, scales of {scales}"
@@ -82,6 +98,13 @@ def _changed(event: StoreGrown | StoreLabelled | InputTouched | InputChanged) ->
         f"X has grown from {event.columns_before:,} to {event.columns:,} columns: the "
         f"store has {counted(event.blocks_new, 'new block')}{again}"
     )
+
+
+def _cluster(event: ClusterExposed | ClusterReady) -> str:
+    if isinstance(event, ClusterExposed):
+        return f"warning: {event.cluster}: {event.reason}"
+    workers, threads = counted(event.workers, "worker"), counted(event.threads, "thread")
+    return f"{event.kind} cluster: {workers}, {threads} in all; dashboard {event.dashboard}"
 
 
 def _other_input(event: InputTouched | InputChanged) -> str:
@@ -94,11 +117,13 @@ def _other_input(event: InputTouched | InputChanged) -> str:
     return f"{event.input} has changed during the run ({event.cause}){gone}"
 
 
-def _waiting(event: WaitingForWorkers | NoWorkers | Stalled) -> str:
+def _waiting(event: WaitingForWorkers | NoWorkers | Stalled | WorkerReplaced) -> str:
     if isinstance(event, NoWorkers):
         return f"no workers: waiting for one, up to {event.seconds:g} s"
     if isinstance(event, Stalled):
         return _stalled(event)
+    if isinstance(event, WorkerReplaced):
+        return f"the worker {event.worker} is replaced, and others take its blocks: {event.cause}"
     return (
         f"waiting for {event.missing} of {event.wanted} workers of {event.cluster}, up to "
         f"{event.seconds:g} s"
@@ -111,8 +136,8 @@ def _stalled(event: Stalled) -> str:
     others = f" and {more} more" if more > 0 else ""
     return (
         f"no block was done for {format_seconds(event.seconds)}; {shown or 'no worker'}{others} "
-        f"{'has' if len(event.workers) < 2 else 'have'} some: a worker that hangs must be ended, "
-        "and another takes its blocks"
+        f"{'has' if len(event.workers) < 2 else 'have'} some; a worker that hangs is replaced "
+        "(cluster.stall_timeout)"
     )
 
 

@@ -15,14 +15,14 @@ import xarray as xr
 import yaml
 from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 
-from colonnade.errors import IncompleteError, StoreError, UsageError, reason
+from colonnade.errors import IncompleteError, StoreError, UsageError, reason, visible
+from colonnade.limits import METADATA_BYTES
 from colonnade.places.locations import Options
 from colonnade.places.regularfiles import read_regular
 from colonnade.reader.deviations import scaled as scaled_view
 from colonnade.reader.deviations import with_deviations
 from colonnade.reader.recovered import recovered
 from colonnade.store import KEY, Status, Store
-from colonnade.store.opening import MOST_METADATA
 
 __all__ = ["Backend", "open"]
 
@@ -30,6 +30,7 @@ __all__ = ["Backend", "open"]
 _PIECES = 1000
 _PIECE_BYTES = 16 * 2**20
 _PIECE_CHUNKS = 64
+_COORDINATES = ("column", "output", "input", "other_input", "output_std", "input_std")
 
 
 def open(  # noqa: A001
@@ -136,7 +137,7 @@ class Backend(BackendEntrypoint):
                 dataset = dataset.assign_coords(
                     other_input=("other_input", inputs.data, inputs.attrs)
                 )
-            dataset = with_deviations(dataset, labels.scale)
+            dataset = _ordered(with_deviations(dataset, labels.scale), store)
             for variable in dataset.variables.values():
                 _prefer_fewer_chunks(variable)
             if scaled:
@@ -153,7 +154,7 @@ class Backend(BackendEntrypoint):
             return False
         document = Path(os.fspath(filename_or_obj)) / "zarr.json"
         try:
-            return KEY in json.loads(read_regular(document, MOST_METADATA))["attributes"]
+            return KEY in json.loads(read_regular(document, METADATA_BYTES))["attributes"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
@@ -171,6 +172,23 @@ def _refuse_incomplete(path: str, status: Status, *, incomplete: bool) -> None:
         f"{path} is not whole: {status.progress} and it is {status.state}; what is missing "
         f"reads as NaN. {remedy}, or open it as it is with incomplete=True."
     )
+
+
+def _ordered(dataset: xr.Dataset, store: Store) -> xr.Dataset:
+    """Put the variables into one order: a group lists its arrays in any.
+
+    The tensor comes first, then the other products, what they are made of, and the weights.
+    """
+    made = [plan.name for plan in reversed(store.record.plans)]
+    parts = [name for name in made if name.endswith("_blocks")]
+    products = [name for name in made if name not in parts]
+    known = ["jacobian", *products, *parts, "nonfinite", *store.weights, *_COORDINATES]
+    place = {name: at for at, name in enumerate(dict.fromkeys(known))}
+    data, coords = (
+        sorted(map(str, names), key=lambda name: (place.get(name, len(place)), name))
+        for names in (dataset.data_vars, dataset.coords)
+    )
+    return dataset[[*data, *coords]]
 
 
 def _prefer_fewer_chunks(variable: xr.Variable) -> None:
@@ -223,4 +241,9 @@ def _attributes(store: Store, dataset: xr.Dataset, status: Status) -> dict[str, 
         "coordinates_left_out": "; ".join(record.labels.left_out) or None,
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
-    return {key: value for key, value in known.items() if value is not None}
+    # YAML's own lines are escaped already
+    return {
+        key: visible(value) if isinstance(value, str) and key != "job" else value
+        for key, value in known.items()
+        if value is not None
+    }

@@ -22,14 +22,12 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from colonnade.errors import StoreError, TooLargeError, UsageError
+from colonnade.limits import SPARSE_BYTES
 from colonnade.places.locations import Options
 from colonnade.reader import open as open_store
 from colonnade.words import format_bytes
 
 __all__ = ["JacobianOperator", "column_derivative", "operator"]
-
-# What `tosparse` makes at the most, unless it is told otherwise
-_MOST_BYTES = 2**30
 
 StoreOrDataset = str | Path | xr.Dataset
 
@@ -128,7 +126,7 @@ class JacobianOperator(LinearOperator):
         self.sizes = (int(p), q, n)
         super().__init__(self._data.dtype, (q * p, n * p))  # type: ignore[no-untyped-call]
 
-    def tosparse(self, limit: int = _MOST_BYTES) -> scipy.sparse.bsr_array:
+    def tosparse(self, limit: int = SPARSE_BYTES) -> scipy.sparse.bsr_array:
         """Form the matrix, with blocks of (q, n), p of them; for small ones.
 
         Parameters

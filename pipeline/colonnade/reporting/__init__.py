@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
 
-from colonnade.errors import IncompleteError, StoreError, UsageError, reason
+from colonnade.errors import IncompleteError, StoreError, UsageError, reason, visible
 from colonnade.places.locations import Options
+from colonnade.places.regularfiles import replace
 from colonnade.reporting import draw
 from colonnade.reporting.summary import Part, Summary, summarise
 from colonnade.words import counted, format_bytes, format_seconds
@@ -66,15 +66,10 @@ def report(
             "colonnade run --repair JOB computes it again."
         ) from error
     path = Path(output)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(path)
+        replace(path, page.encode())
     except OSError as error:
         raise UsageError(f"{output}: the report cannot be written: {error.strerror}.") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
     return path
 
 
@@ -85,6 +80,7 @@ def _page(found: Summary) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_plain,
     )
     environment.filters |= {"bytes": format_bytes, "seconds": format_seconds, "number": draw.number}
     return environment.get_template("page.html.jinja").render(
@@ -103,6 +99,11 @@ def _page(found: Summary) -> str:
         sampled=_sampled,
         moment=_moment,
     )
+
+
+def _plain(value: Any) -> Any:
+    """Escape what would hide or turn round a text of a store; markup is ours."""
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _facts(found: Summary) -> list[tuple[str, str]]:

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade import reader
+from colonnade.errors import visible
+from colonnade.limits import REPORT_NORMS, REPORT_SAMPLE_BYTES
 from colonnade.places.locations import Options
 from colonnade.store import Status, Store
 from colonnade.words import counted
@@ -22,10 +24,7 @@ __all__ = ["Part", "Summary", "summarise"]
 
 # Columns whose blocks stand for all, in runs of neighbours, which share chunks
 _RUNS, _NEIGHBOURS = 16, 64
-# Bytes of tensor that are read for them, and for the columns with the largest norms
-_SAMPLE_BYTES = 256 * 2**20
-# Norms that are read whole; of more, as many in evenly spread pieces
-_MOST_NORMS = 2**24
+# Columns with the largest norms, which are shown
 _LARGEST = 6
 
 
@@ -111,7 +110,7 @@ def summarise(path: str | Path, storage_options: Options = None) -> Summary:
 
 def _names(dataset: xr.Dataset, dimension: Hashable, size: int) -> list[str]:
     if dimension in dataset.coords:
-        return [str(name) for name in dataset.coords[dimension].values]
+        return [visible(str(name)) for name in dataset.coords[dimension].values]
     return [str(i) for i in range(size)]
 
 
@@ -135,7 +134,7 @@ def _sample(dataset: xr.Dataset) -> _Sample | None:
         return None
     J = dataset.jacobian
     p, q, n = J.shape
-    neighbours = max(1, min(_NEIGHBOURS, _SAMPLE_BYTES // (_RUNS * q * n * 8)))
+    neighbours = max(1, min(_NEIGHBOURS, REPORT_SAMPLE_BYTES // (_RUNS * q * n * 8)))
     starts = {*np.linspace(0, max(0, p - neighbours), _RUNS, dtype=int).tolist()}
     columns = np.unique([k for s in starts for k in range(s, min(s + neighbours, p))])
     blocks = np.concatenate(
@@ -173,9 +172,9 @@ def _norms(dataset: xr.Dataset) -> Part | None:
         return None
     norm = dataset.norm
     p = norm.sizes["column"]
-    if p <= _MOST_NORMS:
+    if p <= REPORT_NORMS:
         return Part(norm.values.astype(np.float64))
-    piece = _MOST_NORMS // 64
+    piece = REPORT_NORMS // 64
     starts = np.linspace(0, p - piece, 64, dtype=int)
     read = [norm.isel(column=slice(int(s), int(s) + piece)).values for s in starts]
     return Part(np.concatenate(read).astype(np.float64), 64 * piece)
@@ -192,7 +191,7 @@ def _largest(
     def label(k: int) -> str:
         return f"column {k:,}" + (f": {dataset.column[k].values}" if labelled else "")
 
-    if "norm" not in dataset or dataset.norm.sizes["column"] > _MOST_NORMS:
+    if "norm" not in dataset or dataset.norm.sizes["column"] > REPORT_NORMS:
         norms = np.sqrt(np.sum(sample.blocks**2, axis=(1, 2)))
         order = np.argsort(norms)[::-1][:_LARGEST]
         found = [(label(int(sample.columns[i])), float(norms[i]), sample.blocks[i]) for i in order]

@@ -23,19 +23,19 @@ from colonnade.errors import StoreError, shown
 from colonnade.events import BlockFailed, Listener, ignore
 from colonnade.job import Job
 from colonnade.labels import Coordinate, Dimension, Labels
+from colonnade.limits import FAILURES_KEPT, RUNS_KEPT
 from colonnade.network import Network
 from colonnade.places import Objects, place_at
 from colonnade.places.locations import storage_texts
 from colonnade.plan import Plan
 from colonnade.store import arrays
 from colonnade.store.agreement import array_plans
-from colonnade.store.history import MOST_RUNS, RunLog, RunRecord
+from colonnade.store.history import RunLog, RunRecord
 from colonnade.store.lease import Holder, Lease, hold, holder, release
 from colonnade.store.making import clear_makings, destroy, make
 from colonnade.store.opened import Opened
 from colonnade.store.opening import KEY, why
 from colonnade.store.record import (
-    MOST_FAILED,
     FailedBlock,
     Growth,
     InputRecord,
@@ -234,7 +234,7 @@ class Store(Opened):
         noted = (FailedBlock(block=f.block, cause=shown(f.cause, 500)) for f in failures)
         # If its disk fails, so have the blocks, which is told anyway
         with suppress(OSError):
-            self._update(failed=tuple(islice(noted, MOST_FAILED)))
+            self._update(failed=tuple(islice(noted, FAILURES_KEPT)))
 
     def label(self, job: Job, labels: Labels, coordinates: Mapping[Dimension, Coordinate]) -> None:
         """Write names, scales and coordinates anew; the numbers and the state stay."""
@@ -249,7 +249,7 @@ class Store(Opened):
 
     def log(self, run: RunRecord) -> None:
         """Keep what a run has done, before anything is said of the store's state."""
-        self._update(runs=(*self.record.runs, run)[-MOST_RUNS:])
+        self._update(runs=(*self.record.runs, run)[-RUNS_KEPT:])
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
         """Write what is known at the end alone, then say that the store is complete."""

@@ -10,10 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, Event
 from colonnade.words import now
 
-__all__ = ["MOST_RUNS", "RunLog", "RunRecord"]
-
-MOST_RUNS = 100
-"""Runs that a store tells of: the last ones."""
+__all__ = ["RunLog", "RunRecord"]
 
 # Intervals in which columns are counted; their width doubles whenever a run outlasts them
 _INTERVALS = 64

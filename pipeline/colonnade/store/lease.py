@@ -25,6 +25,7 @@ from pathlib import Path
 
 from colonnade.errors import IncompleteError, StoreError, reason, shown
 from colonnade.events import HolderWatched, Listener, ignore
+from colonnade.limits import LEASE_BYTES
 from colonnade.places import Place
 from colonnade.words import now
 
@@ -36,8 +37,6 @@ FILE = "W1/lease.json"
 # Seconds without a sign of life after which a run counts as dead
 TERM = 30.0
 _RENEWALS = 6
-# Ours take some hundred bytes
-_MOST_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +55,10 @@ class Holder:
         How often it has said that it lives, and when it last did, by its own clock.
     stopping
         Whether its workers are to begin no further block.
+    boot, namespace
+        Of the host's kernel, and of the numbers of its processes: containers may share a host's
+        name, and each numbers its own. Empty where the system knows neither, and in the leases of
+        older versions.
     """
 
     run: str
@@ -66,6 +69,8 @@ class Holder:
     renewals: int = 0
     stopping: bool = False
     renewed: str = ""
+    boot: str = ""
+    namespace: str = ""
 
     @property
     def silent(self) -> float | None:
@@ -77,12 +82,16 @@ class Holder:
 
     @property
     def is_here(self) -> bool:
-        """Whether its process is, or was, one of this host."""
-        return self.host == socket.gethostname() and self.pid > 0
+        """Whether its process is, or was, one of those whose numbers this process knows."""
+        if self.pid <= 0 or (self.host, self.boot, self.namespace) != (
+            socket.gethostname(), *_numbered()
+        ):  # fmt: skip
+            return False
+        return _started(self.pid) != _HIDDEN
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is known to be dead; of other hosts' processes that takes a while to know."""
+        """Whether it is known to be dead; of processes elsewhere that takes a while to know."""
         if not self.is_here:
             return False
         # A run of this very process may have ended where it could not take its lease away
@@ -95,6 +104,9 @@ class Holder:
 
 # Runs of this process that hold a store
 _OURS: set[str] = set()
+
+# In place of a process's start, where /proc hides the processes of other users (hidepid)
+_HIDDEN = "hidden"
 
 # Half written by one who died, or not ours: somebody's, who gives no sign of life
 _UNKNOWN = Holder("", "a host that is not known", 0, "", "a time that is not known")
@@ -208,7 +220,9 @@ def hold(
 def _myself(run: str) -> Holder:
     _OURS.add(run)
     host, pid, since = socket.gethostname(), os.getpid(), now()
-    return Holder(run, host, pid, _started(pid), since, renewed=since)
+    boot, namespace = _numbered()
+    started = _started(pid)
+    return Holder(run, host, pid, started, since, renewed=since, boot=boot, namespace=namespace)
 
 
 def acquire(
@@ -281,7 +295,7 @@ def _is_alive(place: Place, found: Holder, term: float, listener: Listener) -> b
 
 def _read(place: Place) -> bytes | None:
     try:
-        return place.read(FILE, _MOST_BYTES)
+        return place.read(FILE, LEASE_BYTES)
     except FileNotFoundError:
         return None
     # No file, or too large a one to be ours
@@ -298,7 +312,8 @@ def _parsed(text: bytes) -> Holder:
         found = Holder(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
         return _UNKNOWN
-    texts = (found.run, found.host, found.process_started, found.since, found.renewed)
+    place = (found.host, found.boot, found.namespace)
+    texts = (found.run, *place, found.process_started, found.since, found.renewed)
     numbers = (found.pid, found.renewals)
     sound = all(type(value) is str for value in texts) and all(
         type(value) is int and 0 <= value < 2**53 for value in numbers
@@ -306,23 +321,35 @@ def _parsed(text: bytes) -> Holder:
     return found if sound and type(found.stopping) is bool else _UNKNOWN
 
 
+def _numbered() -> tuple[str, str]:
+    """Tell the boot and the namespace in which the numbers of processes mean what they mean here.
+
+    Empty where the system has no /proc: there, a host's name is all there is to tell.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace, number = (str(Path(p).readlink()) for p in ("/proc/self/ns/pid", "/proc/self"))
+    except OSError:
+        return "", ""
+    # Under `unshare --pid` alone, /proc has the numbers of the namespace outside: it tells nothing
+    return boot, namespace if number == str(os.getpid()) else f"{namespace}, unseen {os.getpid()}"
+
+
 def _started(pid: int) -> str:
-    """When a process of this host started, in the kernel's own words; empty where it is gone."""
+    """Tell when a process started, in the kernel's own words; empty where it is gone."""
     try:
         # Behind the name, which may hold anything: the state is field 3, the start field 22
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return _alive_elsewhere(pid)
+        return _without_proc(pid)
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def _alive_elsewhere(pid: int) -> str:
-    if Path("/proc/self/stat").exists():
-        return ""
+def _without_proc(pid: int) -> str:
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return ""
     except OSError:
         pass
-    return "running"
+    return _HIDDEN if Path("/proc/self/stat").exists() else "running"

@@ -87,7 +87,8 @@ def _move(
     making, aside = place.with_name(f".{place.name}.{name}"), None
     try:
         making.parent.mkdir(parents=True, exist_ok=True)
-        fill(str(making))
+        # Not the path: of a text, zarr takes #, ? and :: for parts of a URL
+        fill(Directory(making).zarr())
         if run is not None:
             lease.create(Directory(making), run)
         if is_current is not None:

@@ -13,12 +13,12 @@ import zarr
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns, open_columns
-from colonnade.errors import StoreError
+from colonnade.errors import InputError, StoreError, shown
 from colonnade.labels import Coordinate, Dimension
 from colonnade.layout import ArrayPlan, Grid
 from colonnade.network import Network, array_names
 from colonnade.places import Place, place_at
-from colonnade.places.locations import Options, storage_texts
+from colonnade.places.locations import SERVERS, Options, readers_options, storage_texts
 from colonnade.store import arrays
 from colonnade.store.agreement import check
 from colonnade.store.lease import holder
@@ -37,8 +37,11 @@ _PART_BYTES = 64 * 2**20
 class Opened:
     """A store at a path, as it was when it was opened."""
 
-    def __init__(self, place: Place, group: zarr.Group, record: Record) -> None:
+    def __init__(
+        self, place: Place, group: zarr.Group, record: Record, options: Mapping[str, str]
+    ) -> None:
         self.path = place.url
+        self._options = options
         self.place = place
         self.record = record
         self._group = group
@@ -53,7 +56,7 @@ class Opened:
         path
             A directory, or a URL of an object store.
         storage_options
-            Of the object store.
+            Of the object store. Those of the store's own job are never used for it.
 
         Raises
         ------
@@ -74,11 +77,12 @@ class Opened:
         StoreError
             Something else is there.
         """
-        place = place_at(path, storage_texts(storage_options))
+        options = storage_texts(storage_options)
+        place = place_at(path, options)
         found = opened(place)
         if found is None:
             return None
-        store = cls(place, *found)
+        store = cls(place, *found, options)
         try:
             check(store.path, store.record, store._array)
         except StoreError:
@@ -123,10 +127,42 @@ class Opened:
         """Names of the activations that are the user's own code."""
         return self.record.job.network.imported
 
-    def columns(self) -> Columns:
-        """Open X where the store's job says that it is."""
+    def columns(self, *, trust: bool) -> Columns:
+        """Open X where the store's job says that it is.
+
+        Parameters
+        ----------
+        trust
+            Whether the job is the caller's own, or as good: then X is reached as the job says. Else
+            its options are ignored, and X is reached as `readers_options` has it.
+
+        Raises
+        ------
+        InputError
+            There is nothing to read; or it would be asked for on the word of a job that is not
+            trusted.
+        """
         x = self.record.job.input
-        return open_columns(**x.asked)
+        if trust:
+            return open_columns(**x.asked)
+        options = readers_options(x.path, self.path, self._options)
+        if options is None:
+            variable = SERVERS[x.path.partition("://")[0]][0]
+            raise InputError(
+                f"{shown(x.path, 200)} is not asked for, since the store may be another's, and "
+                "neither its bucket nor its server is one that you named. If you trust the store's "
+                f"job, verify with --trust (trust=True); or name the server ({variable}, or "
+                "storage_options with an endpoint)"
+            )
+        try:
+            return open_columns(**x.asked | {"storage_options": options})
+        except InputError as error:
+            if x.storage_options is None:
+                raise
+            raise InputError(
+                f"{str(error).rstrip('.')}. The storage_options of the store's job were not used: "
+                "verify with --trust (trust=True), if you trust it"
+            ) from error
 
     def done(self) -> set[int]:
         """Blocks whose shard of every array is there: one listing of each array's keys."""

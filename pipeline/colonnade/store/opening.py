@@ -8,16 +8,15 @@ import zarr
 from pydantic import ValidationError
 
 from colonnade.errors import StoreError, reason, shown
+from colonnade.limits import METADATA_BYTES
 from colonnade.places import Directory, Place
 from colonnade.store.making import unfinished
 from colonnade.store.record import FORMAT, Record
 
-__all__ = ["KEY", "MOST_METADATA", "REMEDY", "check_document", "opened", "why"]
+__all__ = ["KEY", "REMEDY", "check_document", "opened", "why"]
 
 KEY = "colonnade"
 REMEDY = "Restore it from a copy, or delete it and run its job again."
-MOST_METADATA = 16 * 2**20
-"""Bytes of a document of metadata that is read; ours take some kilobytes."""
 
 
 def opened(place: Place) -> tuple[zarr.Group, Record] | None:
@@ -69,7 +68,7 @@ def opened(place: Place) -> tuple[zarr.Group, Record] | None:
 
 def check_document(place: Place, node: str = "") -> None:
     """Raise ValueError where reading a node's metadata would take for ever, or all memory."""
-    place.check(f"{node}/zarr.json".lstrip("/"), MOST_METADATA)
+    place.check(f"{node}/zarr.json".lstrip("/"), METADATA_BYTES)
 
 
 def _is_unfinished(place: Place, names: set[str]) -> bool:

@@ -12,13 +12,13 @@ from colonnade.errors import IncompleteError, shown
 from colonnade.job import Job
 from colonnade.labels import Labels
 from colonnade.layout import ArrayPlan, Grid, Shapes
+from colonnade.limits import FAILURES_KEPT, RUNS_KEPT
 from colonnade.network import Network
 from colonnade.products import PRODUCTS, make_arrays
-from colonnade.store.history import MOST_RUNS, RunRecord
+from colonnade.store.history import RunRecord
 
 __all__ = [
     "FORMAT",
-    "MOST_FAILED",
     "FailedBlock",
     "Growth",
     "InputRecord",
@@ -29,7 +29,6 @@ __all__ = [
 ]
 
 FORMAT: Literal[3] = 3
-MOST_FAILED = 20
 # Characters of a list that an error tells
 _MOST_TOLD = 60
 
@@ -203,9 +202,9 @@ class Record(BaseModel):
     nonfinite_statistics: Annotated[tuple[str, ...], Field(max_length=len(PRODUCTS))] = ()
     labels: Labels = Labels()
     growth: Growth | None = None
-    failed: Annotated[tuple[FailedBlock, ...], Field(max_length=MOST_FAILED)] = ()
+    failed: Annotated[tuple[FailedBlock, ...], Field(max_length=FAILURES_KEPT)] = ()
     versions: dict[str, str]
-    runs: Annotated[tuple[RunRecord, ...], Field(max_length=MOST_RUNS)] = ()
+    runs: Annotated[tuple[RunRecord, ...], Field(max_length=RUNS_KEPT)] = ()
 
     @property
     def activations(self) -> dict[str, Any] | list[dict[str, Any]]:

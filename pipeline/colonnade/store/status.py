@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from colonnade.errors import shown
+from colonnade.errors import shown, visible
 from colonnade.store.lease import Holder
 from colonnade.store.record import Record
 from colonnade.words import counted, format_seconds
@@ -132,7 +132,8 @@ class Status:
             )
             told = ", which is dead" if self.holder.is_gone else heard
             lines.insert(1, f"held by   {self.holder}{told}")
-        return "\n".join(lines)
+        # Texts of a store that may be anybody's
+        return "\n".join(map(visible, lines))
 
 
 def _not_finite(record: Record) -> str:

@@ -31,6 +31,7 @@ def verify(
     columns: int = 64,
     seed: int = 0,
     imports: bool = False,
+    trust: bool = False,
     listener: Listener = ignore,
     storage_options: Options = None,
 ) -> Verification:
@@ -47,10 +48,15 @@ def verify(
         Of that choice.
     imports
         Whether to import, and run, an activation that is code: do so for stores that you trust.
+    trust
+        Whether X is reached as the store's job says. A job that is another's could name a server
+        of theirs, to which your credentials would be sent. Else X is read where it is a file of
+        this machine, or lies in the store's own bucket, or on a server that you name: by an
+        endpoint in `storage_options` or in the environment. No code is imported for it.
     listener
         Called with a `BlockChecked` for each block, in this thread.
     storage_options
-        Of the object store, as in a job.
+        Of the object store, as in a job; of X's, too, unless the store's job is trusted.
 
     Returns
     -------
@@ -67,7 +73,9 @@ def verify(
     """
     store = Store.open(path, storage_options)
     try:
-        return check(store, columns=columns, seed=seed, imports=imports, listener=listener)
+        return check(
+            store, columns=columns, seed=seed, imports=imports, trust=trust, listener=listener
+        )
     except OSError as error:
         raise StoreError(f"{path}: the store cannot be read: {error}.") from error
 
@@ -80,6 +88,7 @@ def check(
     columns: int = 64,
     seed: int = 0,
     imports: bool = False,
+    trust: bool = False,
     listener: Listener = ignore,
 ) -> Verification:
     """Verify an open store, as `verify` does.
@@ -91,7 +100,7 @@ def check(
         raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
     store.record.require_shapes()
     checks = Checks(store)
-    checks.open(X, network, imports=imports or network is not None)
+    checks.open(X, network, imports=imports or network is not None, trust=trust)
     checks.labels()
     status, grid = store.status(), store.grid
     absent = set(status.missing)

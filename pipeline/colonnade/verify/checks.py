@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
-from colonnade.errors import InputError, NetworkError, StoreError
+from colonnade.columns.pairing import MatchError, pair
+from colonnade.errors import NetworkError, StoreError, UsageError
 from colonnade.matrix import nonfinite
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
@@ -61,15 +63,18 @@ class Checks:
     _terms: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
     _largest: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
 
-    def open(self, X: Columns | None, network: Network | None, *, imports: bool) -> None:
+    def open(
+        self, X: Columns | None, network: Network | None, *, imports: bool, trust: bool
+    ) -> None:
         """Check the weights and X, without which no column can be computed again."""
         self._counted = self.store.counted()
         self._overflowed = self.store.counted("nonfinite_results")
         network = self._network(imports=imports) or network
         try:
-            X = self.store.columns() if X is None else X
+            X = self.store.columns(trust=trust) if X is None else X
             found = input_record(X, self.store.grid.columns)
-        except (InputError, OSError, ValueError) as error:
+        # The extra that reads X is not installed, say
+        except (UsageError, OSError, ValueError) as error:
             self.refused = f"X cannot be read, so that no column was computed again: {error}"
             return
         record = self.store.record
@@ -100,6 +105,18 @@ class Checks:
                 continue
             if name in labels.names and tuple(map(str, stored)) != labels.names[name]:
                 self._fail(name, None, "its names are not those of the store's record")
+        self._order_of_names()
+
+    def _order_of_names(self) -> None:
+        """Compare the inputs' names with those of X: each number must stand under its own."""
+        named = self.store.record.labels.input_names
+        with suppress(MatchError):
+            if self._X is not None and pair(named, self._X.feature_names).moved:
+                cause = (
+                    "its names are those of X's features in another order, so that derivatives "
+                    "stand under wrong names; make the store anew with colonnade run --overwrite"
+                )
+                self._fail("input", None, cause)
 
     def block(self, block: int) -> None:
         """Read a block's shards, and compare its columns that were chosen."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from colonnade.errors import IncompleteError, InputError
+from colonnade.errors import IncompleteError, InputError, visible
 from colonnade.layout import Grid
 from colonnade.store.status import ranges
 
@@ -155,7 +155,7 @@ class Verification:
             verdict = "the store is damaged"
         elif self.state != "complete":
             verdict = "what is there is right, but the store is not finished"
-        return "\n".join([*lines, f"found     {verdict}"])
+        return "\n".join(map(visible, [*lines, f"found     {verdict}"]))
 
     @property
     def _missing(self) -> str:

@@ -10,26 +10,29 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, reason
+from colonnade.limits import WEIGHTS_FETCHED_BYTES
 from colonnade.npy.file import read_array
 from colonnade.places import Objects, place_at
 from colonnade.places.locations import Options, storage_texts
 from colonnade.places.urls import is_url
 from colonnade.weights.choice import array_names
 from colonnade.weights.keras_files import load_h5, load_keras
-from colonnade.weights.layouts import steps_of_arrays
+from colonnade.weights.layouts import MATRICES, Matrices, steps_of_arrays
 from colonnade.weights.loaded import Loaded
 from colonnade.weights.npz import load_npz
 from colonnade.weights.onnx_graph import load_onnx
 from colonnade.weights.scaling import Given, Scaling
-from colonnade.weights.sklearn_models import load_skops, steps_of
+from colonnade.weights.sklearn_models import load_skops, names_of, steps_of
 from colonnade.weights.steps import Chain, assemble, told_sigma
 from colonnade.weights.tensors import load_safetensors
 from colonnade.weights.torch_files import load_torch
 from colonnade.weights.zarr_groups import load_zarr
 
 __all__ = [
+    "MATRICES",
     "Chain",
     "Given",
+    "Matrices",
     "Scaling",
     "array_names",
     "estimator_weights",
@@ -49,15 +52,13 @@ _LOADERS: dict[str, Callable[[str | Path, IO[bytes]], Loaded]] = {
 }
 _FORMATS = [*_LOADERS, ".zarr"]
 
-# Of an object, which is held whole beside its arrays
-_MOST_FETCHED = 2**32
-
 
 def load_weights(
     path: str | Path,
     names: Mapping[str, str] | None = None,
     storage_options: Options = None,
     scaling: Scaling | None = None,
+    matrices: Matrices | None = None,
 ) -> Chain:
     """Load a chain of layers from a file, with all scalings folded in.
 
@@ -67,6 +68,9 @@ def load_weights(
         As for `Network.load`.
     scaling
         What X and Y were scaled with, besides what the file itself tells.
+    matrices
+        How the matrices of a file of arrays are stored, where neither the names nor the shapes of
+        these tell it as it is.
 
     Raises
     ------
@@ -82,19 +86,22 @@ def load_weights(
         if steps is None:
             # What holds a mean is no layer
             left = {k: a for k, a in loaded.arrays.items() if k not in scaling.names()}
-            steps = steps_of_arrays(left, names, in_by_out=loaded.in_by_out)
-        elif names:
+            steps = steps_of_arrays(left, names, matrices, in_by_out=loaded.in_by_out)
+        elif names or matrices:
+            key = "names" if names else f"matrices ({matrices})"
             raise NetworkError(
-                "the file tells its layers itself; network.names is for files of arrays alone."
+                f"the file tells its layers itself; network.{key} is for files of arrays alone. "
+                "Leave it out."
             )
-        return assemble([*([before] if before else []), *steps, *([after] if after else [])])
+        made = assemble([*([before] if before else []), *steps, *([after] if after else [])])
+        return made._replace(input_names=loaded.input_names)
     except NetworkError as error:
         raise NetworkError(f"{path}: {error}") from None
 
 
 def estimator_weights(estimator: Any) -> Chain:
     """Take the chain of layers of an estimator of scikit-learn; NetworkError if it is none."""
-    return assemble(steps_of(estimator))
+    return assemble(steps_of(estimator))._replace(input_names=names_of(estimator))
 
 
 def _loaded(path: str | Path, storage_options: Options) -> Loaded:
@@ -119,7 +126,7 @@ def _opened(path: str | Path, storage_options: Options, key: str) -> IO[bytes]:
     try:
         if is_url(path):
             return io.BytesIO(
-                place_at(path, storage_texts(storage_options)).read("", _MOST_FETCHED)
+                place_at(path, storage_texts(storage_options)).read("", WEIGHTS_FETCHED_BYTES)
             )
         if Path(path).is_file():
             return Path(path).open("rb")

@@ -8,12 +8,10 @@ from collections import Counter
 from typing import IO
 
 from colonnade.errors import listed, shown
+from colonnade.limits import WEIGHTS_INFLATION, WEIGHTS_UNPACKED_BYTES
 from colonnade.npy.header import MAGIC, read_header
 
 __all__ = ["check_archive", "most_unpacked"]
-
-_ALWAYS_READ = 256 * 2**20
-_MOST_INFLATION = 20
 
 
 def most_unpacked(size: int) -> int:
@@ -21,7 +19,7 @@ def most_unpacked(size: int) -> int:
 
     Saved anew without compression, those that do are read at any size.
     """
-    return max(_ALWAYS_READ, _MOST_INFLATION * size)
+    return max(WEIGHTS_UNPACKED_BYTES, WEIGHTS_INFLATION * size)
 
 
 def check_archive(file: IO[bytes]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, listed, shown
+from colonnade.limits import UNNAMED_LAYERS
 
 __all__ = ["SHAPES", "NoWayError", "array_names", "choose", "described"]
 
@@ -19,8 +20,6 @@ _SCALING = (
     "A scaling of X is named with network.input_mean and network.input_std, one of Y with "
     "network.output_mean and network.output_std."
 )
-# Of deeper networks the arrays are named: 9! orders are too many to try
-_MOST_LAYERS = 8
 
 
 class NoWayError(NetworkError):
@@ -81,14 +80,14 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
     vectors = [name for name, array in arrays.items() if array.ndim == 1]
     found = f"The file holds {described(arrays) or 'no array'}."
     if (
-        not 0 < len(matrices) <= _MOST_LAYERS
+        not 0 < len(matrices) <= UNNAMED_LAYERS
         or len(vectors) > len(matrices)
         or len(arrays) != len(matrices) + len(vectors)
     ):
         remedy = f"{_SCALING} {_REMEDY}" if len(vectors) > len(matrices) else _REMEDY
         raise NetworkError(
             "a network has a matrix for each layer, two with one hidden layer, and up to as many "
-            f"vectors; of more than {_MOST_LAYERS} layers the arrays must be named. {found} "
+            f"vectors; of more than {UNNAMED_LAYERS} layers the arrays must be named. {found} "
             f"{remedy}"
         )
     ways = list(islice(_ways(arrays, matrices, vectors), 2))

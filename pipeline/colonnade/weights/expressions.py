@@ -12,13 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from colonnade.limits import EXPRESSION_CHARACTERS, EXPRESSION_TERMS
 from colonnade.weights.steps import Scale, Sigma, Step
 
 __all__ = ["Expression", "Z", "apply", "clip", "constant", "recognised"]
-
-# What a known activation has is far below; what has more would take time and memory
-_MOST_TERMS = 32
-_LONGEST = 400
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class Expression:
             "*".join(([f"{c:.6g}"] if f"{c:.6g}" != "1" or not factors else []) + list(factors))
             for factors, c in sorted(self.terms.items())
         ) or "0"  # fmt: skip
-        if len(self.terms) > _MOST_TERMS or len(self.text) > _LONGEST:
+        if len(self.terms) > EXPRESSION_TERMS or len(self.text) > EXPRESSION_CHARACTERS:
             raise ValueError("it is longer than any activation")
 
     def __add__(self, other: Expression) -> Expression:

@@ -14,6 +14,7 @@ from typing import IO, Any
 from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, reason
+from colonnade.limits import KERAS_CONFIG_BYTES
 from colonnade.weights.archives import check_archive
 from colonnade.weights.extras import needed
 from colonnade.weights.hdf5 import read_hdf5
@@ -23,7 +24,6 @@ from colonnade.weights.steps import Step
 
 __all__ = ["load_h5", "load_keras"]
 
-_MOST_CONFIG = 16 * 2**20
 _PARTS = ("config.json", "metadata.json", "model.weights.h5")
 
 _Arrays = Mapping[str, NDArray[Any]]
@@ -34,8 +34,8 @@ def load_keras(path: str | Path, file: IO[bytes]) -> Loaded:
     try:
         check_archive(file)
         with zipfile.ZipFile(file) as archive:
-            if any(archive.getinfo(name).file_size > _MOST_CONFIG for name in _PARTS[:2]):
-                raise ValueError(f"its config has more than {_MOST_CONFIG:,} bytes")
+            if any(archive.getinfo(name).file_size > KERAS_CONFIG_BYTES for name in _PARTS[:2]):
+                raise ValueError(f"its config has more than {KERAS_CONFIG_BYTES:,} bytes")
             config, metadata, weights = (archive.read(name) for name in _PARTS)
         version = _major(json.loads(metadata)["keras_version"])
         layers = chained(json.loads(config))

@@ -9,15 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, reason, shown
+from colonnade.limits import ONNX_NODES
 from colonnade.weights.extras import needed
-from colonnade.weights.loaded import Loaded
+from colonnade.weights.loaded import Loaded, told_names
 from colonnade.weights.onnx_operators import OPERATORS
 from colonnade.weights.onnx_tensors import read_tensors
 from colonnade.weights.onnx_values import Node, Value
 
 __all__ = ["load_onnx"]
-
-_MOST_NODES = 10_000
 
 
 class _GraphError(Exception):
@@ -92,7 +91,7 @@ def load_onnx(path: str | Path, file: IO[bytes], folder: Path | None) -> Loaded:
 
 def _read(model: Any, folder: Path | None) -> Loaded:
     graph = model.graph
-    if len(graph.node) > _MOST_NODES:
+    if len(graph.node) > ONNX_NODES:
         raise ValueError(f"it has {len(graph.node):,} nodes")
     constants = read_tensors(_tensors(graph), folder)
     constants |= {name: np.asarray(numbers) for name, numbers in _numbers(graph)}
@@ -112,7 +111,9 @@ def _read(model: Any, folder: Path | None) -> Loaded:
     problem = walked.problems.get(output, "its output is not made of its input")
     if output in walked.values:
         try:
-            return Loaded(named, list(walked.values[output].settled()))
+            steps = list(walked.values[output].settled())
+            said = {entry.key: entry.value for entry in model.metadata_props}
+            return Loaded(named, steps, input_names=told_names(said))
         except ValueError as error:
             problem = str(error)
     raise _GraphError(f"{problem}.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +16,7 @@ from colonnade.weights.extras import needed
 from colonnade.weights.loaded import Loaded
 from colonnade.weights.steps import Dense, Scale, Sigma, Step
 
-__all__ = ["load_skops", "steps_of"]
+__all__ = ["load_skops", "names_of", "steps_of"]
 
 # What a network keeps from its training. skops trusts the rest of it.
 _TRUSTED = {
@@ -46,7 +48,7 @@ def load_skops(path: str | Path, file: IO[bytes]) -> Loaded:
         told = f"{path}: this cannot be read as a skops file: {reason(error)}"
         raise NetworkError(told) from error
     try:
-        return Loaded({}, steps_of(estimator))
+        return Loaded({}, steps_of(estimator), input_names=names_of(estimator))
     except NetworkError as error:
         raise NetworkError(f"{path}: {error}") from None
 
@@ -59,22 +61,60 @@ def steps_of(estimator: Any) -> list[Step]:
     NetworkError
         It is not fitted, or has steps that are no network's and no scaling's.
     """
-    try:
+    with _fitted(estimator):
         return _steps(estimator)
+
+
+def names_of(estimator: Any) -> tuple[str, ...] | None:
+    """Tell the names of the features that an estimator was fitted to, if they had any.
+
+    Raises
+    ------
+    NetworkError
+        What it has as their names is no list of texts, one for each.
+    """
+    with _fitted(estimator):
+        return _names(estimator)
+
+
+@contextmanager
+def _fitted(estimator: Any) -> Iterator[None]:
+    try:
+        yield
     except (AttributeError, TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
         told = f"this {shown(type(estimator).__name__)} is not fitted, or damaged: {reason(error)}"
         raise NetworkError(told) from error
 
 
-def _steps(estimator: Any) -> list[Step]:
-    kinds = {
+def _names(estimator: Any) -> tuple[str, ...] | None:
+    if "Pipeline" in _kinds(estimator):
+        # What the steps behind the first are given has names of scikit-learn's own
+        return _names(_parts(estimator)[0])
+    found = getattr(estimator, "feature_names_in_", None)
+    if found is None:
+        return None
+    names = tuple(str(name) for name in found)
+    if len(names) != estimator.n_features_in_:
+        raise ValueError(f"{len(names)} names of {estimator.n_features_in_} features")
+    return names
+
+
+def _kinds(estimator: Any) -> set[str]:
+    return {
         kind.__name__
         for kind in type(estimator).__mro__
         if kind.__module__.partition(".")[0] == "sklearn"
     }
+
+
+def _parts(pipeline: Any) -> list[Any]:
+    return [part for _, part in pipeline.steps if part not in (None, "passthrough")]
+
+
+def _steps(estimator: Any) -> list[Step]:
+    kinds = _kinds(estimator)
     if "Pipeline" in kinds:
-        parts = [part for _, part in estimator.steps if part not in (None, "passthrough")]
-        return [step for part in parts for step in _steps(part)]
+        return [step for part in _parts(estimator) for step in _steps(part)]
     if "TransformedTargetRegressor" in kinds:
         inner = _steps(estimator.regressor_)
         scale = _scaling(estimator.transformer_)

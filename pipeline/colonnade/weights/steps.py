@@ -57,11 +57,14 @@ class Chain(NamedTuple):
         One less: a name with its parameters, or None where the file does not tell it.
     folded
         What has been folded into the layers, in words.
+    input_names
+        Of the inputs, one for each, where the file tells them.
     """
 
     layers: tuple[Dense, ...]
     activations: tuple[Mapping[str, Any] | None, ...]
     folded: tuple[str, ...] = ()
+    input_names: tuple[str, ...] | None = None
 
 
 def told_sigma(given: Mapping[str, Any] | None) -> str:

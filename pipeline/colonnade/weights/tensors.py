@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from colonnade.errors import NetworkError, reason
-from colonnade.weights.loaded import Loaded
+from colonnade.weights.loaded import Loaded, told_names
 
 __all__ = ["load_safetensors"]
 
@@ -37,7 +37,7 @@ def load_safetensors(path: str | Path, file: IO[bytes]) -> Loaded:
         tensors = deserialize(content)  # type: ignore[no-untyped-call]
         # of a key that is written twice, deserialize takes the last, other readers the first
         end = 8 + int.from_bytes(content[:8], "little")
-        json.loads(content[8:end], object_pairs_hook=_unique)
+        header = json.loads(content[8:end], object_pairs_hook=_unique)
         # in no order of its own
         for name, tensor in sorted(tensors):
             if tensor["dtype"] == "BF16":
@@ -51,4 +51,4 @@ def load_safetensors(path: str | Path, file: IO[bytes]) -> Loaded:
     except (OSError, SafetensorError, ValueError) as error:
         told = f"{path}: this cannot be read as safetensors: {reason(error)}"
         raise NetworkError(told) from error
-    return Loaded(arrays)
+    return Loaded(arrays, input_names=told_names(header.get("__metadata__") or {}))

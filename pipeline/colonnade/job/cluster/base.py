@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from colonnade.job.values import Seconds, Whole
+from colonnade.job.values import Patience, Seconds, Whole
 from colonnade.places.locations import FilePath, Settings, absolute
 
 __all__ = ["Adaptive", "Cluster", "Secured", "Sized", "TlsSettings", "placed"]
@@ -20,6 +20,8 @@ class Cluster(Settings):
     # Slurm and Kubernetes kill 30 s after SIGTERM, and closing a cluster takes some of them
     grace: Seconds = 20
     """Seconds that blocks in flight may take to finish when a signal stops the run."""
+    stall_timeout: Patience = "auto"
+    """Seconds without progress after which a worker is replaced; auto: by the slowest blocks."""
 
     def located(self) -> Self:
         """Return the settings with their paths made absolute."""

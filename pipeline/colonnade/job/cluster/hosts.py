@@ -39,9 +39,9 @@ class SshCluster(Secured):
     interface: Line | None = None
     """Network interface that scheduler and workers speak on."""
     python: Line | None = None
-    """The hosts' Python; without it, the path of the one that runs colonnade."""
+    """The hosts' Python, with colonnade; without it, the path of the one that runs the job."""
     local_directory: FilePath | None = None
-    """Where a worker may keep temporary files, on its own host."""
+    """Where private directories for temporary files are made, on each host."""
 
     @property
     def size(self) -> int:

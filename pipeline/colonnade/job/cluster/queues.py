@@ -34,13 +34,18 @@ class QueueCluster(Sized, Secured):
     log_directory: FilePath | None = None
     """Where the jobs' logs go."""
     local_directory: FilePath | None = None
-    """Where a worker may keep temporary files, on its own machine."""
+    """Where a worker may keep temporary files, on its own machine, in a private directory."""
+    shared_directory: FilePath | None = None
+    """Where this run's certificates lie, in a private directory; the nodes must see it too.
+
+    Without it, below ~/.cache (or XDG_CACHE_HOME).
+    """
     python: Line | None = None
     """The workers' Python; without it, the one that runs colonnade."""
 
     def located(self) -> Self:
-        """Return the settings with the logs' path made absolute."""
-        found: Self = placed(super().located(), "log_directory")
+        """Return the settings with the paths of this machine made absolute."""
+        found: Self = placed(super().located(), "log_directory", "shared_directory")
         return found
 
 
