@@ -39,6 +39,9 @@ _READINGS = 3
 _EVERY = 60.0
 _RARELY = 100
 
+# What is raised where X cannot be read, as when it has gone
+_UNREADABLE = (InputError, OSError, ValueError)
+
 Opener = Callable[[], Columns]
 
 
@@ -65,34 +68,35 @@ def _look(reopen: Opener, record: InputRecord) -> _Seen:
     ------
     ChangedError
         It is another one.
-    OSError
-        It cannot be read.
+    InputError, OSError, ValueError
+        It cannot be read: whether it has changed is not known.
     """
     before = None
     for _ in range(_LOOKS):
-        seen, different = _compared(reopen, record)
-        if seen is not None and not different:
-            return seen
-        if different and different == before:
-            raise ChangedError("; ".join(different))
-        before = different
+        try:
+            seen, different = _compared(reopen, record)
+        except (InputError, ValueError) as error:
+            if str(error) == before:
+                raise
+            before = str(error)
+        else:
+            if seen is not None and not different:
+                return seen
+            told = "; ".join(different)
+            if told and told == before:
+                raise ChangedError(told)
+            before = told
         time.sleep(_PAUSE)
-    raise ChangedError("somebody is writing to it")
+    raise ChangedError("somebody goes on writing to it")
 
 
 def _compared(reopen: Opener, record: InputRecord) -> tuple[_Seen | None, list[str]]:
     """Say in what X differs from what is recorded; None where it was written to meanwhile."""
+    columns = reopen()
     p = record.columns
-    try:
-        columns = reopen()
-        stamps = columns.stamps(0, min(p, columns.p))
-        different = record.differences(input_record(columns, p))
-        steady = columns.stamps(0, min(p, columns.p)) == stamps
-    except (InputError, ValueError) as error:
-        # What cannot be reached has not changed
-        if isinstance(error.__cause__, OSError):
-            raise error.__cause__ from error
-        return None, [reason(error).rstrip(".")]
+    stamps = columns.stamps(0, min(p, columns.p))
+    different = record.differences(input_record(columns, p))
+    steady = columns.stamps(0, min(p, columns.p)) == stamps
     return (_Seen(columns, stamps) if steady else None), different
 
 
@@ -117,6 +121,8 @@ class SteadyColumns:
     ------
     ChangedError
         It is another X; also from `read`.
+    InputError, OSError, ValueError
+        It cannot be read.
     """
 
     def __init__(self, reopen: Opener, record: InputRecord, stamp: str = "") -> None:
@@ -134,7 +140,7 @@ class SteadyColumns:
 
         Raises
         ------
-        OSError, ValueError
+        InputError, OSError, ValueError
             X cannot be read; or somebody goes on writing to it.
         """
         for _ in range(_READINGS):
@@ -212,8 +218,9 @@ class Guard:
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Where a run fails, leave no block of another X behind."""
         if isinstance(error, IncompleteError | OSError):
-            with suppress(OSError):
+            with suppress(*_UNREADABLE):
                 self._compare()
+            with suppress(OSError):
                 self._discard()
 
     def arrived(self, block: int) -> None:
@@ -228,7 +235,7 @@ class Guard:
         """Look now and then; what cannot be read now may be at the end."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY
-            with suppress(OSError):
+            with suppress(*_UNREADABLE):
                 self._compare()
 
     def settle(self) -> None:
@@ -238,16 +245,19 @@ class Guard:
         ------
         IncompleteError
             X has changed, and the blocks that may be of another one have been discarded; or it
-            cannot be read, and they are left to the next run.
+            cannot be read, though all blocks are done, and it is left to the next run.
         """
         try:
             self._compare()
-        except OSError as error:
+        except _UNREADABLE as error:
+            # Of blocks that could not read it, each tells so itself
+            if self._store.missing():
+                return
             path, x = self._store.path, self._store.record.job.input.path
             raise IncompleteError(
-                f"{path} is incomplete: {x} cannot be read any more ({error}), so that it is not "
-                "known whether it changed during the run. Once it can be read, the same command "
-                "finishes the store."
+                f"{path} is incomplete: {x} cannot be read any more ({reason(error).rstrip('.')}), "
+                "so that it is not known whether it changed during the run. Once it can be read, "
+                "the same command finishes the store."
             ) from error
         self._discard()
 

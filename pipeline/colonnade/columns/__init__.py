@@ -5,7 +5,6 @@ A reader knows X's shape without reading it, and reads a range of its columns an
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -108,8 +107,7 @@ def _open(path: str | Path, wanted: Wanted, storage_options: Options) -> Source:
     except OSError as error:  # a name that is too long, say
         raise InputError(f"{path}: {error.strerror} (input.path).") from None
     if not there:
-        gone = FileNotFoundError(errno.ENOENT, "there is no such file or directory", str(path))
-        raise InputError(f"{path}: {gone.strerror} (input.path).") from gone
+        raise InputError(f"{path}: there is no such file or directory (input.path).")
     return _open_local(Path(path), wanted)
 
 
@@ -138,8 +136,7 @@ def _open_object(place: Objects, wanted: Wanted) -> Source:
     except OSError as error:
         raise InputError(f"{path}: this cannot be read: {reason(error)} (input.path).") from error
     if size is None and not names:
-        gone = FileNotFoundError(errno.ENOENT, "there is no such object", path)
-        raise InputError(f"{path}: {gone.strerror} (input.path).") from gone
+        raise InputError(f"{path}: there is no such object (input.path).")
     if size is None:
         return _open_folder(path, place, names, wanted)
     if suffix == ".npy":
