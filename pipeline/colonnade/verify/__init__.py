@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from colonnade.blas import one_blas_thread
 from colonnade.columns import Columns
 from colonnade.errors import StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
@@ -101,10 +102,12 @@ def check(
     absent = set(status.missing)
     checks.chosen = _chosen(grid, absent, columns, seed)
     checks.seed = seed if columns else None
-    for block in range(grid.blocks):
-        if block not in absent:
-            checks.block(block)
-        listener(BlockChecked(block, *grid.bounds(block), grid.columns))
+    # Many small products: threads of a BLAS would wait for each other
+    with one_blas_thread():
+        for block in range(grid.blocks):
+            if block not in absent:
+                checks.block(block)
+            listener(BlockChecked(block, *grid.bounds(block), grid.columns))
     if status.record.state == "complete":
         checks.final(whole=not absent)
     return Verification(

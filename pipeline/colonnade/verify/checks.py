@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
+from colonnade.columns.beside import coordinate_beside
 from colonnade.errors import InputError, NetworkError, StoreError
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
@@ -105,6 +106,18 @@ class Checks:
                 continue
             if name in labels.names and tuple(map(str, stored)) != labels.names[name]:
                 self._fail(name, None, "its names are not those of the store's record")
+            elif name in labels.copied and not self._is_own(name, stored):
+                self._fail(name, None, "its numbers are not those of X's own coordinate")
+
+    def _is_own(self, dimension: Any, stored: NDArray[Any]) -> bool:
+        """Whether a coordinate is that of X's own store, as far as there is one."""
+        try:
+            own = None if self._X is None else coordinate_beside(self._X, dimension)
+            if own is None:
+                return True
+            return np.array_equal(own.read(0, own.size), stored, equal_nan=own.dtype.kind == "f")
+        except (InputError, OSError, ValueError):
+            return True
 
     def block(self, block: int) -> None:
         """Read a block's shards, and compare all of its columns: those that were chosen in full."""
