@@ -12,7 +12,9 @@ from colonnade import Network
 from colonnade.activations import ACTIVATIONS, activation
 from colonnade.store.rounding import round_mantissa
 from colonnade.verify.blockwise import BlockSums
+from colonnade.verify.deepreference import make_reference
 from colonnade.verify.definitions import DEFINITIONS, sigma, slope_range
+from colonnade.verify.everycolumn import EveryColumn, direction
 from colonnade.verify.reference import Reference, excess
 from support import make_columns, make_network, results
 from test_activations import DIGITS, REFERENCE
@@ -121,6 +123,35 @@ def worst_sum(network: Network, X: np.ndarray, dtype: str, found: dict[str, np.n
     return float(largest)
 
 
+def worst_of_all(
+    network: Network,
+    X: np.ndarray,
+    dtype: str,
+    found: dict[str, np.ndarray],
+    bits: int | None = None,
+) -> float:
+    """All columns at once, and a block's statistics through their products with a vector."""
+    reference = make_reference(network, X.dtype, dtype, bits)
+    rows = {name: found[name] for name in ("value", "norm", "spectral_norm") if name in found}
+    parts = {name: found[name][0] for name in SUMS if name in found}
+    largest = 0.0
+    for main in ("jacobian", "slope"):
+        if main not in found or (main == "slope" and not network.has_slopes):
+            continue
+        v = direction(network.n, 3, 1)
+        every = EveryColumn(reference, v, 0, X.shape[1], rows, parts, set(), lambda a, b: X[:, a:b])
+        every.take(0, X.shape[1] // 3, main, found[main][: X.shape[1] // 3])
+        every.take(X.shape[1] // 3, X.shape[1], main, found[main][X.shape[1] // 3 :])
+        assert every.covered == X.shape[1]
+        errors = every.comparison.errors
+        assert errors.keys() == {main, *rows}
+        compared = [(name, excess(part, e).max()) for name, part, e in every.parts()]
+        known = {"jacobian": {*parts}, "slope": parts.keys() & {"mean_blocks", "gram_blocks"}}
+        assert {name for name, _ in compared} == known[main]
+        largest = max(largest, *errors.values(), *(error for _, error in compared))
+    return float(largest)
+
+
 STATISTICS = ("mean", "mean_abs", "max_abs", "gram")
 SUMS = [f"{name}_blocks" for name in STATISTICS]
 
@@ -145,13 +176,15 @@ def test_no_false_alarm(case: dict[str, Any], dtype: str) -> None:
                     X[0, 2], X[0, 3], X[:, 4], X[:, 5] = np.nan, np.inf, -np.inf, tiny
                     X[:, 6], X[0, 7] = largest, largest / 2
                 assert worst(network, X, dtype, computed(network, X, dtype)) <= 1
+                assert worst_of_all(network, X, dtype, results(network, X, dtype)) <= 1
                 unbiased = Network(network.W1, None, network.W2, None, network.activation)
                 assert worst(unbiased, X, dtype, computed(unbiased, X, dtype)) <= 1
                 sums = results(network, X, dtype, STATISTICS)
                 assert worst_sum(network, X, dtype, sums) <= 1
                 usual = X[:, 9:13] if X.shape[1] > 13 else X[:, 3:7]
-                sums = results(network, usual, dtype, STATISTICS)
+                sums = results(network, usual, dtype)
                 assert worst_sum(network, usual, dtype, sums) <= 1
+                assert worst_of_all(network, usual, dtype, sums) <= 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -161,7 +194,9 @@ def test_no_false_alarm_in_long_sums(dtype: str) -> None:
         network = make_network(n, m, q)
         for X in (make_columns(n, 5) + np.float32(100), np.full((n, 2), np.float32(0.1))):
             assert worst(network, X, dtype, computed(network, X, dtype)) <= 1
-            assert worst_sum(network, X, dtype, results(network, X, dtype, STATISTICS)) <= 1
+            found = results(network, X, dtype)
+            assert worst_sum(network, X, dtype, found) <= 1
+            assert worst_of_all(network, X, dtype, found) <= 1
 
 
 @pytest.mark.parametrize("bits", [1, 9, 22])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,23 +12,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.columns import Columns
+from colonnade.columns.beside import coordinate_beside
 from colonnade.columns.pairing import MatchError, pair
 from colonnade.errors import NetworkError, StoreError, UsageError
-from colonnade.matrix import nonfinite
 from colonnade.network import Network
 from colonnade.products import PRODUCTS
 from colonnade.store import Store, input_record, network_record
-from colonnade.verify.blockwise import BlockSums, column_cost
+from colonnade.verify.blockwise import column_cost
+from colonnade.verify.comparing import Comparison, difference
 from colonnade.verify.deepreference import DeepReference, make_reference
+from colonnade.verify.everycolumn import EveryColumn, Usual, direction
 from colonnade.verify.findings import Failure
-from colonnade.verify.reference import Enclosure, Reference, excess
+from colonnade.verify.reference import Enclosure, Reference
 
 __all__ = ["Checks"]
 
-# Slopes that are computed again for whole blocks, to compare their sums: a few seconds' worth
+# Work that is spent on sums of whole blocks entry by entry, in slopes by their definition: a few
+# seconds' worth
 _SLOPES = 2**22
-# Slopes at a time, each a few complex numbers
-_STRIP = 2**18
 _SUMMED = {p.made_of for p in PRODUCTS.values() if p.made_of and not p.largest}
 _COMPARED = {p.made_of for p in PRODUCTS.values() if p.made_of and p.largest}
 
@@ -41,14 +42,20 @@ class Checks:
     ----------
     chosen
         Block -> columns of it to compute again.
+    seed
+        Of the vectors that blocks are multiplied with; None to leave that out.
     """
 
     store: Store
     chosen: dict[int, list[int]] = field(default_factory=dict)
+    seed: int | None = None
     shards: int = 0
     chunks: int = 0
+    covered: int = 0
+    unknown: int = 0
     sampled: int = 0
-    sums: int = 0
+    doubted: int = 0
+    sums: Counter[str] = field(default_factory=Counter)
     errors: dict[str, float] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     refused: str | None = None
@@ -57,6 +64,7 @@ class Checks:
     _X: Columns | None = None
     _reference: Reference | DeepReference | None = None
     _slopes_left: int = _SLOPES
+    _usual: Usual = field(default_factory=Usual)
     # Of the arrays that something is made of at the end: the sum of their rows and of these rows'
     # absolute values, and the largest
     _total: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
@@ -105,6 +113,8 @@ class Checks:
                 continue
             if name in labels.names and tuple(map(str, stored)) != labels.names[name]:
                 self._fail(name, None, "its names are not those of the store's record")
+            elif name in labels.copied and not self._is_own(name, stored):
+                self._fail(name, None, "its numbers are not those of X's own coordinate")
         self._order_of_names()
 
     def _order_of_names(self) -> None:
@@ -118,45 +128,109 @@ class Checks:
                 )
                 self._fail("input", None, cause)
 
-    def block(self, block: int) -> None:
-        """Read a block's shards, and compare its columns that were chosen."""
-        kept: dict[int, dict[str, NDArray[Any]]] = {k: {} for k in self.chosen.get(block, [])}
-        parts: dict[str, NDArray[Any]] = {}
-        for plan in (plan for plan in self.store.record.plans if plan.per_block):
-            of_columns = plan.dimensions[0] == "column"
-            for start, rows in self._shard(plan.name, block):
-                self._gather(plan.name, rows)
-                if not of_columns:
-                    parts[plan.name] = rows[0]
-                for k in kept if of_columns else ():
-                    if start <= k < start + len(rows):
-                        # A view would keep the chunk
-                        kept[k][plan.name] = rows[k - start].copy()
-        self._parts(block, parts)
-        self._counts(block, kept)
-        for k, arrays in kept.items():
-            x = self._read(k, k + 1)
-            if x is None or self._reference is None:
-                return
-            self.sampled += 1
-            if len(nonfinite(x)) and block not in self._counted:
-                self._fail("nonfinite", block, "it is not counted that X is not finite", (k, k + 1))
-            expected = self._reference.column(x[:, 0])
-            for name, stored in arrays.items():
-                self._compare(name, block, (k, k + 1), stored, expected[name])
+    def _is_own(self, dimension: Any, stored: NDArray[Any]) -> bool:
+        """Whether a coordinate is that of X's own store, as far as there is one."""
+        try:
+            own = None if self._X is None else coordinate_beside(self._X, dimension)
+            if own is None:
+                return True
+            return np.array_equal(own.read(0, own.size), stored, equal_nan=own.dtype.kind == "f")
+        except (UsageError, OSError, ValueError):
+            return True
 
-    def _counts(self, block: int, kept: dict[int, dict[str, NDArray[Any]]]) -> None:
-        """Read a block's counts; results that are not finite must be counted."""
-        for name, blocks in (("nonfinite", self._counted), ("nonfinite_results", self._overflowed)):
-            if block in blocks:
-                for _ in self._shard(name, block):
-                    pass
-        if block in self._overflowed or not self.store.record.counts_results:
-            return
-        for k, arrays in kept.items():
-            if not all(np.isfinite(stored).all() for stored in arrays.values()):
-                cause = "it is not counted that results are not finite"
-                self._fail("nonfinite_results", block, cause, (k, k + 1))
+    def block(self, block: int) -> None:
+        """Read a block's shards, and compare all of its columns: those that were chosen in full."""
+        start, stop = self.store.grid.bounds(block)
+        plans = [plan for plan in self.store.record.plans if plan.per_block]
+        main = next((p.name for p in plans if p.name in ("jacobian", "slope")), None)
+        rows, parts = self._rows_and_parts(block, main)
+        counted = self._count("nonfinite", block, self._counted)
+        of_results = self._count("nonfinite_results", block, self._overflowed)
+        every = self._every(block, rows, parts)
+        kept: dict[int, NDArray[Any]] = {}
+        at = start
+        for first, given in self._shard(main, block) if main is not None else ():
+            end = first + len(given)
+            for k in self.chosen.get(block, []):
+                if first <= k < end:
+                    # A view would keep the chunk
+                    kept[k] = given[k - first].copy()
+            if every is not None and main is not None:
+                every.take(at, first, main, None)
+                every.take(first, end, main, given)
+            at = end
+        if every is not None:
+            every.take(at, stop, main or "", None)
+        comparison = Comparison() if every is None else every.comparison
+        doubts = [] if every is None else every.doubts(self._usual)
+        for k in dict.fromkeys((*self.chosen.get(block, []), *doubts)):
+            arrays = {name: part[k - start] for name, part in rows.items()}
+            if k in kept and main is not None:
+                arrays[main] = kept[k]
+            elif k in doubts and main is not None:
+                arrays[main] = self.store.read_rows(main, k, k + 1)[0]
+            if not self._in_full(k, arrays, comparison):
+                break
+            self.sampled += k in self.chosen.get(block, [])
+            self.doubted += k in doubts
+        for name, error in comparison.errors.items():
+            self.errors[name] = max(self.errors.get(name, 0.0), error)
+        self.failures += comparison.failures(block)
+        if every is not None:
+            self.covered += every.covered
+            self.unknown += every.unknown
+            self._parts(block, every, parts, counted, of_results)
+
+    def _rows_and_parts(
+        self, block: int, main: str | None
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+        """Read the shards of the arrays that are small: by columns, and of a block's statistics."""
+        start, stop = self.store.grid.bounds(block)
+        rows: dict[str, NDArray[Any]] = {}
+        parts: dict[str, NDArray[Any]] = {}
+        for plan in self.store.record.plans:
+            if not plan.per_block or plan.name == main:
+                continue
+            found = [given for _, given in self._shard(plan.name, block)]
+            for given in found:
+                self._gather(plan.name, given)
+            if plan.dimensions[0] != "column":
+                if found:
+                    parts[plan.name] = found[0][0]
+            elif sum(map(len, found)) == stop - start:
+                rows[plan.name] = found[0] if len(found) == 1 else np.concatenate(found)
+        return rows, parts
+
+    def _every(
+        self, block: int, rows: dict[str, NDArray[Any]], parts: dict[str, NDArray[Any]]
+    ) -> EveryColumn | None:
+        """Begin the check of all columns of a block, if there is to be one."""
+        if self._reference is None or self.seed is None:
+            return None
+        (start, stop), network = self.store.grid.bounds(block), self.store.record.network
+        # What has no other way than entry by entry, of as many blocks as there is time for
+        in_full = {"gram_blocks", "mean_abs_blocks", "max_abs_blocks"} & parts.keys()
+        if "jacobian" in self.store.record.arrays:
+            in_full -= {"mean_abs_blocks", "max_abs_blocks"}
+        m = sum(network.hidden)
+        cost = (stop - start) * column_cost(network.inputs, m, network.outputs, in_full)
+        if block not in self.chosen or cost > self._slopes_left:
+            in_full = set()
+        elif in_full:
+            self._slopes_left -= cost
+        v = direction(network.inputs, self.seed, block)
+        return EveryColumn(self._reference, v, start, stop, rows, parts, in_full, self._read)
+
+    def _in_full(self, k: int, arrays: dict[str, NDArray[Any]], comparison: Comparison) -> bool:
+        """Compare all numbers of a column; False where X cannot be read."""
+        x = self._read(k, k + 1)
+        if x is None or self._reference is None:
+            return False
+        expected = self._reference.column(x[:, 0])
+        for name, stored in arrays.items():
+            one = Enclosure(expected[name].centre[None], expected[name].radius[None])
+            comparison.rows(name, k, np.asarray(stored)[None], one)
+        return True
 
     def final(self, *, whole: bool) -> None:
         """Check what was written at the end, against the parts of all blocks."""
@@ -253,31 +327,55 @@ class Checks:
             elif name in _COMPARED:
                 self._largest[name] = np.maximum(self._largest[name], rows.max(axis=0))
 
-    def _parts(self, block: int, stored: dict[str, NDArray[Any]]) -> None:
-        """Compare a block's parts in the statistics, which take all of its columns.
-
-        Of whole blocks, as many as there is time for.
-        """
+    def _parts(
+        self,
+        block: int,
+        every: EveryColumn,
+        stored: dict[str, NDArray[Any]],
+        counted: int | None,
+        of_results: int | None,
+    ) -> None:
+        """Compare a block's parts in the statistics, and its counts, which take all columns."""
         start, stop = self.store.grid.bounds(block)
-        network = self.store.record.network
-        m = sum(network.hidden)
-        cost = (stop - start) * column_cost(network.inputs, m, network.outputs, stored)
-        if not stored or block not in self.chosen or cost > self._slopes_left:
+        compared = set()
+        for name, part, expected in every.parts():
+            self._compare(name, block, (start, stop), part, expected)
+            compared.add(name)
+        self.sums.update(compared & stored.keys())
+        if every.seen < stop - start:
             return
-        # Only of one hidden layer are they known closely
-        if not isinstance(self._reference, Reference):
+        if counted not in (None, every.nonfinite):
+            cause = f"it counts {counted:,} columns of X that are not finite"
+            self._fail("nonfinite", block, f"{cause}, and there are {every.nonfinite:,}")
+        self._results(block, every, stored, of_results)
+
+    def _results(
+        self,
+        block: int,
+        every: EveryColumn,
+        parts: dict[str, NDArray[Any]],
+        counted: int | None,
+    ) -> None:
+        """Compare the count of columns whose results are not finite with what is stored."""
+        start, stop = self.store.grid.bounds(block)
+        if not self.store.record.counts_results or every.covered < stop - start:
             return
-        sums = BlockSums(self._reference, stored)
-        step = max(1, _STRIP // m)
-        for first in range(start, stop, step):
-            X = self._read(first, min(first + step, stop))
-            if X is None:
-                return
-            sums.add(X)
-        self._slopes_left -= cost
-        self.sums += 1
-        for name, expected in sums.enclosures().items():
-            self._compare(name, block, (start, stop), stored[name], expected)
+        found = int(np.count_nonzero(every.overflowed))
+        # A sum may leave the range where none of its terms does
+        alone = any(not np.isfinite(part).all() for part in parts.values())
+        found = max(found, int(alone))
+        # Without the tensor, blocks that are not stored may have left the range
+        at_least = "" if "jacobian" in self.store.record.arrays else "at least "
+        if counted is not None and (counted < found or (counted > found and not at_least)):
+            cause = f"it counts {counted:,} columns whose results are not finite"
+            self._fail("nonfinite_results", block, f"{cause}, and there are {at_least}{found:,}")
+
+    def _count(self, name: str, block: int, written: set[int]) -> int | None:
+        """Read a block's count, which is written unless it is 0; None where it is damaged."""
+        if block not in written:
+            return 0
+        counts = [int(count[0]) for _, count in self._shard(name, block)]
+        return counts[0] if counts else None
 
     def _read(self, start: int, stop: int) -> NDArray[Any] | None:
         if self._X is None:
@@ -296,20 +394,10 @@ class Checks:
         stored: NDArray[Any],
         expected: Enclosure,
     ) -> None:
-        error = excess(stored, expected)
-        worst = np.unravel_index(int(np.argmax(error)), error.shape)
-        largest = float(error[worst])
-        self.errors[name] = max(self.errors.get(name, 0.0), largest)
-        if largest <= 1:
-            return
-        column = f"column {columns[0]}" if columns[1] - columns[0] == 1 else ""
-        entry = f"entry [{', '.join(str(int(i)) for i in worst)}]" if worst else ""
-        where = ", ".join(part for part in (column, entry) if part)
-        cause = (
-            f"{where} is {float(stored[worst]):.9g}, and must be "
-            f"{float(expected.centre[worst]):.9g} ± {float(expected.radius[worst]):.2g}"
-        )
-        self._fail(name, block, cause, columns)
+        error, cause = difference(stored, expected)
+        self.errors[name] = max(self.errors.get(name, 0.0), error)
+        if error > 1:
+            self._fail(name, block, cause, columns)
 
     def _fail(
         self, name: str, block: int | None, cause: str, columns: tuple[int, int] | None = None

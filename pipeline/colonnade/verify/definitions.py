@@ -1,10 +1,9 @@
 """σ as a textbook has it, and where σ′ lies on an interval: what results are verified against.
 
-Nothing here is shared with `formulas`. σ is written on complex numbers, and σ′(x) is the imaginary
-part of σ(x + ih) divided by h (the complex step: W. Squire and G. Trapp, SIAM Review 40, 1998).
-With h = 1e-100 no square of it is left, so that nothing is truncated and no difference cancels: σ′
-comes out as exactly as the parts of σ do, down to `LEAST`. Where σ has pieces, the real part
-chooses.
+Nothing here is shared with `formulas`. σ is written on numbers that carry their derivative along,
+x + εx′ with ε² = 0 (`Dual`), so that σ′ follows from σ by the rules of the parts alone: nothing is
+truncated, and no difference cancels. It comes out as exactly as the parts of σ do. Where σ has
+pieces, the value chooses.
 
 Between its `bends` (the kinks of σ, and the extrema of σ′) σ′ is monotone. Its values on an
 interval therefore lie between those at the ends and at either side of each bend within.
@@ -17,20 +16,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
 from numpy.typing import NDArray
+from scipy.special import erfc
 
 from colonnade.activations.imported import derivative, imported
 
-__all__ = ["DEFINITIONS", "LEAST", "Definition", "sigma", "slope_range"]
+__all__ = ["DEFINITIONS", "LEAST", "Definition", "Dual", "sigma", "slope_range"]
 
-Array: TypeAlias = NDArray[Any]  # float64, or complex128 near the real axis
+# float64, or a `Dual`, which is to NumPy what an array is
+Array: TypeAlias = NDArray[Any]
 
-_STEP = 1e-100
 LEAST = 1e-200
-"""A slope's absolute error: h times a smaller one leaves the range, and h² counts beside it."""
+"""A slope's absolute error: products of parts that are much smaller leave the range."""
+# Numbers at a time: they and their temporaries stay in cache
+_PIECE = 2**13
 # Beyond, exp(−|x|) is 0
 _FAR = 800.0
 
@@ -41,7 +44,7 @@ class Definition(NamedTuple):
     Attributes
     ----------
     value
-        σ of an array, real or complex, and the parameters.
+        σ of an array, or of a `Dual`, and the parameters.
     bends
         The points between which σ′ is monotone, or the names of the parameters that they are.
     period
@@ -70,6 +73,18 @@ def slope_range(
     """
     if name not in DEFINITIONS:
         return _spread(name, low, high)
+    low, high = np.broadcast_arrays(np.asarray(low, np.float64), np.asarray(high, np.float64))
+    ends = low.reshape(-1), high.reshape(-1)
+    least, most = np.empty(low.size), np.empty(low.size)
+    for k in range(0, low.size, _PIECE):
+        piece = slice(k, k + _PIECE)
+        least[piece], most[piece] = _range(name, parameters, *(end[piece] for end in ends))
+    return least.reshape(low.shape), most.reshape(low.shape)
+
+
+def _range(
+    name: str, parameters: Mapping[str, float], low: Array, high: Array
+) -> tuple[Array, Array]:
     value, bends, period = DEFINITIONS[name]
     if period is not None:
         # All slopes there are; far out, floats do not tell one bend from the next
@@ -100,16 +115,80 @@ def _spread(name: str, low: Array, high: Array) -> tuple[Array, Array]:
 
 
 def _slope(value: Callable[..., Array], parameters: Mapping[str, float], z: Any) -> Array:
-    slope: Array = value(np.asarray(z) + 1j * _STEP, **parameters).imag / _STEP
+    z = np.asarray(z, np.float64)
+    slope: Array = value(Dual(z, np.ones_like(z)), **parameters).imag
     return slope
 
 
-# The parts of σ. Each is accurate relative to itself, in its imaginary part too, as NumPy's log1p
-# and expm1 of complex numbers are not: to first order, f(x + iy) = f(x) + iy f′(x).
+class Dual(NDArrayOperatorsMixin):
+    """Numbers x + εx′ with ε² = 0, of which functions give f(x) + ε f′(x) x′.
+
+    Attributes
+    ----------
+    real, imag
+        x and x′, as the parts of a complex number are called: x + ix′ with a vanishing x′ would do
+        the same, by slower functions.
+    """
+
+    def __init__(self, real: Any, imag: Any) -> None:
+        self.real = real
+        self.imag = imag
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """Apply the rule of a function of one or two numbers."""
+        if method != "__call__" or options or ufunc not in _RULES:
+            return NotImplemented
+        return Dual(*_RULES[ufunc](*(part for given in inputs for part in _parts(given))))
+
+    def __array_function__(
+        self, function: Any, types: Any, given: tuple[Any, ...], options: Mapping[str, Any]
+    ) -> Any:
+        """Choose between two: the parts of each together."""
+        if function is not np.where or options:
+            return NotImplemented
+        condition, one, other = given
+        return Dual(
+            *(np.where(condition, *pair) for pair in zip(_parts(one), _parts(other), strict=True))
+        )
 
 
-def _lifted(z: Array, value: Array, slope: Array) -> Array:
-    return value + 1j * (z.imag * slope) if np.iscomplexobj(z) else value
+def _parts(given: Any) -> tuple[Any, Any]:
+    return (given.real, given.imag) if isinstance(given, Dual) else (given, 0.0)
+
+
+def _tanh_rule(x: Array, dx: Array) -> tuple[Array, Array]:
+    return np.tanh(x), dx / np.cosh(x) ** 2
+
+
+def _exp_rule(x: Array, dx: Array) -> tuple[Array, Array]:
+    e = np.exp(x)
+    return e, e * dx
+
+
+def _divide_rule(x: Array, dx: Array, y: Array, dy: Array) -> tuple[Array, Array]:
+    quotient = x / y
+    return quotient, (dx - quotient * dy) / y
+
+
+_RULES: Mapping[np.ufunc, Callable[..., tuple[Array, Array]]] = {
+    np.add: lambda x, dx, y, dy: (x + y, dx + dy),
+    np.subtract: lambda x, dx, y, dy: (x - y, dx - dy),
+    np.multiply: lambda x, dx, y, dy: (x * y, dx * y + x * dy),
+    np.divide: _divide_rule,
+    np.negative: lambda x, dx: (-x, -dx),
+    np.exp: _exp_rule,
+    np.tanh: _tanh_rule,
+    np.cosh: lambda x, dx: (np.cosh(x), np.sinh(x) * dx),
+    np.sin: lambda x, dx: (np.sin(x), np.cos(x) * dx),
+}
+
+
+# The parts of σ that have no rule
+
+
+def _lifted(z: Any, value: Array, slope: Array) -> Array:
+    lifted: Any = Dual(value, z.imag * slope) if isinstance(z, Dual) else value
+    return cast("Array", lifted)
 
 
 def _log1p(z: Array) -> Array:
@@ -122,8 +201,8 @@ def _expm1(z: Array) -> Array:
 
 def _normal(z: Array) -> Array:
     # Φ, and its derivative φ
-    integral = np.vectorize(lambda x: 0.5 * math.erfc(-x / math.sqrt(2)), otypes=[np.float64])
-    return _lifted(z, integral(z.real), np.exp(-(z.real**2) / 2) / math.sqrt(2 * math.pi))
+    integral = 0.5 * erfc(-z.real / math.sqrt(2))
+    return _lifted(z, integral, np.exp(-(z.real**2) / 2) / math.sqrt(2 * math.pi))
 
 
 def _near(z: Array, bound: float = _FAR) -> Array:
@@ -159,7 +238,7 @@ def _elu(z: Array, alpha: float, width: float = 1.0, scale: float = 1.0) -> Arra
 def _gelu_tanh(z: Array) -> Array:
     c = _near(z)
     # ½ (1 + tanh u) = 1/(1 + exp(−2u)), which does not cancel
-    return z * _logistic(2 * math.sqrt(2 / math.pi) * (c + 0.044715 * c**3))
+    return z * _logistic(2 * math.sqrt(2 / math.pi) * (c + 0.044715 * (c * c * c)))
 
 
 def _hard_swish(z: Array) -> Array:
@@ -176,8 +255,10 @@ def _softsign(z: Array) -> Array:
 def _tanhshrink(z: Array) -> Array:
     # z − tanh z = (z cosh z − sinh z)/cosh z, in which Σ_k 2k z^(2k+1)/(2k+1)! does not cancel
     c = _near(z, 1.0)
-    series = sum(2 * k / math.factorial(2 * k + 1) * c ** (2 * k + 1) for k in range(12, 0, -1))
-    return np.where(np.abs(z.real) < 1, series / np.cosh(c), z - np.tanh(z))
+    square, series = c * c, 0.0 * c
+    for k in range(12, 0, -1):
+        series = (series + 2 * k / math.factorial(2 * k + 1)) * square
+    return np.where(np.abs(z.real) < 1, series * c / np.cosh(c), z - np.tanh(z))
 
 
 _SQRT2 = math.sqrt(2)
@@ -187,7 +268,7 @@ _SELU = {"alpha": 1.6732632423543772848, "scale": 1.0507009873554804934}
 DEFINITIONS: Mapping[str, Definition] = {
     "celu": Definition(lambda z, alpha: _elu(z, alpha, width=alpha)),
     "elu": Definition(_elu),
-    "gaussian": Definition(lambda z: np.exp(-_near(z)**2), (-1 / _SQRT2, 1 / _SQRT2)),
+    "gaussian": Definition(lambda z: np.exp(-(_near(z) * _near(z))), (-1 / _SQRT2, 1 / _SQRT2)),
     "gelu": Definition(lambda z: z * _normal(z), (-_SQRT2, _SQRT2)),
     "gelu_tanh": Definition(_gelu_tanh, (-1.41850400879082836, 1.41850400879082836)),
     "hard_sigmoid": Definition(lambda z: _clip(z + 3, 0, 6) / 6, (-3.0, 3.0)),

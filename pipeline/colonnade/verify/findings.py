@@ -46,10 +46,17 @@ class Verification:
         The store's columns, in blocks.
     shards, chunks
         How many were read and have the right checksums.
+    covered
+        How many columns were compared with an independent computation: slopes, values and norms
+        themselves, blocks through their products with a random vector.
+    unknown
+        How many of these may overflow, so that any numbers are right.
     sampled
-        How many columns were computed again, each with every array's numbers.
+        How many columns were compared number by number, in every array.
+    doubted
+        How many more, because their product stood out from those of the others.
     sums
-        For how many blocks the parts in the statistics were computed again, from all columns.
+        Array of blocks' parts in a statistic -> in how many blocks all columns were added up.
     errors
         array -> largest error over its bound; up to 1 is rounding.
     missing
@@ -65,8 +72,11 @@ class Verification:
     grid: Grid
     shards: int
     chunks: int
+    covered: int
+    unknown: int
     sampled: int
-    sums: int
+    doubted: int
+    sums: dict[str, int]
     errors: dict[str, float]
     missing: tuple[int, ...]
     failures: tuple[Failure, ...]
@@ -116,7 +126,10 @@ class Verification:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the findings as plain values, for JSON."""
-        names = ("path", "state", "sound", "shards", "chunks", "sampled", "sums")
+        names = (
+            "path", "state", "sound", "shards", "chunks",
+            "covered", "unknown", "sampled", "doubted", "sums",
+        )  # fmt: skip
         return {
             **{name: getattr(self, name) for name in names},
             "columns": self.grid.columns,
@@ -136,26 +149,42 @@ class Verification:
         lines = [
             f"store     {self.path}, {self.state}",
             f"checksums of {self.chunks:,} chunks in {self.shards:,} shards are right",
-            f"columns   {self.sampled:,} of {self.grid.columns:,} computed again"
-            + (f"; {self.refused}" if self.refused else ""),
+            self._columns_checked,
             *(
                 f"  {name:10} largest error {error:.2g} of its bound"
                 for name, error in self.errors.items()
             ),
         ]
-        if self.sums or any(name.endswith("_blocks") for name in self.errors):
-            lines.append(
-                f"sums      of {self.sums:,} of {self.grid.blocks:,} blocks computed again"
-            )
+        lines += [
+            f"sums      {name} of {count:,} of {self.grid.blocks:,} blocks computed again"
+            for name, count in self.sums.items()
+        ]
         if self.missing:
             lines.append(f"missing   {self._missing}")
         lines += [f"wrong     {failure}" for failure in self.failures]
-        verdict = "all is right" if self.sound else "what was looked at is right, but not all was"
+        verdict = "all is right"
+        if not self.sound:
+            verdict = "what was looked at is right, but not all was"
+        elif self.covered < self.grid.columns:
+            some = f" and {self.sampled:,} columns" if self.sampled else ""
+            verdict = f"all checksums{some} are right"
         if self.failures:
             verdict = "the store is damaged"
         elif self.state != "complete":
             verdict = "what is there is right, but the store is not finished"
         return "\n".join(map(visible, [*lines, f"found     {verdict}"]))
+
+    @property
+    def _columns_checked(self) -> str:
+        text = (
+            f"columns   {self.covered:,} of {self.grid.columns:,} computed again by a random "
+            f"product, {self.sampled:,} number by number"
+        )
+        if self.doubted:
+            text += f", and {self.doubted:,} that stood out"
+        if self.unknown:
+            text += f"; {self.unknown:,} may overflow, so that any numbers are right"
+        return text + (f"; {self.refused}" if self.refused else "")
 
     @property
     def _missing(self) -> str:

@@ -6,6 +6,9 @@ Nothing here is shared with `columnwise`. D = σ′(z), m × m, is made of compl
 
 Its computed form is Diag(d) + Σ_r a_r b_rᵀ, whose rounding errors are relative to the absolute
 values of these parts, and not to D: they may cancel. `parts` is their sum.
+
+`mixed_columns` does the same of many columns at once without forming a matrix: D t is one complex
+step, and the others are products of their few parts.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from numpy.typing import NDArray
 from colonnade.activations.formulas import LowRank
 from colonnade.activations.imported import Imported, derivative, imported
 
-__all__ = ["Mixed", "mixed"]
+__all__ = ["Mixed", "MixedColumns", "mixed", "mixed_columns"]
 
 Array = NDArray[np.float64]
 _STEP = 1e-100
@@ -33,6 +36,120 @@ class Mixed(NamedTuple):
     D: Array  # (m, m), as the next two
     error: Array
     parts: Array
+
+
+class MixedColumns(NamedTuple):
+    """σ and σ′ of columns that are known up to an error: (m, B), and functions of (m, B)."""
+
+    value: Array
+    value_error: Array
+    times: Callable[[Array], Array]  # D t
+    # Of t ≥ 0
+    error_times: Callable[[Array], Array]
+    parts_times: Callable[[Array], Array]
+    # (B,): whether a kink may be so near that nothing is known
+    unknown: NDArray[np.bool_]
+
+
+def mixed_columns(
+    name: str, parameters: Mapping[str, float], z: Array, delta: Array, relative: float
+) -> MixedColumns | None:
+    """Enclose σ and σ′ at the columns z ± delta, (m, B) each; None for an imported σ."""
+    if name not in _ENCLOSED:
+        return None
+    value = _ENCLOSED[name][0]
+    with np.errstate(all="ignore"):
+        y = value(z.astype(complex), **parameters).real
+        y_error, error, parts, unknown = _COLUMNS[name](z, y, delta, **parameters)
+
+    def times(t: Array) -> Array:
+        product: Array = value(z + 1j * _STEP * t, **parameters).imag / _STEP
+        return product
+
+    def error_times(t: Array) -> Array:
+        moved = error(t)
+        product: Array = moved + relative * (parts(t) + moved)
+        return product
+
+    y_error = y_error + relative * (np.abs(y) + 1)
+    return MixedColumns(y, y_error, times, error_times, parts, unknown)
+
+
+_Times = Callable[[Array], Array]
+_Around = tuple[Array, _Times, _Times, NDArray[np.bool_]]
+
+
+def _all_known(z: Array) -> NDArray[np.bool_]:
+    return np.zeros(z.shape[1], bool)
+
+
+def _columns_softmax(z: Array, y: Array, delta: Array) -> _Around:
+    t = np.expm1(2 * delta.max(axis=0))
+
+    def parts(x: Array) -> Array:
+        product: Array = y * x + y * (y * x).sum(axis=0)
+        return product
+
+    return t * y, lambda x: ((1 + t) ** 2 - 1) * parts(x), parts, _all_known(z)
+
+
+def _columns_log_softmax(z: Array, y: Array, delta: Array) -> _Around:
+    e, t = np.exp(y), np.expm1(2 * delta.max(axis=0))
+
+    def rows(x: Array) -> Array:
+        return np.broadcast_to((e * x).sum(axis=0), x.shape)
+
+    y_error = np.broadcast_to(2 * delta.max(axis=0), z.shape)
+    return y_error, lambda x: t * rows(x), lambda x: x + rows(x), _all_known(z)
+
+
+def _columns_layer_norm(z: Array, y: Array, delta: Array, eps: float) -> _Around:
+    m = len(z)
+    std = np.sqrt(np.mean((z - z.mean(axis=0)) ** 2, axis=0) + eps)
+    moved = np.linalg.norm(delta, axis=0) / m**0.5
+    return _columns_unit(y, delta + delta.mean(axis=0), std, moved, 1 / m, 1 / m)
+
+
+def _columns_l2_normalize(z: Array, y: Array, delta: Array, eps: float) -> _Around:
+    length, moved = np.linalg.norm(z, axis=0), np.linalg.norm(delta, axis=0)
+    short = length + moved < eps
+    near = (length - moved < eps) & ~short
+    # Where it is short σ is z/eps, and has no other part
+    y_error, error, parts, unknown = _columns_unit(
+        y * ~short, delta, np.where(short, eps, length), np.where(short, 0.0, moved), 1.0, 0.0
+    )
+    return y_error, lambda x: ~short * error(x), parts, unknown | near
+
+
+def _columns_unit(
+    y: Array, delta: Array, length: Array, moved: Array, share: float, mean: float
+) -> _Around:
+    """Do as `_around_unit`, column by column."""
+    least = length - moved
+    unknown = ~(least > length / 2)
+    least, moved = np.where(unknown, length, least), np.where(unknown, 0.0, moved)
+    size = np.abs(y)
+    turn = delta / least + size * (moved / least)
+
+    def parts(x: Array) -> Array:
+        mixed_in = mean * x.sum(axis=0) + share * size * (size * x).sum(axis=0)
+        product: Array = (x + mixed_in) / length
+        return product
+
+    def error(x: Array) -> Array:
+        products = (size + turn) * (turn * x).sum(axis=0) + turn * (size * x).sum(axis=0)
+        product: Array = moved / least * parts(x) + share * products / least
+        return product
+
+    return turn, error, parts, unknown
+
+
+_COLUMNS: Mapping[str, Callable[..., _Around]] = {
+    "l2_normalize": _columns_l2_normalize,
+    "layer_norm": _columns_layer_norm,
+    "log_softmax": _columns_log_softmax,
+    "softmax": _columns_softmax,
+}
 
 
 def mixed(

@@ -19,6 +19,8 @@ that is exceeded now and then.
 
 from __future__ import annotations
 
+from collections.abc import Container
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,8 +36,10 @@ __all__ = [
     "Array",
     "Enclosure",
     "Reference",
+    "Results",
     "Rounding",
     "anything",
+    "enclosed",
     "excess",
     "unit",
     "within",
@@ -48,10 +52,35 @@ U64 = 2.0**-53
 
 
 class Enclosure(NamedTuple):
-    """An array of numbers and how far each may be off; NaN must be NaN, and inf allows anything."""
+    """An array of numbers and how far each may be off.
+
+    Where the centre is NaN, only NaN is right. Where it is infinite, the number overflows for
+    certain: any number that is not finite is right. An infinite radius allows anything.
+    """
 
     centre: Array
     radius: Array
+
+
+class Results(NamedTuple):
+    """What is known of the results of B columns, each with its own row.
+
+    Attributes
+    ----------
+    arrays
+        By name. Of `jacobian` it is the product J_k v, (B, q), before mantissas are cut.
+    unknown
+        (B,), columns that may overflow: anything is right.
+    size
+        (B, q), the sum of the absolute values of all terms of J_k v.
+    slope
+        (m, B), of a network that has slopes; 0 ± 0 where nothing is known.
+    """
+
+    arrays: dict[str, Enclosure]
+    unknown: NDArray[np.bool_]
+    size: Array
+    slope: Enclosure | None = None
 
 
 class _Units(NamedTuple):
@@ -73,6 +102,7 @@ def excess(stored: NDArray[Any], expected: Enclosure) -> NDArray[np.float64]:
     with np.errstate(all="ignore"):
         ratio = np.abs(stored.astype(np.float64) - expected.centre) / expected.radius
     allowed = np.isposinf(expected.radius) | (np.isnan(stored) & np.isnan(expected.centre))
+    allowed |= ~np.isfinite(stored) & np.isinf(expected.centre)
     return np.where(allowed, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
 
@@ -90,6 +120,9 @@ class Rounding:
     ----------
     stored
         What is known of the type of the results.
+    cut
+        Largest error of a mantissa that is rounded to some bits, relative to the number; 0 if
+        none is.
     """
 
     def __init__(
@@ -97,7 +130,7 @@ class Rounding:
     ) -> None:
         self._working = np.finfo(np.dtype(working))
         self.stored = np.finfo(np.dtype(stored))
-        self._cut = 0.0 if significant_bits is None else 2.0 ** -(significant_bits + 1)
+        self.cut = 0.0 if significant_bits is None else 2.0 ** -(significant_bits + 1)
 
     def mean(self, total: Array, terms: Array, blocks: int, p: int) -> Enclosure:
         """Enclose a mean over p columns.
@@ -111,7 +144,13 @@ class Rounding:
         """
         with np.errstate(all="ignore"):
             radius = 2 * (blocks + 8) * U64 * terms / p + self._rounded(total / p)
-        return Enclosure(total / p, within(radius, terms / p, self.stored))
+            return enclosed(total / p, radius, terms / p, self.stored)
+
+    def cut_block(self, block: Array, radius: Array, size: Any) -> Enclosure:
+        """Enclose a block whose mantissas are cut; `size` is that of the numbers on the way."""
+        if self.cut:
+            radius = radius + self.cut * (np.abs(block) + radius)
+        return enclosed(block, radius, size, self.stored)
 
     def _rounded(self, size: Any) -> Any:
         return unit(self.stored) * np.abs(size) * 2 + 4 * float(self.stored.tiny)
@@ -145,6 +184,7 @@ class Reference(Rounding):
         # What leaves the range at its small end, times what a formula multiplies it by
         self._least = max(LEAST, 4 * float(self._working.tiny)) * (1 + sum(sizes))
         self._largest = (1 + np.abs(self._U).max()) * (1 + np.abs(self._W).max())
+        self._abs_U, self._abs_W = np.abs(self._U), np.abs(self._W)
 
     def column(self, x: NDArray[Any]) -> dict[str, Enclosure]:
         """Enclose one column's results.
@@ -168,13 +208,14 @@ class Reference(Rounding):
             }  # fmt: skip
             return {name: anything(shape) for name, shape in shapes.items()}
         with np.errstate(all="ignore"):
-            jacobian, exact = self._jacobian(units)
+            (block,), (radius,), (exact,), (size,) = self.blocks(*units.slope)
+            value = self._value(units)
             return {
-                "jacobian": jacobian,
+                "jacobian": self.cut_block(block, radius, size),
                 "slope": Enclosure(units.slope.centre[:, 0], units.slope.radius[:, 0]),
-                "value": self._value(units),
-                "norm": self._norm(units, jacobian, exact),
-                "spectral_norm": self._spectral_norm(units, jacobian, exact),
+                "value": Enclosure(value.centre[0], value.radius[0]),
+                "norm": self._norm(units, block, exact),
+                "spectral_norm": self._spectral_norm(units, block, exact),
             }
 
     def units(self, X: NDArray[Any]) -> _Units:
@@ -184,7 +225,7 @@ class Reference(Rounding):
         u = unit(self._working)
         with np.errstate(all="ignore"):
             z = self._W @ X + self._b[:, None]
-            size = np.abs(self._W) @ np.abs(X) + np.abs(self._b)[:, None]
+            size = self._abs_W @ np.abs(X) + np.abs(self._b)[:, None]
             delta = (n + 2) * (u + U64) * size + FORMULAS * u * np.abs(z)
             delta += 4 * (n + 1) * float(self._working.tiny)
             known = size < float(self._working.max) / 4
@@ -204,63 +245,147 @@ class Reference(Rounding):
         return _Units(z, delta, Enclosure(centre, np.where(known | nan, radius, np.inf)))
 
     @property
+    def units_count(self) -> int:
+        """Hidden units."""
+        return self._shape[1]
+
+    @property
     def weights(self) -> tuple[Array, Array]:
         """U and W."""
         return self._U, self._W
 
-    def blocks(self, s: Array, r: Array) -> tuple[Array, Array, Array]:
+    def blocks(self, s: Array, r: Array) -> tuple[Array, Array, Array, Array]:
         """Compute the blocks of slopes s ± r, (m, B) each.
 
         Returns
         -------
-        The blocks (B, q, n), how far they may be off, and that before they were rounded.
+        The blocks (B, q, n), how far they may be off, that before they were rounded, and the size
+        (B, 1, 1) of numbers on the way to them: where it is near the end of the range of the
+        type, they may overflow.
         """
         m = self._shape[1]
-        U, W, s, r = np.abs(self._U), np.abs(self._W), s.T[:, None, :], r.T[:, None, :]
+        U, W, s, r = self._abs_U, self._abs_W, s.T[:, None, :], r.T[:, None, :]
         most = np.abs(s) + r
         blocks = (self._U * s) @ self._W
         size = (U * most) @ W
         exact = (U * r) @ W + (m + 8) * U64 * size
-        largest = m * self._largest * (1 + np.max(most, axis=(1, 2), keepdims=True))
+        largest = m * self._largest * (1 + np.max(most, axis=(1, 2), keepdims=True, initial=0))
         least = 4 * float(self.stored.tiny) * largest
-        radius = exact + (m + 8) * unit(self.stored) * size + least
-        return blocks, within(radius, largest, self.stored), exact
+        return blocks, exact + (m + 8) * unit(self.stored) * size + least, exact, largest
 
-    def _jacobian(self, units: _Units) -> tuple[Enclosure, Array]:
-        """Enclose the stored block; return the bound before it was rounded beside it."""
-        (block,), (radius,), (exact,) = self.blocks(*units.slope)
-        return Enclosure(block, radius + self._cut * (np.abs(block) + radius)), exact
+    def columns(self, X: NDArray[Any], v: Array, names: Container[str]) -> Results:
+        """Enclose the results of all columns of X (n, B), of the arrays of these names.
+
+        Every number of `slope`, `value` and `norm`; of J_k the product J_k v. ‖J_k‖₂ lies between
+        ‖J_k‖_F/√r and ‖J_k‖_F, r being the smaller of q and n.
+
+        Parameters
+        ----------
+        v
+            (n,)
+        """
+        units = self.units(X)
+        unknown = np.asarray(np.isinf(units.slope.radius).any(axis=0))
+        s, r = (np.where(unknown, 0.0, part) for part in units.slope)
+        units = _Units(units.z, units.delta, Enclosure(s, r))
+        with np.errstate(all="ignore"):
+            product, size = self._product(s, r, v)
+            arrays = {"jacobian": product, "slope": Enclosure(s.T, r.T)}
+            if "value" in names:
+                arrays["value"] = self._value(units)
+            if "norm" in names or "spectral_norm" in names:
+                arrays |= self._norms(s, r)
+        for name, (centre, radius) in arrays.items():
+            free = unknown.reshape(-1, *(1 for _ in centre.shape[1:]))
+            arrays[name] = Enclosure(centre, np.where(free, np.inf, radius))
+        return Results(arrays, unknown, size, Enclosure(s, r))
+
+    def _product(self, s: Array, r: Array, v: Array) -> tuple[Enclosure, Array]:
+        """Enclose J_k v, (B, q), and tell the size of its terms.
+
+        The slopes' errors are those of one vector: |U| (r ∘ |W v|), not |U| (r ∘ |W| |v|). Those
+        of rounding are each entry's own.
+        """
+        n, m, _ = self._shape
+        moved, length = self._W @ v, self._abs_W @ np.abs(v)
+        most = np.abs(s) + r
+        product = self._U @ (s * moved[:, None])
+        size = self._abs_U @ (most * length[:, None])
+        radius = self._abs_U @ (r * np.abs(moved)[:, None])
+        radius += ((m + 8) * unit(self.stored) + (m + n + 16) * U64) * size
+        largest = m * self._largest * (1 + most.max(axis=0, initial=0))
+        radius += 4 * float(self.stored.tiny) * largest * np.abs(v).sum()
+        radius = within(radius, largest, self.stored)
+        radius = within(radius, 4 * n * largest, np.finfo(np.float64))
+        return Enclosure(product.T, radius.T), size.T
 
     def _value(self, units: _Units) -> Enclosure:
+        """Enclose Yᵀ, (B, q)."""
         m = self._shape[1]
-        z, delta = units.z[:, 0], units.delta[:, 0]
-        centre, radius = (part[:, 0] for part in units.slope)
+        z, delta = units.z, units.delta
+        centre, radius = units.slope
         u = unit(self._working)
         value = sigma(self._activation.name, self._activation.parameters, z)
         value = np.where(np.isnan(z), np.nan, value)
         # σ is continuous: over δ it moves by no more than its largest slope there takes it
         r = delta * (np.abs(centre) + radius) + FORMULAS * u * np.abs(value) + self._least
-        U, c = np.abs(self._U), np.abs(self._c)
-        size = U @ (np.abs(value) + r) + c
+        U, c = self._abs_U, self._c[:, None]
+        size = U @ (np.abs(value) + r) + np.abs(c)
         bound = U @ r + (m + 4) * (u + U64) * size + self._rounded(size)
         bound += 4 * float(self._working.tiny) * m * self._largest
-        return Enclosure(self._U @ value + self._c, within(bound, size, self.stored))
+        found = enclosed(self._U @ value + c, bound, size, self.stored)
+        return Enclosure(found.centre.T, found.radius.T)
 
-    def _norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
+    @cached_property
+    def _coupling(self) -> Array:
+        """The entries of ‖J‖²_F, a quadratic form of s."""
+        coupling: Array = (self._U.T @ self._U) * (self._W @ self._W.T)
+        return coupling
+
+    def _norms(self, s: Array, r: Array) -> dict[str, Enclosure]:
+        """Enclose ‖J_k‖_F and, widely, ‖J_k‖₂, of all columns: (B,) each.
+
+        With g_h = |U_h||W_h|, the norm of |U| Diag(a) |W| is at most gᵀa. The square is off by
+        twice what `_norm` has: it is summed with as many terms here and there.
+        """
+        n, m, q = self._shape
+        g = np.linalg.norm(self._U, axis=0) * np.linalg.norm(self._W, axis=1)
+        size = g @ (np.abs(s) + r)
+        exact = g @ r + (m + 8) * U64 * size
+        norm = np.sqrt(np.maximum(np.einsum("hk,hk->k", s, self._coupling @ s), 0))
+        norm = np.where(np.isnan(s).any(axis=0), np.nan, norm)
+        square = 2 * (2 * m + n + q + 16) * U64 * size**2
+        square += m**2 * float(np.finfo(np.float64).tiny)
+        root = np.where(norm > 0, np.minimum(np.sqrt(square), square / norm), np.sqrt(square))
+        steepest = np.max(np.abs(s) + r, axis=0)
+        largest = m**2 * self._largest**2 * q * n * np.maximum(1.0, steepest) ** 2
+        bound = exact + root
+        bound = within(bound + self._rounded(norm + bound), largest, np.finfo(np.float64))
+        # Triangles of U and W: their errors are relative to the norms of these
+        ends = np.linalg.norm(self._U) * steepest * np.linalg.norm(self._W)
+        least = norm / np.sqrt(min(q, n))
+        wide = (norm - least) / 2 + bound + 16 * (q + n) * (m + 8) * U64 * ends
+        on_the_way = m * self._largest * (1 + steepest) * q * n
+        return {
+            "norm": enclosed(norm, bound, size, self.stored),
+            "spectral_norm": enclosed((norm + least) / 2, wide, on_the_way, self.stored),
+        }
+
+    def _norm(self, units: _Units, block: Array, exact: Array) -> Enclosure:
         """‖J‖² is summed as sᵀ[(UᵀU) ∘ (WWᵀ)]s, whose terms' absolute values add up to ‖size‖²."""
         n, m, q = self._shape
         s = np.abs(units.slope.centre[:, 0]) + units.slope.radius[:, 0]
         size = np.linalg.norm((np.abs(self._U) * s) @ np.abs(self._W))
-        norm = np.linalg.norm(block.centre)
+        norm = np.asarray(np.linalg.norm(block))
         square = (2 * m + n + q + 16) * U64 * size**2 + m**2 * float(np.finfo(np.float64).tiny)
         # |√(a + e) − √a| is at most √|e|, and at most |e|/√a
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
         bound = np.linalg.norm(exact) + root + self._rounded(norm)
         largest = m**2 * self._largest**2 * q * n * max(1.0, float(np.max(s))) ** 2
-        bound = within(np.asarray(bound), size, self.stored)
-        return Enclosure(np.asarray(norm), within(bound, largest, np.finfo(np.float64)))
+        centre, bound = enclosed(norm, np.asarray(bound), size, self.stored)
+        return Enclosure(centre, within(bound, largest, np.finfo(np.float64)))
 
-    def _spectral_norm(self, units: _Units, block: Enclosure, exact: Array) -> Enclosure:
+    def _spectral_norm(self, units: _Units, block: Array, exact: Array) -> Enclosure:
         """Enclose ‖J‖₂, which moves by no more than the norm of what is added to J (Weyl).
 
         It is made of triangles of U and W, whose errors are relative to the norms of these; and its
@@ -269,19 +394,35 @@ class Reference(Rounding):
         n, m, q = self._shape
         s = np.max(np.abs(units.slope.centre) + units.slope.radius)
         size = np.linalg.norm(self._U) * s * np.linalg.norm(self._W)
-        centre = block.centre
-        known = np.isfinite(centre).all()
-        norm = np.linalg.norm(centre, 2) if known else np.float64(np.nan)
+        known = np.isfinite(block).all()
+        norm = np.linalg.norm(block, 2) if known else np.float64(np.nan)
         k = min(q, n)
-        square = (8 * k * k + 2 * max(q, n) + 32) * U64 * np.linalg.norm(centre) ** 2
+        square = (8 * k * k + 2 * max(q, n) + 32) * U64 * np.linalg.norm(block) ** 2
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
         # Squares of what is tiny would vanish
         scale = max(float(exact.max()), float(np.finfo(np.float64).tiny))
         bound: Any = scale * np.linalg.norm(exact / scale) + 16 * (q + n) * m * U64 * size
         bound += root + self._rounded(norm)
         largest = m * self._largest * (1 + s) * q * n
-        bound = within(np.asarray(bound), largest, self.stored)
-        return Enclosure(np.asarray(norm), bound)
+        return enclosed(np.asarray(norm), np.asarray(bound), largest, self.stored)
+
+
+def enclosed(centre: Array, radius: Array, size: Any, kind: np.finfo[Any]) -> Enclosure:
+    """Enclose numbers as they are stored in a type.
+
+    Parameters
+    ----------
+    size
+        Of the numbers on the way to them: where it is near the end of the type's range, they may
+        overflow, and anything is right. Where they themselves lie beyond that end by more than
+        their radius, they do overflow: an infinity, or NaN of two, never becomes finite again.
+    """
+    with np.errstate(all="ignore"):
+        beyond = np.abs(centre) - radius > float(kind.max)
+    return Enclosure(
+        np.where(beyond, np.copysign(np.inf, centre), centre),
+        np.where(beyond, 0.0, within(radius, size, kind)),
+    )
 
 
 def within(radius: Array, size: Any, kind: np.finfo[Any]) -> Array:
