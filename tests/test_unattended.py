@@ -99,7 +99,7 @@ def test_a_run_in_json_and_metrics(path: Path, tmp_path: Path) -> None:
     assert found == {
         "up": 0, "exit_status": 0, "columns": P, "columns_done": P, "blocks": 8, "blocks_done": 8,
         "blocks_failed": 0, "written_bytes": told[-1]["bytes_written"], "nonfinite_columns": 0,
-        "workers": 2,
+        "nonfinite_result_columns": 0, "workers": 2,
     }  # fmt: skip
     assert list(tmp_path.glob("job.prom?*")) == []
 
