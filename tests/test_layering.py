@@ -123,6 +123,7 @@ def test_plan_is_pure_arithmetic() -> None:
 def test_public_names() -> None:
     assert colonnade.__all__ == sorted(colonnade.__all__)
     assert all(hasattr(colonnade, name) for name in colonnade.__all__)
+    assert dir(colonnade) == sorted([*colonnade.__all__, "__version__"])
 
 
 def test_importing_it_is_quick() -> None:

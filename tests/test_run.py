@@ -480,19 +480,36 @@ def test_a_script_without_main_guard_is_told_so(job, tmp_path) -> None:
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(document))
     script = tmp_path / "script.py"
     script.write_text("import colonnade as cn\ncn.run('job.yaml')\n")
-    process = subprocess.Popen(
-        [sys.executable, script], cwd=tmp_path, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False,
+        timeout=120,
     )  # fmt: skip
-    assert process.stderr is not None
-    told = ""
-    for line in process.stderr:
-        told += line
-        if "if __name__ == '__main__':" in line:
-            break
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert "put the call under `if __name__ == '__main__':`" in told
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("colonnade.errors.UsageError: colonnade starts worker processes")
+    assert last.endswith("put the call under `if __name__ == '__main__':`.")
+    # By the script itself, before it starts any process or makes a store
+    assert done.stderr.count("colonnade.errors.UsageError") == 1
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_call_beside_the_main_guard_is_told_in_a_line(job, tmp_path) -> None:
+    """Only the processes notice, each of which says so without its traceback."""
+    document = job(cluster={"kind": "local", "workers": 1, "timeout": 60})
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(document))
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import colonnade as cn\ncn.run('job.yaml')\nif __name__ == '__main__':\n    pass\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=False,
+        timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    *_, last = done.stderr.splitlines()
+    assert last.startswith("colonnade.errors.ClusterError: 0 of 1 workers of this machine came")
+    assert "\ncolonnade.errors.UsageError: colonnade starts" in f"\n{done.stderr}"
+    assert "multiprocessing/spawn.py" not in done.stderr
 
 
 def test_plan_touches_nothing(job, tmp_path) -> None:

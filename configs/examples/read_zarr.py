@@ -13,7 +13,8 @@ if len(sys.argv) != 2:
 path = sys.argv[1]
 
 try:
-    group = zarr.open_group(path, mode="r")
+    # Not the path itself: of a text, Zarr takes # and ? for parts of a URL
+    group = zarr.open_group(zarr.storage.LocalStore(path), mode="r")
 except FileNotFoundError:
     sys.exit(f"{path}: there is no store.")
 

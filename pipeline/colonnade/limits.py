@@ -21,7 +21,7 @@ JOB_PROBLEMS = 20
 """Problems of a job that a message lists. Nobody reads more at once."""
 
 JOB_COUNT = 10**6
-"""Workers, threads, columns of a block, and other counts of a job. More is a slip of the pen."""
+"""Workers, threads and other counts of a job. More is a slip of the pen."""
 
 JOB_SIZE_BYTES = 2**63
 """Sizes of a job, such as memory, which stay below it. They are held in 64 bits."""
@@ -76,10 +76,11 @@ CHUNK_BYTES = 2**31
 """A chunk of X, unpacked. It is read whole for a single column."""
 
 CHUNK_INFLATION = 2
-"""What a chunk of X may unpack to, times its numbers. Codecs may add a checksum or a header."""
+"""What a chunk of X or of weights in Zarr may unpack to, times its numbers' bytes. Codecs may add
+a checksum or a header."""
 
 HDF5_UNCHECKED_BYTES = 256 * 2**20
-"""What a chunk of HDF5 may unpack to, unchecked. To check it, it is unpacked once more."""
+"""What a chunk of HDF5 may unpack to without a check. To check it, it is unpacked once more."""
 
 ROW_GROUP_BYTES = 2**31
 """The chosen columns of a Parquet row group. It is read whole for a single row."""
@@ -160,4 +161,7 @@ REPORT_NORMS = 2**24
 """Norms that a report reads whole. Of more it takes a sample, and says so."""
 
 EVENT_CHARACTERS = 10_000
-"""A text in an event of `--json`. None is so long unless a file made it so."""
+"""A text in an event of `--log json`. None is so long unless a file made it so."""
+
+METRICS_BYTES = 2**20
+"""A file of the metrics of former runs. Ours take some kilobytes."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,9 +15,10 @@ import distributed
 
 from colonnade.clusters import address, gateway, kubernetes, local, queues, ssh
 from colonnade.clusters.base import Deployment, Kind, NoAnswer, each_worker, waited, within
+from colonnade.clusters.guard import refuse_spawned, refuse_unguarded
 from colonnade.clusters.stuck import Occupation, StuckWorker, Tracker, evict, occupation
 from colonnade.environment import differences, environment, versions
-from colonnade.errors import ClusterError, UsageError, reason
+from colonnade.errors import ClusterError, reason
 from colonnade.events import ClusterExposed, Listener, WaitingForWorkers, ignore
 from colonnade.job import ClusterSettings, LocalCluster, Sized
 from colonnade.plan import Capacity
@@ -116,7 +116,11 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
     ClusterError
         It cannot be started or reached, its workers do not come, or they have other versions of
         what computes.
+    UsageError
+        Its processes would run the script again that calls us.
     """
+    if isinstance(settings, LocalCluster):
+        refuse_unguarded()
     wanted = expected_capacity(settings).workers
     with _quiet(), _KINDS[settings.kind].deploy(settings) as deployment:
         if deployment.exposed:
@@ -249,18 +253,3 @@ def _dashboard(deployment: Deployment) -> str:
     if link and find_spec("bokeh") is None:
         return "none here (pip install 'colonnade[dashboard]')"
     return str(link or "none")
-
-
-def refuse_spawned() -> None:
-    """Say what to do where a script without a main guard is run again by its own workers.
-
-    Raises
-    ------
-    UsageError
-        This process is such a worker.
-    """
-    if getattr(multiprocessing.process.current_process(), "_inheriting", False):
-        raise UsageError(
-            "colonnade starts worker processes, and each of them imports your script: put the "
-            "call under `if __name__ == '__main__':`."
-        )

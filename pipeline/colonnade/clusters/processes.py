@@ -63,7 +63,7 @@ class Processes:
         return (
             f"a worker process has ended while it started ({reason(error).rstrip('.')}). The "
             "kernel ends processes where memory is short; a module that Dask preloads may fail "
-            "(distributed.worker.preload)"
+            "(distributed.worker.preload), or what a script has outside of its main guard"
         )
 
     def trouble(self) -> str:

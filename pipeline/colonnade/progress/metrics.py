@@ -21,15 +21,13 @@ from colonnade.events import (
     RunFinished,
     RunStarted,
 )
+from colonnade.limits import METRICS_BYTES
 from colonnade.places.regularfiles import read_regular, replace
 
 __all__ = ["measuring"]
 
 # Seconds between two versions of the file, where nothing happens but that blocks are done
 _EVERY = 5.0
-
-# Of a file of former metrics; ours take some kilobytes
-_MOST_BYTES = 2**20
 
 _MANY = (BlockChecked, BlockDamaged, BlockDone, BlockFailed)
 
@@ -159,7 +157,7 @@ class _File:
         """Read what the file says of former runs, if it is there and ours."""
         parser = import_module("prometheus_client.parser")
         try:
-            text = read_regular(self._path, _MOST_BYTES).decode()
+            text = read_regular(self._path, METRICS_BYTES).decode()
             families = list(parser.text_string_to_metric_families(text))
         except (OSError, ValueError):
             return {}
