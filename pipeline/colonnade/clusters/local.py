@@ -85,6 +85,7 @@ def _cluster(
     scheduler, http = closed.scheduler(dashboard=settings.dashboard)
     return distributed.SpecCluster(
         workers=dict.fromkeys(range(given.workers), worker),
+        worker=worker,
         scheduler={"cls": scheduler, "options": common | http},
         security=security,
         silence_logs=logging.ERROR,
