@@ -313,6 +313,24 @@ def test_a_place_where_anyone_may_rename(place: Callable[[str], Place], kind: st
     assert not list(folder.iterdir())
 
 
+def test_nobody_changes_a_job_before_it_is_submitted(
+    place: Callable[[str], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its script is in a directory that others cannot enter."""
+    where = place("slurm")
+    sbatch, seen = shutil.which("sbatch"), where.folder / "seen"
+    (where.folder / "bin").mkdir()
+    spy = where.folder / "bin" / "sbatch"
+    spy.write_text(f"""#!/bin/sh
+stat -c "%a %u" "$(dirname "$1")" >>{seen}
+exec {sbatch} "$@"
+""")
+    spy.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{spy.parent}{os.pathsep}{os.environ['PATH']}")
+    assert cn.run(where.job(workers=1)).state == "complete"
+    assert seen.read_text() == f"700 {os.getuid()}\n"
+
+
 def test_a_shared_directory_of_any_name(place: Callable[[str], Place]) -> None:
     """Its path becomes part of a line of shell."""
     where = place("slurm")

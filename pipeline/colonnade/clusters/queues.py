@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -133,7 +134,7 @@ def _security(settings: QueueCluster, stack: ExitStack) -> distributed.Security 
 
 
 def _started(settings: QueueCluster, private: Path, security: distributed.Security | None) -> Any:
-    """Start the scheduler, whose own files lie in `private`."""
+    """Start the scheduler, whose own files lie in `private`, as do the jobs' scripts."""
     kind = queue_class(settings)
     if settings.log_directory is not None:
         Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
@@ -146,7 +147,7 @@ def _started(settings: QueueCluster, private: Path, security: distributed.Securi
         # The dashboard's port is taken by another run: it takes another, which we print
         warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
         return kind(
-            job_cls=_telling(kind.job_cls),
+            job_cls=_job_class(kind.job_cls, private),
             security=security,
             scheduler_cls=scheduler,
             scheduler_options=(site or {}) | own,
@@ -209,21 +210,32 @@ def _clock(time: int, *, seconds: bool) -> str:
     return f"{text}:{time % 60:02}" if seconds else text
 
 
-def _telling(job_cls: Any) -> Any:
+def _job_class(job_cls: Any, private: Path) -> Any:
     """Make jobs say when they are closed, as Dask asserts of all that are left at the end.
 
-    And let the paths of certificates be any: they become part of a line of shell.
+    Their scripts lie in `private` until they are submitted, and the paths of certificates may be
+    any.
     """
 
     class Job(job_cls):  # type: ignore[misc]
         def __init__(
             self, *given: Any, security: distributed.Security | None = None, **options: Any
         ) -> None:
+            # They become part of a line of shell
             security = copy.copy(security)
             if security is not None:
                 for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
                     setattr(security, name, shlex.quote(getattr(security, name)))
             super().__init__(*given, security=security, **options)
+
+        @contextmanager
+        def job_file(self) -> Iterator[str]:
+            # Dask removes a temporary file and writes another of its name, which whoever is
+            # quicker than that may make before
+            with tempfile.NamedTemporaryFile("w", suffix=".sh", dir=private) as file:
+                file.write(self.job_script())
+                file.flush()
+                yield file.name
 
         async def close(self) -> None:
             await super().close()
