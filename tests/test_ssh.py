@@ -124,11 +124,15 @@ def launched(server: sshd.Sshd) -> dict[int, psutil.Process]:
 
 @contextmanager
 def in_the_middle(
-    folder: Path, document: dict[str, Any], look: Callable[[subprocess.Popen[str]], Any], **env: str
+    folder: Path,
+    document: dict[str, Any],
+    look: Callable[[subprocess.Popen[str]], Any],
+    code: str = DISTURB,
+    **env: str,
 ) -> Iterator[subprocess.Popen[str]]:
     """Let a run stand still in its first blocks, having looked at it since its start."""
     (folder / "wait").touch()
-    (folder / "disturb.py").write_text(DISTURB)
+    (folder / "disturb.py").write_text(code)
     (folder / "job.yaml").write_text(yaml.safe_dump(document))
     # To the workers this comes as a part of Dask's configuration
     env["DASK_DISTRIBUTED__WORKER__PRELOAD"] = str(folder / "disturb.py")
@@ -246,6 +250,43 @@ def test_lost_workers_are_started_again(job, server: sshd.Sshd, tmp_path: Path, 
         session.kill()
         wait_for(lambda: not kept[1].is_running())
         wait_for(lambda: len(set(launched(server)) - set(before)) == 2)
+        (tmp_path / "wait").unlink()
+        said = run.communicate()
+        assert run.returncode == 0, said
+    assert bits(tmp_path / "out.zarr") == local_bits
+
+
+# A worker that a file tells to leave, and its nanny with it
+LEAVES = """
+import threading
+def dask_setup(worker):
+    def watch():
+        while not os.path.exists(f"{FOLDER}/leave-{os.getpid()}"):
+            time.sleep(0.01)
+        worker.loop.add_callback(worker.close, executor_wait=False)
+    threading.Thread(target=watch, daemon=True).start()
+"""
+
+
+def test_a_worker_that_leaves_is_started_again(
+    job, server: sshd.Sshd, tmp_path: Path, local_bits
+) -> None:
+    """By the process that looks after it, while that one's other worker goes on."""
+
+    def workers() -> set[int]:
+        (keeper,) = (p for p in launched(server).values() if len(p.children()) > 1)
+        return {p.pid for p in keeper.children() if "spawn_main" in " ".join(p.cmdline())}
+
+    cluster = server.settings | {"workers_per_host": 2}
+    code = f"{DISTURB}\nFOLDER = {str(tmp_path)!r}\n{LEAVES}"
+    with in_the_middle(tmp_path, job() | {"cluster": cluster}, nothing, code) as run:
+        before, processes = workers(), set(launched(server))
+        assert len(before) == 2
+        leaver, other = sorted(before)
+        (tmp_path / f"leave-{leaver}").touch()
+        wait_for(lambda: len(workers() - {leaver}) == 2)
+        assert other in workers()
+        assert set(launched(server)) == processes
         (tmp_path / "wait").unlink()
         said = run.communicate()
         assert run.returncode == 0, said

@@ -9,6 +9,7 @@ with `MARK`, since a login shell may print there, too.
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import dask
 import distributed
@@ -66,7 +67,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def _own_streams() -> tuple[BinaryIO, int]:
+def _own_streams() -> tuple[io.FileIO, int]:
     """Keep the ssh channel's input and output to this process, away from what it prints or starts.
 
     Returns
@@ -78,7 +79,8 @@ def _own_streams() -> tuple[BinaryIO, int]:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    return os.fdopen(orders, "rb"), answers
+    # Unbuffered: a thread that waits in a buffered reader disturbs the end of the interpreter
+    return io.FileIO(orders), answers
 
 
 def _configure(config: dict[str, Any]) -> None:
@@ -103,7 +105,7 @@ def _settle(scratch: Path) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
 
 
-async def _serve(document: dict[str, Any], scratch: Path, say: Say, orders: BinaryIO) -> None:
+async def _serve(document: dict[str, Any], scratch: Path, say: Say, orders: io.FileIO) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
