@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,7 +23,9 @@ from colonnade.events import WorkerReplaced
 from colonnade.progress import told
 from support import N, Q, bits, make_columns
 from test_cli import COLONNADE, has_shards
-from test_disturbed import wait_for
+
+# Processes start and are given up one after the other, and the machine may be busy with much else
+pytestmark = pytest.mark.timeout(900)
 
 # Loaded before all, in each worker's process of a local cluster: it notes its number, and, but for
 # as many as are to start, does to itself what a file says
@@ -36,6 +39,14 @@ if any("spawn_main" in word for word in sys.orig_argv):
     if number >= int(os.environ["START"]):
         os.kill(os.getpid(), int(os.environ["DO"]))
 """
+
+
+def wait_for(reached: Callable[[], Any]) -> None:
+    """Wait until something is so, also on a machine that is busy with much else."""
+    deadline = time.monotonic() + 240
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class Run:
@@ -72,7 +83,7 @@ class Run:
 
     def ended(self) -> tuple[int, list[dict[str, Any]]]:
         """Wait for its end: its status, and what it has told."""
-        self.process.wait(timeout=240)
+        self.process.wait(timeout=500)
         # No process is left, not even a stopped one
         wait_for(lambda: not self.alive())
         return self.process.returncode, self.told
@@ -215,7 +226,7 @@ def replaced(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def test_a_thread_that_never_returns(start, sticking, expected, tmp_path: Path) -> None:
     """Its worker is alive to the scheduler, and is replaced."""
     (tmp_path / "stick").touch()
-    run = start(sticking())
+    run = start(sticking(workers=1))
     status, lines = run.ended()
     assert status == 0, lines
     (event,) = replaced(lines)
@@ -224,7 +235,7 @@ def test_a_thread_that_never_returns(start, sticking, expected, tmp_path: Path) 
     assert event["blocks"]
     assert event["seconds"] >= STALL
     assert lines[-1]["blocks_failed"] == 0
-    assert len(run.workers) == 3
+    assert len(run.workers) == 2
     assert bits(tmp_path / "out.zarr") == expected
 
 
