@@ -195,11 +195,13 @@ def readers_options(path: str, store: str, given: Mapping[str, str]) -> Mapping[
     """
     if not is_url(path):
         return {}
-    (scheme, bucket), (other, other_bucket) = urlsplit(path)[:2], urlsplit(store)[:2]
-    # Those of another kind of object store are for the store alone
-    options = given if scheme == other or not is_url(store) else {}
-    named = "endpoint" in options or any(os.environ.get(name) for name in SERVERS[scheme])
-    return options if named or (scheme, bucket) == (other, other_bucket) else None
+    asked = urlsplit(path)
+    beside = urlsplit(store) if is_url(store) else None
+    # Options of another kind of object store are for the store alone
+    options = given if beside is None or beside.scheme == asked.scheme else {}
+    named = "endpoint" in options or any(os.environ.get(name) for name in SERVERS[asked.scheme])
+    same = beside is not None and beside[:2] == asked[:2]
+    return options if named or same else None
 
 
 def absolute(path: str) -> str:
