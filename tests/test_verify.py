@@ -19,6 +19,7 @@ import colonnade as cn
 from colonnade.errors import IncompleteError, InputError, StoreError, UsageError
 from colonnade.events import BlockChecked, BlockDamaged, BlockDone, RunFinished, RunStarted
 from colonnade.store import Store
+from colonnade.verify import _chosen
 from support import N, P, Q, make_columns, make_network, save_network
 from test_cli import colonnade
 from test_run import bits
@@ -478,15 +479,36 @@ def test_nan_and_inf(make: Any, tmp_path: Path) -> None:
     cn.run(job)
     found = cn.verify(tmp_path / "out.zarr", columns=P)
     assert found.sound, found
-    assert found.sampled == P
+    assert (found.sampled, found.covered, found.unknown) == (P, P, 2)
+    assert "2 may overflow, so that any numbers are right" in str(found)
     change(tmp_path / "out.zarr", "jacobian", lambda T: T.__setitem__(0, 0))
     found = cn.verify(tmp_path / "out.zarr")
     assert [(f.array, f.start, f.stop) for f in found.failures] == [("jacobian", 0, 1)]
     assert json.loads(json.dumps(found.as_dict(), allow_nan=False))["errors"]["jacobian"] is None
 
 
+@pytest.mark.parametrize("layout", ["dense", "factored"])
+def test_results_that_overflow(make: Any, tmp_path: Path, layout: str) -> None:
+    """J = 1e60 is infinite in float32: right, and not to be computed again and again."""
+    network = cn.Network([[1e30, 0]], None, [[1e30], [1]], None, "identity")
+    save_network(tmp_path / "network.npz", network)
+    np.save(tmp_path / "X.npy", np.full((2, 7), 1e-30, np.float32))
+    products = ["jacobian", "value", "norm", "spectral_norm", "mean", "mean_abs", "max_abs", "gram"]
+    job = make(tmp_path / "out.zarr", products=products, layout=layout)
+    job["network"] = {"weights": str(tmp_path / "network.npz"), "activation": "identity"}
+    job["input"] = {"path": str(tmp_path / "X.npy")}
+    cn.run(job)
+    found = cn.verify(tmp_path / "out.zarr")
+    assert found.sound, found
+    assert cn.run(job, repair=True).blocks_computed == 0
+    change(tmp_path / "out.zarr", "norm", lambda norms: norms.__setitem__(3, 1e30))
+    found = cn.verify(tmp_path / "out.zarr")
+    assert [(f.array, f.start, f.stop) for f in found.failures] == [("norm", 3, 4)]
+    assert "is 1e+30, and must not be finite" in found.failures[0].cause
+
+
 def test_the_sample(store: Path) -> None:
-    """The first column, the last, one of each part of the store; others by another seed."""
+    """All columns are compared; the sample has the first, the last and one of each part."""
 
     def noticed(column: int, **options: Any) -> bool:
         change(store, "norm", lambda norms: norms.__setitem__(column, -norms[column]))
@@ -496,10 +518,19 @@ def test_the_sample(store: Path) -> None:
 
     assert noticed(0, columns=2)
     assert noticed(P - 1, columns=2)
-    assert noticed(P // 2, columns=P)
+    # The others as well, whichever are compared number by number
+    assert all(noticed(50, columns=1, seed=seed) for seed in range(3))
     assert not noticed(0, columns=0)
-    seeds = [noticed(50, columns=11, seed=seed) for seed in range(30)]
-    assert 0 < sum(seeds) < 30
+    grid = Store.open(store).grid
+    chosen = [
+        {k for columns in _chosen(grid, set(), 11, seed).values() for k in columns}
+        for seed in range(30)
+    ]
+    assert all({0, P - 1} <= columns for columns in chosen)
+    assert 0 < sum(50 in columns for columns in chosen) < 30
+    # Another seed draws other vectors
+    errors = [cn.verify(store, columns=11, seed=seed).errors["jacobian"] for seed in (4, 5)]
+    assert errors[0] != errors[1]
     assert cn.verify(store, columns=11, seed=4) == cn.verify(store, columns=11, seed=4)
     assert cn.verify(store, columns=11).sampled == 11
     assert cn.verify(store, columns=1).sampled == 1
@@ -511,7 +542,7 @@ def test_the_sample(store: Path) -> None:
 def test_the_commands(store: Path, make: Any, whole: Any, tmp_path: Path) -> None:
     sound = colonnade("verify", store)
     assert sound.returncode == 0, sound.stderr
-    assert f"64 of {P} computed again" in sound.stdout
+    assert f"{P} of {P} computed again by a random product, 64 number by number" in sound.stdout
     assert sound.stdout.endswith("all is right\n")
     flipped_in_a_chunk(store)
     damaged = colonnade("verify", store, "--json", "--columns", "5", "--seed", "3")

@@ -97,7 +97,7 @@ class DeepReference(Rounding):
                 return {name: anything(shape) for name, shape in shapes.items()}
             value, slopes = found
             block, radius, scale = self._jacobian(slopes)
-            norms = self._norms(block, within(radius, scale, self.stored))
+            norms = self._norms(block, radius, scale)
             jacobian = self.cut_block(block, radius, scale)
         return {"jacobian": jacobian, "value": value, **norms}
 
@@ -272,7 +272,7 @@ class DeepReference(Rounding):
         rounding = terms * (unit(self.stored) + U64) * parts + terms * U64 * outer
         return J, outer - inner + rounding + 4 * float(self.stored.tiny) * scale, scale
 
-    def _norms(self, J: Array, radius: Array) -> dict[str, Enclosure]:
+    def _norms(self, J: Array, radius: Array, scale: Any) -> dict[str, Enclosure]:
         """They are made of the computed block, and move by no more than the norm of its error."""
         k = min(J.shape)
         known = np.isfinite(J).all()
@@ -285,10 +285,10 @@ class DeepReference(Rounding):
             square = (8 * k * k + 2 * J.size + 32) * U64 * norm**2
             root = min(np.sqrt(square), square / centre) if centre > 0 else np.sqrt(square)
             # Squares of what is tiny would vanish
-            scale = max(float(radius.max()), float(np.finfo(np.float64).tiny))
-            moved = scale * np.linalg.norm(radius / scale)
+            unit_of = max(float(radius.max()), float(np.finfo(np.float64).tiny))
+            moved = unit_of * np.linalg.norm(radius / unit_of)
             bound = np.asarray(moved + root + self._rounded(centre))
-            found[name] = enclosed(np.asarray(centre), bound, norm, self.stored)
+            found[name] = enclosed(np.asarray(centre), bound, np.maximum(norm, scale), self.stored)
         return found
 
 

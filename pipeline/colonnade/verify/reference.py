@@ -103,6 +103,8 @@ def excess(stored: NDArray[Any], expected: Enclosure) -> NDArray[np.float64]:
         ratio = np.abs(stored.astype(np.float64) - expected.centre) / expected.radius
     allowed = np.isposinf(expected.radius) | (np.isnan(stored) & np.isnan(expected.centre))
     allowed |= ~np.isfinite(stored) & np.isinf(expected.centre)
+    # Zeros, of which each is exact
+    allowed |= stored == expected.centre
     return np.where(allowed, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
 
