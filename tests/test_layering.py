@@ -39,6 +39,7 @@ FLOORS = {
         "events",
         "interrupts",
         "layout",
+        "process",
         "words",
     ],
     -1: ["limits"],

@@ -9,23 +9,23 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from hashlib import blake2s
 from pathlib import Path
 
 import dask
 
 from colonnade.errors import ClusterError, reason
+from colonnade.process import ProcessId
 
 __all__ = ["private_directory", "temporary_directory"]
 
 _PREFIX = "colonnade"
-_NAME = re.compile(rf"{_PREFIX}-([0-9a-f]{{8}})-([0-9a-f]{{8}})-(\d+)-(\d+)-(\d+)-\w{{8}}")
+_NAME = re.compile(rf"{_PREFIX}-([0-9a-f]{{8}})-([0-9a-f]{{8}})-(\d+)-(\d+)-(\w+)-\w{{8}}")
 
 
 @contextmanager
@@ -55,7 +55,8 @@ def private_directory(parent: str | Path, field: str) -> Iterator[Path]:
                 f"for all and has no sticky bit ({field}): name another directory, or chmod +t it."
             )
         _remove_leftovers(Path(parent))
-        made = Path(tempfile.mkdtemp(prefix=f"{_Owner.myself()}-", dir=parent))
+        name = "-".join((_PREFIX, *_parts(ProcessId.current()), ""))
+        made = Path(tempfile.mkdtemp(prefix=name, dir=parent))
     except OSError as error:
         raise ClusterError(
             f"{parent}: no private directory can be made there ({field}): {reason(error)}. Name a "
@@ -72,59 +73,30 @@ def temporary_directory() -> str:
     return str(dask.config.get("temporary-directory", None) or tempfile.gettempdir())
 
 
-@dataclass(frozen=True, slots=True)
-class _Owner:
-    """The process that made a directory."""
-
-    host: str
-    boot: str
-    namespace: str
-    pid: str
-    started: str
-
-    @classmethod
-    def myself(cls) -> _Owner:
-        """Tell who this process is; where the system does not say, some parts are 0."""
-        host = f"{socket.gethostname()} {_text('/etc/machine-id')}"
-        try:
-            namespace = re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
-        except OSError:
-            namespace = "0"
-        pid = str(os.getpid())
-        boot = _text("/proc/sys/kernel/random/boot_id")
-        return cls(_digest(host), _digest(boot), namespace, pid, _started(pid))
-
-    def is_dead(self, me: _Owner) -> bool:
-        """Whether it is known to be dead to `me`, who lives; of other hosts nothing is known."""
-        # Without /proc nothing tells the living from the dead
-        if self.host != me.host or me.started == "0":
-            return False
-        if self.boot != me.boot:
-            return True
-        return self.namespace == me.namespace and self.started != _started(self.pid)
-
-    def __str__(self) -> str:
-        return "-".join((_PREFIX, self.host, self.boot, self.namespace, self.pid, self.started))
+def _parts(owner: ProcessId) -> tuple[str, ...]:
+    """Write an owner in the letters and digits of a directory's name."""
+    host = _digest(f"{owner.host} {_text('/etc/machine-id')}")
+    namespace = re.sub(r"\D", "", owner.namespace) or "0"
+    return host, _digest(owner.boot), namespace, str(owner.pid), owner.started
 
 
 def _remove_leftovers(parent: Path) -> None:
-    me = _Owner.myself()
+    me = ProcessId.current()
+    here = _parts(me)
     for path in parent.iterdir():
         found = _NAME.fullmatch(path.name)
-        if found is None or not _Owner(*found.groups()).is_dead(me):
+        # Of processes of other hosts nothing is known
+        if found is None or found[1] != here[0]:
+            continue
+        owner = replace(me, pid=int(found[4]), started=found[5])
+        same_boot = found[2] == here[1]
+        if same_boot and not (found[3] == here[2] and owner.is_gone):
             continue
         # Two may find the same one
         with suppress(OSError):
             # Anyone may give a directory such a name
             if path.lstat().st_uid == os.geteuid():
                 shutil.rmtree(path)
-
-
-def _started(pid: str) -> str:
-    """When a process of this host started, in the kernel's own words; 0 where there is none."""
-    # Behind the name, which may hold anything: the state is field 3, the start field 22
-    fields = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return "0" if not fields or fields[0] in "ZX" else fields[19]
 
 
 def _digest(text: str) -> str:

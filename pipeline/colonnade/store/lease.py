@@ -14,19 +14,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from colonnade.errors import IncompleteError, StoreError, reason, shown
 from colonnade.events import HolderWatched, Listener, ignore
 from colonnade.limits import LEASE_BYTES
 from colonnade.places import Place
+from colonnade.process import ProcessId
 from colonnade.words import now
 
 __all__ = ["FILE", "TERM", "Holder", "Lease", "acquire", "create", "hold", "holder", "release"]
@@ -83,20 +82,18 @@ class Holder:
     @property
     def is_here(self) -> bool:
         """Whether its process is, or was, one of those whose numbers this process knows."""
-        if self.pid <= 0 or (self.host, self.boot, self.namespace) != (
-            socket.gethostname(), *_numbered()
-        ):  # fmt: skip
-            return False
-        return _started(self.pid) != _HIDDEN
+        return self._process.is_here
 
     @property
     def is_gone(self) -> bool:
         """Whether it is known to be dead; of processes elsewhere that takes a while to know."""
-        if not self.is_here:
-            return False
         # A run of this very process may have ended where it could not take its lease away
         ended = self.pid == os.getpid() and self.run not in _OURS
-        return ended or _started(self.pid) != self.process_started
+        return self._process.is_gone or (self.is_here and ended)
+
+    @property
+    def _process(self) -> ProcessId:
+        return ProcessId(self.host, self.boot, self.namespace, self.pid, self.process_started)
 
     def __str__(self) -> str:
         return f"a run on {shown(self.host)} (process {self.pid}, since {shown(self.since)})"
@@ -104,9 +101,6 @@ class Holder:
 
 # Runs of this process that hold a store
 _OURS: set[str] = set()
-
-# In place of a process's start, where /proc hides the processes of other users (hidepid)
-_HIDDEN = "hidden"
 
 # Half written by one who died, or not ours: somebody's, who gives no sign of life
 _UNKNOWN = Holder("", "a host that is not known", 0, "", "a time that is not known")
@@ -219,10 +213,17 @@ def hold(
 
 def _myself(run: str) -> Holder:
     _OURS.add(run)
-    host, pid, since = socket.gethostname(), os.getpid(), now()
-    boot, namespace = _numbered()
-    started = _started(pid)
-    return Holder(run, host, pid, started, since, renewed=since, boot=boot, namespace=namespace)
+    me, since = ProcessId.current(), now()
+    return Holder(
+        run,
+        me.host,
+        me.pid,
+        me.started,
+        since,
+        renewed=since,
+        boot=me.boot,
+        namespace=me.namespace,
+    )
 
 
 def acquire(
@@ -319,37 +320,3 @@ def _parsed(text: bytes) -> Holder:
         type(value) is int and 0 <= value < 2**53 for value in numbers
     )
     return found if sound and type(found.stopping) is bool else _UNKNOWN
-
-
-def _numbered() -> tuple[str, str]:
-    """Tell the boot and the namespace in which the numbers of processes mean what they mean here.
-
-    Empty where the system has no /proc: there, a host's name is all there is to tell.
-    """
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        namespace, number = (str(Path(p).readlink()) for p in ("/proc/self/ns/pid", "/proc/self"))
-    except OSError:
-        return "", ""
-    # Under `unshare --pid` alone, /proc has the numbers of the namespace outside: it tells nothing
-    return boot, namespace if number == str(os.getpid()) else f"{namespace}, unseen {os.getpid()}"
-
-
-def _started(pid: int) -> str:
-    """Tell when a process started, in the kernel's own words; empty where it is gone."""
-    try:
-        # Behind the name, which may hold anything: the state is field 3, the start field 22
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return _without_proc(pid)
-    return "" if fields[0] in "ZX" else fields[19]
-
-
-def _without_proc(pid: int) -> str:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return ""
-    except OSError:
-        pass
-    return _HIDDEN if Path("/proc/self/stat").exists() else "running"
