@@ -104,6 +104,8 @@ def test_what_hosts_of_ssh_are_told(job) -> None:
         }  # fmt: skip
         worker = ssh.document(found, None, "worker", "tls://c:1")
         scheduler = ssh.document(found, None, "scheduler")
+        for document in (worker, scheduler):
+            assert document["config"]["distributed"]["comm"]["timeouts"]["tcp"] == "21s"
     assert worker["options"] == {
         "scheduler": "tls://c:1", "number": 2, "nthreads": 3, "memory_limit": 2**30,
         "interface": "eth1", "timeout": 60,
@@ -111,7 +113,6 @@ def test_what_hosts_of_ssh_are_told(job) -> None:
     assert scheduler["options"] == {"interface": "eth1", "dashboard": True}
     for document in (worker, scheduler):
         assert document["local_directory"] == "/scratch"
-        assert document["config"]["distributed"]["comm"]["timeouts"]["tcp"] == "21s"
         # What other parts of Dask are told is not for hosts
         assert set(document["config"]) <= {"distributed", "temporary-directory"}
 
