@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -82,7 +83,7 @@ def deploy(settings: QueueCluster) -> Iterator[Deployment]:
         with warnings.catch_warnings():
             # The dashboard's port is taken by another run: it takes another, which we print
             warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
-            cluster = kind(job_cls=_telling(kind.job_cls), **arguments(settings))
+            cluster = _numbering(kind)(job_cls=_telling(kind.job_cls), **arguments(settings))
     # An interface that is not there, a directory for logs that cannot be made
     except (OSError, RuntimeError, ValueError) as error:
         raise ClusterError(f"no cluster in {queue.name}: {_told(error)}.") from error
@@ -148,6 +149,17 @@ def _telling(job_cls: Any) -> Any:
             self.status = Status.closed
 
     return Job
+
+
+def _numbering(kind: Any) -> Any:
+    """Make a cluster give no name twice: Dask cancels a lost worker's job by name, and later."""
+    numbers = itertools.count()
+
+    def named(cluster: Any, worker_number: int) -> Any:
+        del worker_number
+        return kind._new_worker_name(cluster, next(numbers))
+
+    return type(kind.__name__, (kind,), {"_new_worker_name": named})
 
 
 @contextmanager
