@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import distributed
+from distributed.core import Status
 
 from colonnade.errors import ClusterError, needed, reason
 from colonnade.plan import Capacity
@@ -225,8 +226,8 @@ def close(cluster: Any, end: Callable[[bool], None] = _leave) -> None:
         # Also where a signal has ended the wait: without its processes a cluster closes quickly
         end(True)
         closing.join(_LAST)
-        if closing.is_alive():
-            # Nor does Dask wait for it once more when this process ends
+        if cluster.status != Status.closed:
+            # Nor does Dask try once more when this process ends
             cluster.shutdown_on_close = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 import re
 import shlex
@@ -242,6 +243,17 @@ def _job_class(job_cls: Any, private: Path) -> Any:
             self.status = Status.closed
 
     return Job
+
+
+def _numbering(kind: Any) -> Any:
+    """Make a cluster give no name twice: Dask cancels a lost worker's job by name, and later."""
+    numbers = itertools.count()
+
+    def named(cluster: Any, worker_number: int) -> Any:
+        del worker_number
+        return kind._new_worker_name(cluster, next(numbers))
+
+    return type(kind.__name__, (kind,), {"_new_worker_name": named})
 
 
 @contextmanager
