@@ -505,7 +505,7 @@ def test_results_that_overflow(make: Any, tmp_path: Path, layout: str) -> None:
     change(tmp_path / "out.zarr", "norm", lambda norms: norms.__setitem__(3, 1e30))
     found = cn.verify(tmp_path / "out.zarr")
     assert [(f.array, f.start, f.stop) for f in found.failures] == [("norm", 3, 4)]
-    assert "is 1e+30, and must not be finite" in found.failures[0].cause
+    assert "is 1.00000002e+30, and must not be finite" in found.failures[0].cause
 
 
 def test_the_sample(store: Path) -> None:
