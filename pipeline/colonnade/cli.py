@@ -206,14 +206,14 @@ def status(store: str, as_json: bool) -> None:
     type=click.IntRange(min=0),
     default=64,
     show_default=True,
-    help="How many columns to compute again.",
+    help="How many columns to compare number by number; with 0, checksums alone are checked.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of the choice of columns.",
+    help="Of the choice of columns, and of the random vectors.",
 )
 @_trust("Read X as the store's job says, with your credentials, wherever that is.")
 @_import
@@ -223,7 +223,7 @@ def status(store: str, as_json: bool) -> None:
 def verify(
     store: str, columns: int, seed: int, trust: bool, imports: bool, as_json: bool, log: str
 ) -> None:
-    """Check all of STORE's checksums, and some columns against an independent derivative."""
+    """Check all of STORE's checksums, and its columns against an independent derivative."""
     with listening(log) as listener:
         found = verify_store(
             store, columns=columns, seed=seed, trust=trust, imports=imports, listener=listener

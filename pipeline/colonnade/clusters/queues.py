@@ -147,7 +147,7 @@ def _started(settings: QueueCluster, private: Path, security: distributed.Securi
     with warnings.catch_warnings():
         # The dashboard's port is taken by another run: it takes another, which we print
         warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
-        return kind(
+        return _numbering(kind)(
             job_cls=_job_class(kind.job_cls, private),
             security=security,
             scheduler_cls=scheduler,
