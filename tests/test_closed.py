@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -266,7 +267,12 @@ def test_whose_directories_are_leftovers(tmp_path: Path) -> None:
             (host, boot, namespace, pid, int(started) + 1, made),
             (host, other, namespace, pid, started, made),
         ]
+        # A host of the same name, which shares the file system
+        living = (host, other, namespace, pid, started, "bbbbbbbb")
         kept = [
+            living,
+            # It cannot be locked
+            (host, other, namespace, pid, started, "cccccccc"),
             (other, boot, namespace, gone.pid, started, made),
             (host, boot, int(namespace) + 1, gone.pid, started, made),
             (host, boot, namespace, pid, started, "aaaaaaaa"),
@@ -274,7 +280,11 @@ def test_whose_directories_are_leftovers(tmp_path: Path) -> None:
         ]
         for parts in (*dead, *kept):
             (tmp_path / f"colonnade-{'-'.join(map(str, parts))}").mkdir()
-        with private_directory(tmp_path, "TMPDIR"):
+        for parts in (dead[-1], living):
+            (tmp_path / f"colonnade-{'-'.join(map(str, parts))}" / "lock").touch()
+        held = (tmp_path / f"colonnade-{'-'.join(map(str, living))}" / "lock").open()
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with held, private_directory(tmp_path, "TMPDIR"):
             pass
         found = {path.name for path in tmp_path.iterdir()} - {mine.name}
         assert found == {f"colonnade-{'-'.join(map(str, parts))}" for parts in kept}

@@ -1,11 +1,13 @@
 """Directories that no other user can enter, and that do not outlive their process.
 
 The name says whose a directory is: host, boot, process namespace, process, and when that started.
-So whoever comes later can tell, without opening it, that its owner is dead.
+So a later process can tell that its owner is dead. Hosts may share a name and a file system, though:
+a directory of another boot must be unlocked as well.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -25,6 +27,7 @@ from colonnade.process import ProcessId
 __all__ = ["private_directory", "temporary_directory"]
 
 _PREFIX = "colonnade"
+_LOCK = "lock"
 _NAME = re.compile(rf"{_PREFIX}-([0-9a-f]{{8}})-([0-9a-f]{{8}})-(\d+)-(\d+)-(\w+)-\w{{8}}")
 
 
@@ -62,10 +65,15 @@ def private_directory(parent: str | Path, field: str) -> Iterator[Path]:
             f"{parent}: no private directory can be made there ({field}): {reason(error)}. Name a "
             "directory that you may write to."
         ) from error
+    lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
+        # A file system without locks keeps what was made before a reboot
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+        os.close(lock)
 
 
 def temporary_directory() -> str:
@@ -89,14 +97,32 @@ def _remove_leftovers(parent: Path) -> None:
         if found is None or found[1] != here[0]:
             continue
         owner = replace(me, pid=int(found[4]), started=found[5])
-        same_boot = found[2] == here[1]
-        if same_boot and not (found[3] == here[2] and owner.is_gone):
+        if found[2] == here[1]:
+            is_dead = found[3] == here[2] and owner.is_gone
+        else:
+            is_dead = _is_unlocked(path / _LOCK)
+        if not is_dead:
             continue
         # Two may find the same one
         with suppress(OSError):
             # Anyone may give a directory such a name
             if path.lstat().st_uid == os.geteuid():
                 shutil.rmtree(path)
+
+
+def _is_unlocked(path: Path) -> bool:
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(lock)
 
 
 def _digest(text: str) -> str:
