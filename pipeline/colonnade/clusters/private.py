@@ -1,7 +1,7 @@
 """Directories that no other user can enter, and that do not outlive their process.
 
 The name says whose a directory is: host, boot, process namespace, process, and when that started.
-So a later process can tell that its owner is dead. Hosts may share a name and a file system, though:
+So a later process can tell that its owner is dead. Hosts may share a name and a file system:
 a directory of another boot must be unlocked as well.
 """
 
