@@ -147,13 +147,20 @@ class Dual(NDArrayOperatorsMixin):
         if function is not np.where or options:
             return NotImplemented
         condition, one, other = given
+        (x, dx), (y, dy) = _parts(one), _parts(other)
         return Dual(
-            *(np.where(condition, *pair) for pair in zip(_parts(one), _parts(other), strict=True))
+            np.where(condition, x, y),
+            np.where(condition, 0.0 if dx is None else dx, 0.0 if dy is None else dy),
         )
 
 
 def _parts(given: Any) -> tuple[Any, Any]:
-    return (given.real, given.imag) if isinstance(given, Dual) else (given, 0.0)
+    return (given.real, given.imag) if isinstance(given, Dual) else (given, None)
+
+
+def _times(factor: Array | float, d: Array | None) -> Any:
+    # A constant has no derivative: not 0, of which an infinite factor would make NaN
+    return 0.0 if d is None else factor * d
 
 
 def _tanh_rule(x: Array, dx: Array) -> tuple[Array, Array]:
@@ -165,15 +172,15 @@ def _exp_rule(x: Array, dx: Array) -> tuple[Array, Array]:
     return e, e * dx
 
 
-def _divide_rule(x: Array, dx: Array, y: Array, dy: Array) -> tuple[Array, Array]:
+def _divide_rule(x: Array, dx: Array | None, y: Array, dy: Array | None) -> tuple[Array, Array]:
     quotient = x / y
-    return quotient, (dx - quotient * dy) / y
+    return quotient, _times(1 / y, dx) - _times(quotient / y, dy)
 
 
 _RULES: Mapping[np.ufunc, Callable[..., tuple[Array, Array]]] = {
-    np.add: lambda x, dx, y, dy: (x + y, dx + dy),
-    np.subtract: lambda x, dx, y, dy: (x - y, dx - dy),
-    np.multiply: lambda x, dx, y, dy: (x * y, dx * y + x * dy),
+    np.add: lambda x, dx, y, dy: (x + y, _times(1.0, dx) + _times(1.0, dy)),
+    np.subtract: lambda x, dx, y, dy: (x - y, _times(1.0, dx) - _times(1.0, dy)),
+    np.multiply: lambda x, dx, y, dy: (x * y, _times(y, dx) + _times(x, dy)),
     np.divide: _divide_rule,
     np.negative: lambda x, dx: (-x, -dx),
     np.exp: _exp_rule,
