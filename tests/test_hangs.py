@@ -34,7 +34,13 @@ import os, sys
 from pathlib import Path
 if any("spawn_main" in word for word in sys.orig_argv):
     folder = Path(os.environ["PROCESSES"])
-    number = sum(1 for _ in folder.iterdir())
+    number = 0
+    while True:
+        try:
+            folder.with_name(f"slot-{number}").touch(exist_ok=False)
+            break
+        except FileExistsError:
+            number += 1
     (folder / str(os.getpid())).touch()
     if number >= int(os.environ["START"]):
         os.kill(os.getpid(), int(os.environ["DO"]))
