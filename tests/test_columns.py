@@ -22,7 +22,7 @@ from numcodecs import Delta
 
 from colonnade.columns import base, open_columns, sampling
 from colonnade.columns.sampling import Piece
-from colonnade.errors import InputError
+from colonnade.errors import InputError, visible
 from colonnade.npy import file as npyfile
 from colonnade.npy import header as npyheader
 from support import make_columns
@@ -391,10 +391,10 @@ def test_groups(tmp_path, X, version) -> None:
 def refused(path: str | Path, array: str | None = None) -> str:
     with pytest.raises(InputError) as caught:
         open_columns(path, array)
-    text = str(caught.value)
-    assert text.startswith(f"{path}: ")
+    text, named = str(caught.value), visible(str(path))
+    assert text.startswith(f"{named}: ")
     assert "unsafely" not in text  # NumPy's advice for what is no .npy file
-    return text.removeprefix(f"{path}: ")
+    return text.removeprefix(f"{named}: ")
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 5), (0, 3), (3, 0)])
