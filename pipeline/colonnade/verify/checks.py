@@ -360,6 +360,9 @@ class Checks:
         start, stop = self.store.grid.bounds(block)
         if not self.store.record.counts_results or every.covered < stop - start:
             return
+        # The count of what is wrong says nothing of its own
+        if self.failures and self.failures[-1].block == block:
+            return
         found = int(np.count_nonzero(every.overflowed))
         # A sum may leave the range where none of its terms does
         alone = any(not np.isfinite(part).all() for part in parts.values())
