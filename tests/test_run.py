@@ -25,7 +25,14 @@ from colonnade.errors import (
     StoreError,
     TooLargeError,
 )
-from colonnade.events import BlockDone, BlockFailed, ClusterReady, RunFinished, RunStarted
+from colonnade.events import (
+    BlockDone,
+    BlockFailed,
+    ClusterReady,
+    RunFinished,
+    RunStarted,
+    WaitingForWorkers,
+)
 from colonnade.store import Store, lease
 from support import M, N, P, Q, bits, make_columns, make_network, save_network
 
@@ -45,7 +52,9 @@ def test_a_local_cluster_of_the_size_asked(job, network, X) -> None:
         job(cluster={"kind": "local", "workers": 2, "threads_per_worker": 1}),
         listener=events.append,
     )
-    started, ready, *blocks, last = events
+    # On a busy machine, it says that it waits
+    told = [event for event in events if not isinstance(event, WaitingForWorkers)]
+    started, ready, *blocks, last = told
     assert (started.columns, started.blocks, started.blocks_done) == (P, BLOCKS, 0)
     assert (ready.kind, ready.workers, ready.threads) == ("local", 2, 2)
     assert ready.dashboard.startswith("http://127.0.0.1:")
@@ -138,7 +147,8 @@ def test_resuming_computes_only_what_is_missing(make) -> None:
     )
     events: list[Any] = []
     finished = cn.run(make(), listener=events.append)
-    assert events[0].blocks_done == BLOCKS - len(lost)
+    (started,) = (event for event in events if isinstance(event, RunStarted))
+    assert started.blocks_done == BLOCKS - len(lost)
     assert sorted(event.block for event in events if isinstance(event, BlockDone)) == lost
     assert (finished.state, finished.blocks_computed) == ("complete", len(lost))
     assert bits(store) == expected
