@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 import colonnade as cn
 import slurm as slurms
 from colonnade import Network
+from colonnade.stopping import SIGNALS
 from support import (
     BAD_INPUTS,
     SURVIVED,
@@ -37,6 +39,10 @@ LOCAL = {"kind": "local", "workers": 2}
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A signal that is ignored here, under nohup, say, would be ignored by all that is started
+    for signum in SIGNALS:
+        if signal.getsignal(signum) == signal.SIG_IGN:
+            signal.signal(signum, signal.SIG_DFL)
     config.addinivalue_line("markers", "shared_cluster: jobs run on a cluster kept for all tests")
 
 

@@ -411,7 +411,7 @@ def test_variables_come_in_one_order(job, labelled_x, layout: str) -> None:
     expected = [
         "jacobian", *(["slope"] if layout == "factored" else []),
         "value", "norm", "mean", "gram", "mean_blocks", "gram_blocks",
-        "nonfinite", "W1", "b1", "W2", "b2",
+        "nonfinite", "nonfinite_results", "W1", "b1", "W2", "b2",
     ]  # fmt: skip
     for _ in range(5):
         for ds in (cn.open(path), xr.open_dataset(path, engine=Backend)):

@@ -182,7 +182,8 @@ def _ordered(dataset: xr.Dataset, store: Store) -> xr.Dataset:
     made = [plan.name for plan in reversed(store.record.plans)]
     parts = [name for name in made if name.endswith("_blocks")]
     products = [name for name in made if name not in parts]
-    known = ["jacobian", *products, *parts, "nonfinite", *store.weights, *_COORDINATES]
+    counts = ("nonfinite", "nonfinite_results")
+    known = ["jacobian", *products, *parts, *counts, *store.weights, *_COORDINATES]
     place = {name: at for at, name in enumerate(dict.fromkeys(known))}
     data, coords = (
         sorted(map(str, names), key=lambda name: (place.get(name, len(place)), name))
