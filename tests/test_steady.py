@@ -283,20 +283,18 @@ def test_looks_now_and_then_spare_what_was_done_before(
     monkeypatch.setattr(steady, "_RARELY", 0)
     X = make_columns()
     save_zarr(tmp_path / "X.zarr", X)
-    looks: list[int] = []
-    real = steady._look
+    sound: list[int] = []
+    compare = steady.Guard._compare
 
-    def look(*given: Any) -> Any:
-        found = real(*given)
-        looks.append(len(Store.open(tmp_path / "out.zarr").done()))
-        return found
+    def compared(guard: steady.Guard) -> None:
+        compare(guard)
+        sound.append(len(guard._sound))
 
-    monkeypatch.setattr(steady, "_look", look)
+    monkeypatch.setattr(steady.Guard, "_compare", compared)
     disturbed = Disturbed(job, processes, tmp_path, str(tmp_path / "X.zarr"))
 
     def change() -> None:
-        # Once their receipts have come, they are found to be sound
-        wait_for(lambda: looks and looks[-1] == HELD)
+        wait_for(lambda: sound and sound[-1] == HELD)
         save_zarr(tmp_path / "X.zarr", doubled(X))
 
     with pytest.raises(IncompleteError, match=r"has changed while the run read it"):
