@@ -46,9 +46,10 @@ bench: $(VENV)/.test
 clean:
 	rm -rf .venv* out
 
+# Python compiles what is imported when it is: to compile all of it takes half of the install
 $(VENV)/.demo: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dashboard]'
+	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dashboard]'
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
