@@ -311,7 +311,7 @@ def test_pickles_are_never_loaded(arrays, name, tmp_path, monkeypatch) -> None:
 @given(data=st.data())
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files(name, data, tmp_path_factory) -> None:
-    """No cut or flipped bit raises anything else, or changes a matrix that has a CRC."""
+    """No cut or flipped bit raises anything else, or changes an array that has a CRC."""
     network = make_network()
     good = {key: getattr(network, key) for key in ARRAYS}
     path = tmp_path_factory.getbasetemp() / name
@@ -331,8 +331,22 @@ def test_damaged_files(name, data, tmp_path_factory) -> None:
         assert str(error).startswith(f"{path}: ")  # noqa: PT017
     else:
         if name.lower().endswith(".npz"):
-            np.testing.assert_array_equal(found.W1, network.W1)
-            np.testing.assert_array_equal(found.W2, network.W2)
+            for key in ARRAYS:
+                np.testing.assert_array_equal(getattr(found, key), getattr(network, key))
+
+
+def test_an_archive_that_hides_a_file(tmp_path) -> None:
+    """One wrong length in its directory, and zipfile lists a file less: a bias would be zero."""
+    network, path = make_network(), tmp_path / "w.npz"
+    np.savez(path, **{name: getattr(network, name) for name in ARRAYS})
+    content = bytearray(path.read_bytes())
+    before, last = (content.rfind(b"PK\1\2", 0, end) for end in (content.rfind(b"PK\1\2"), None))
+    # The comment of the last but one takes the last one's place
+    struct.pack_into("<H", content, before + 32, content.rfind(b"PK\5\6") - last)
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == ["W1.npy", "b1.npy", "W2.npy"]
+    assert "it lists 3 of its 4 files" in refused(path)
 
 
 def npy() -> bytes:

@@ -370,7 +370,7 @@ def _as_activations(
             )
         return tuple(_as_activation(each) for each in given)
     if count == 0:
-        raise UsageError(
+        raise NetworkError(
             "the weights are of a single layer, W1, behind which no activation stands. If that is "
             "meant, give an empty list of activations."
         )

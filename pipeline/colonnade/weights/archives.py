@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 from collections import Counter
 from typing import IO
@@ -12,6 +13,11 @@ from colonnade.limits import WEIGHTS_INFLATION, WEIGHTS_UNPACKED_BYTES
 from colonnade.npy.header import MAGIC, read_header
 
 __all__ = ["check_archive", "most_unpacked"]
+
+# A zip archive ends with this record and a comment of up to 64 KiB; many stands for a larger count
+_END = b"PK\5\6"
+_END_BYTES = 22 + 2**16
+_MANY = 2**16 - 1
 
 
 def most_unpacked(size: int) -> int:
@@ -34,8 +40,21 @@ def check_archive(file: IO[bytes]) -> None:
     if not zipfile.is_zipfile(file):
         raise ValueError("it is no zip archive, or not a whole one")
     with zipfile.ZipFile(file) as archive:
-        _check_entries(archive, file.seek(0, io.SEEK_END))
+        size = file.seek(0, io.SEEK_END)
+        _check_entries(archive, size)
+        file.seek(max(0, size - _END_BYTES))
+        _check_count(file.read(), len(archive.infolist()))
     file.seek(0)
+
+
+def _check_count(end: bytes, found: int) -> None:
+    """Compare the number of entries with the one at the archive's end.
+
+    Where one byte of an entry's header is wrong, zipfile skips those behind it and says nothing.
+    """
+    (count,) = struct.unpack_from("<H", end, end.rfind(_END) + 10)
+    if count not in (found, _MANY):
+        raise ValueError(f"it lists {found} of its {count} files: its directory is damaged")
 
 
 def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
