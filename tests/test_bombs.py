@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import json
 import lzma
 import shutil
 import zlib
@@ -16,13 +17,16 @@ import h5py
 import numcodecs
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
 from zarr.codecs.numcodecs import BZ2, LZ4, LZMA, Zlib
 
+import colonnade as cn
 from colonnade import Network
 from colonnade.columns import open_columns
 from colonnade.errors import UsageError
+from colonnade.store import Store
 from support import N, P, frugal_refusal, make_columns
 
 pytestmark = pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
@@ -108,8 +112,7 @@ def test_zarr(tmp_path: Path, bomb: str, kind: str) -> None:
     chunk = path / ("0.0" if kind in ("v2", "filter") else "c/0/0")
     if kind == "shards":
         # Two inner chunks, the second of them missing; the index says where, with its checksum
-        index = np.array([0, len(content), *[2**64 - 1] * 2], "<u8").tobytes()
-        content += index + numcodecs.CRC32C().encode(index)[-4:].tobytes()
+        content += sealed(np.array([0, len(content), *[2**64 - 1] * 2], "<u8").tobytes())
     chunk.write_bytes(content)
     found = open_columns(path)
     said = frugal_error(lambda: found.read(0, 3))
@@ -135,6 +138,40 @@ def test_weights_in_zarr(tmp_path: Path) -> None:
     (tmp_path / "w.zarr" / "W1" / "c" / "0" / "0").write_bytes(made("gzip"))
     said = frugal_refusal(lambda: Network.load(tmp_path / "w.zarr", activation="tanh"))
     assert "unpacks to more than" in said
+
+
+def test_a_store(job: Callable[..., Any], tmp_path: Path) -> None:
+    """Also where its checksums are right, as those of somebody who made it for this purpose."""
+    cn.run(job(output={"compression": "zstd", "products": ["jacobian"]}))
+    (tmp_path / "out.zarr" / "jacobian" / "c.0.0.0").write_bytes(sealed(made("blosc")))
+    found = Store.open(tmp_path / "out.zarr")
+    assert "where its array has room for" in frugal_error(lambda: found.read_rows("jacobian", 0, 1))
+    failures = cn.verify(tmp_path / "out.zarr").failures
+    assert [(failure.array, failure.block) for failure in failures] == [("jacobian", 0)]
+
+
+def sealed(content: bytes) -> bytes:
+    return content + numcodecs.CRC32C().encode(content)[-4:].tobytes()
+
+
+def test_a_coordinate_of_a_store(job: Callable[..., Any], tmp_path: Path) -> None:
+    """xarray reads coordinates whole when it opens a store; ours are not compressed."""
+    X = xr.DataArray(make_columns(), dims=("lev", "time"), coords={"time": np.arange(P) / 8})
+    X.to_dataset(name="X").to_zarr(tmp_path / "X.zarr", consolidated=False)
+    where = {"path": str(tmp_path / "X.zarr"), "features_dim": "lev", "column_dims": ["time"]}
+    cn.run(job(input=where))
+    store = tmp_path / "out.zarr"
+    assert cn.open(store).column.size == P
+    document = json.loads((store / "column" / "zarr.json").read_text())
+    bomb = {"name": "gzip", "configuration": {"level": 1}}
+    for change, told in (
+        ({"codecs": [document["codecs"][0], bomb]}, "other codecs than a checksum"),
+        ({"shape": [2**40]}, "has the shape"),
+        ({"data_type": "bool"}, "has the type"),
+    ):
+        (store / "column" / "zarr.json").write_text(json.dumps(document | change))
+        (store / "column" / "c" / "0").write_bytes(made("gzip"))
+        assert told in frugal_refusal(lambda: cn.open(store))
 
 
 def save_hdf5(path: Path, X: np.ndarray, chunk: bytes, filters: Callable[[Any], None]) -> Path:

@@ -68,4 +68,14 @@ def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[s
             told = why(error)
         if told:
             return plan.name, told
+    sizes = {"column": grid.columns, "input": record.shapes.n, "output": record.shapes.q}
+    for dimension in record.labels.copied:
+        try:
+            found = array(dimension)
+        # A run that is killed while it writes coordinates anew leaves none; the next one does
+        except StoreError:
+            continue
+        told = arrays.coordinate_disagreement(found, sizes[dimension])
+        if told:
+            return dimension, told
     return None

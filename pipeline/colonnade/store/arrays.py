@@ -29,6 +29,7 @@ __all__ = [
     "check_index",
     "chunks",
     "clear_orphans",
+    "coordinate_disagreement",
     "create",
     "create_coordinate",
     "create_labels",
@@ -165,6 +166,18 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
     weights = _WEIGHTS.fullmatch(plan.name)
     if metadata.encode_chunk_key((0,)) != ("c/0" if weights else "c.0"):
         return "has its chunks under other names"
+    return None
+
+
+def coordinate_disagreement(array: zarr.Array[Any], size: int) -> str | None:
+    """Say in what an array is other than a coordinate of so many values, as they are written."""
+    if array.shape != (size,):
+        return f"has the shape {array.shape}, not {(size,)}"
+    if array.dtype.kind not in "iuf":
+        return f"has the type {array.dtype}, and is no coordinate of numbers"
+    metadata: Any = array.metadata.to_dict()
+    if [codec["name"] for codec in metadata["codecs"]] != ["bytes", "crc32c"]:
+        return "has other codecs than a checksum"
     return None
 
 

@@ -18,6 +18,7 @@ from colonnade.labels import Coordinate, Dimension
 from colonnade.layout import ArrayPlan, Grid
 from colonnade.network import Network, array_names
 from colonnade.places import Place, place_at
+from colonnade.places.decoding import bounded
 from colonnade.places.locations import SERVERS, Options, readers_options, storage_texts
 from colonnade.store import arrays
 from colonnade.store.agreement import check
@@ -46,6 +47,7 @@ class Opened:
         self.record = record
         self._group = group
         self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._safe: dict[str, tuple[zarr.Array[Any], zarr.Array[Any]]] = {}
 
     @classmethod
     def open(cls, path: str | Path, storage_options: Options = None) -> Self:
@@ -237,11 +239,11 @@ class Opened:
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read rows of an array; ValueError where what is stored is not what was written."""
-        return arrays.read(self._array(name), start, stop)
+        return arrays.read(self._safe_array(name), start, stop)
 
     def take_rows(self, name: str, numbers: NDArray[Any]) -> NDArray[Any]:
         """Read the rows of these numbers; ValueError as for `read_rows`."""
-        return arrays.take(self._array(name), numbers)
+        return arrays.take(self._safe_array(name), numbers)
 
     def read_parts(self, name: str) -> Iterator[NDArray[Any]]:
         """Read an array in whole shards, some at a time, from its first row to its last."""
@@ -268,6 +270,18 @@ class Opened:
         """Return the coordinates that were copied from X's own store."""
         copied = {dimension: self._array(dimension) for dimension in self.record.labels.copied}
         return {name: Coordinate(a, a.attrs.asdict(), 0, a.shape[0]) for name, a in copied.items()}
+
+    def _safe_array(self, name: str) -> zarr.Array[Any]:
+        """Open an array to read it: another's store may hold chunks that unpack to gigabytes."""
+        array = self._array(name)
+        if self.record.job.output.compression == "none":
+            return array
+        known, safe = self._safe.get(name, (None, array))
+        # The array is opened anew where its shape has changed
+        if known is not array:
+            safe = bounded(array)
+            self._safe[name] = array, safe
+        return safe
 
     def _array(self, name: str) -> zarr.Array[Any]:
         if name not in self._arrays:
