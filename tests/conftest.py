@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 import colonnade as cn
 import slurm as slurms
 from colonnade import Network
-from colonnade.stopping import SIGNALS
+from colonnade.signals.stopping import SIGNALS
 from support import (
     BAD_INPUTS,
     SURVIVED,

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
-from colonnade.places import Objects
+from colonnade.storage import Objects
 
 BUCKET = "colonnade"
 KEY, SECRET = "testkey", "test-secret-never-told"

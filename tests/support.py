@@ -22,12 +22,12 @@ import pytest
 
 import colonnade as cn
 from colonnade import Network
+from colonnade.compute.kernel.tiles import Tiles
+from colonnade.compute.products import PRODUCTS, Rows, make_arrays
 from colonnade.errors import ColonnadeError, NetworkError
-from colonnade.kernel.tiles import Tiles
-from colonnade.layout import Grid, Shapes
-from colonnade.places import Place
-from colonnade.plan import Work
-from colonnade.products import PRODUCTS, Rows, make_arrays
+from colonnade.grid import Grid, Shapes
+from colonnade.planning.plan import Work
+from colonnade.storage import Place
 
 # n, m, q and p are unequal primes, so that a swapped dimension shows
 N, M, Q, P = 5, 7, 3, 101

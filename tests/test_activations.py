@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colonnade.activations import ACTIVATIONS, activation, formulas
+from colonnade.activations import ACTIVATIONS, activation
 from colonnade.errors import UsageError
+from colonnade.network.activations import formulas
 
 DTYPES = (np.float32, np.float64)
 DIGITS = 40

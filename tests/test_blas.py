@@ -11,7 +11,7 @@ IN_THREADS = """
 import threading
 import numpy
 from threadpoolctl import threadpool_info
-from colonnade.blas import one_blas_thread
+from colonnade.compute.blas import one_blas_thread
 
 def threads():
     return {i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas"}

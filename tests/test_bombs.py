@@ -24,8 +24,8 @@ from zarr.codecs.numcodecs import BZ2, LZ4, LZMA, Zlib
 
 import colonnade as cn
 from colonnade import Network
-from colonnade.columns import open_columns
 from colonnade.errors import UsageError
+from colonnade.inputs import open_columns
 from colonnade.store import Store
 from support import N, P, frugal_refusal, make_columns
 

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import colonnade as cn
-from colonnade import kernel as kernel_module
+from colonnade.compute.jacobian import jacobian_by_definition
+from colonnade.compute.kernel import Kernel
+from colonnade.compute.kernel import kernel as kernel_module
+from colonnade.compute.kernel.order import Product, cheapest
 from colonnade.errors import NetworkError, UsageError
-from colonnade.jacobian import jacobian_by_definition
-from colonnade.kernel import Kernel
-from colonnade.kernel.order import Product, cheapest
 from support import make_chain, make_columns, make_network, refusal
 
 IN_JAX = {

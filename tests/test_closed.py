@@ -22,9 +22,8 @@ import yaml
 
 import colonnade as cn
 from attacker import Listening, attack, family, listening
-from colonnade import clusters
-from colonnade.clusters import kubernetes, local
-from colonnade.clusters.private import private_directory
+from colonnade.clusters import connection, kubernetes, local
+from colonnade.clusters.private_directory import private_directory
 from colonnade.errors import ClusterError
 from colonnade.events import ClusterExposed, ClusterReady
 from colonnade.progress import told
@@ -399,12 +398,12 @@ def test_a_cluster_that_is_exposed_says_so(job, monkeypatch: pytest.MonkeyPatch)
         capacity = staticmethod(local.capacity)
 
         @staticmethod
-        @clusters.contextmanager
+        @connection.contextmanager
         def deploy(settings: Any) -> Iterator[Any]:
             with local.deploy(settings) as found:
-                yield clusters.Deployment(found.client, "Kubernetes", exposed="it is open")
+                yield connection.Deployment(found.client, "Kubernetes", exposed="it is open")
 
-    monkeypatch.setitem(clusters._KINDS, "local", Exposed)
+    monkeypatch.setitem(connection._KINDS, "local", Exposed)
     events: list[Any] = []
     cn.run(job(), listener=events.append)
     exposed = [event for event in events if isinstance(event, ClusterExposed)]

@@ -74,7 +74,7 @@ def test_the_job_of_a_worker(job, kind: str, tmp_path) -> None:
     *_, first, second, command = (line for line in script if line)
     assert (first, second) == ("module load python", ". ~/env")
     words = command.split()
-    assert words[:4] == ["python3", "-m", "colonnade.clusters.worker", "tcp://10.0.0.1:8786"]
+    assert words[:4] == ["python3", "-m", "colonnade.clusters.queue_worker", "tcp://10.0.0.1:8786"]
     options = dict(itertools.pairwise(words))
     assert (options["--nthreads"], options["--memory-limit"]) == ("2", "3.00GiB")
     assert (options["--interface"], options["--local-directory"]) == ("ib0", "/scratch")

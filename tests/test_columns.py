@@ -20,11 +20,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import Delta
 
-from colonnade.columns import base, open_columns, sampling
-from colonnade.columns.sampling import Piece
+from colonnade.columns import open_columns
 from colonnade.errors import InputError, visible
-from colonnade.npy import file as npyfile
-from colonnade.npy import header as npyheader
+from colonnade.inputs import base, sampling
+from colonnade.inputs.sampling import Piece
+from colonnade.storage.npy import file as npyfile
+from colonnade.storage.npy import header as npyheader
 from support import make_columns
 
 N, P = 7, 29

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import colonnade as cn
-from colonnade.activations import COLUMNWISE, activation
-from colonnade.activations.formulas import LowRank
 from colonnade.errors import UsageError
-from colonnade.verify.deepreference import make_reference
-from colonnade.verify.mixing import mixed
-from colonnade.verify.reference import excess
+from colonnade.network.activations import COLUMNWISE, activation
+from colonnade.network.activations.formulas import LowRank
+from colonnade.verification.deepreference import make_reference
+from colonnade.verification.mixing import mixed
+from colonnade.verification.reference import excess
 from support import make_chain, make_columns
 from test_activations import DIGITS
 

@@ -19,7 +19,6 @@ import pytest
 from distributed import Client
 
 import colonnade as cn
-from colonnade import rounds
 from colonnade.errors import IncompleteError, UsageError
 from colonnade.events import (
     BlockDone,
@@ -29,8 +28,9 @@ from colonnade.events import (
     Stalled,
     WorkerReplaced,
 )
-from colonnade.places import Directory
 from colonnade.progress import told
+from colonnade.running import retries
+from colonnade.storage import Directory
 from colonnade.store import Store, lease
 from support import N, Q, make_columns
 from test_cli import COLONNADE, MANY, colonnade, has_shards, shards, until
@@ -39,9 +39,9 @@ from test_run import BLOCKS, bits
 # Loaded by workers: blocks that stand still while a file is there, one or all, and such as kill
 DISTURB = """
 import os, signal, time
-from colonnade import task
+from colonnade.running import worker
 # Dask may load a file twice
-real = getattr(task.compute_block, "real", task.compute_block)
+real = getattr(worker.compute_block, "real", worker.compute_block)
 def compute_block(address, block):
     folder = os.path.dirname(address.path)
     if os.path.exists(os.path.join(folder, f"kills-{block}")):
@@ -52,7 +52,7 @@ def compute_block(address, block):
             time.sleep(0.01)
     return real(address, block)
 compute_block.real = real
-task.compute_block = compute_block
+worker.compute_block = compute_block
 """
 
 
@@ -180,7 +180,7 @@ def test_the_batch_of_a_killed_worker_is_computed_by_another(
 def test_a_worker_that_hangs_is_named(
     job, processes: Processes, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(rounds, "_PATIENCE", 0.3)
+    monkeypatch.setattr(retries, "_PATIENCE", 0.3)
     processes.add_worker()
     (tmp_path / "wait").touch()
     stalled: list[Stalled] = []
@@ -205,7 +205,7 @@ def test_a_worker_that_hangs_loses_its_blocks(
     job, processes: Processes, tmp_path: Path, monkeypatch, local_bits
 ) -> None:
     """It has no nanny: it is asked to end, and where another one comes the run goes on."""
-    monkeypatch.setattr(rounds, "_PATIENCE", 3.0)
+    monkeypatch.setattr(retries, "_PATIENCE", 3.0)
     processes.add_worker()
     with Client(processes.address) as client:
         (worker,) = client.scheduler_info()["workers"]

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from colonnade import Network
-from colonnade.activations import ACTIVATIONS, activation
-from colonnade.products import PRODUCTS
+from colonnade.compute.products import PRODUCTS
+from colonnade.network.activations import ACTIVATIONS, activation
 from colonnade.store.rounding import round_mantissa
-from colonnade.verify.comparing import Comparison
-from colonnade.verify.deepreference import make_reference
-from colonnade.verify.everycolumn import Usual, direction
-from colonnade.verify.mixing import mixed, mixed_columns
-from colonnade.verify.reference import Enclosure, Reference, excess
-from colonnade.verify.stored import project
+from colonnade.verification.comparing import Comparison
+from colonnade.verification.deepreference import make_reference
+from colonnade.verification.everycolumn import Usual, direction
+from colonnade.verification.mixing import mixed, mixed_columns
+from colonnade.verification.reference import Enclosure, Reference, excess
+from colonnade.verification.stored import project
 from support import make_chain, make_columns, make_network, results
 from test_columnwise import CASES, DEEP
 from test_reference import worst, worst_of_all

@@ -13,15 +13,15 @@ import zarr
 from distributed import LocalCluster
 
 import colonnade as cn
-from colonnade.inputs import check_job
+from colonnade.compute.kernel import Kernel
+from colonnade.compute.kernel.few import FewColumns
+from colonnade.compute.kernel.tiles import Tiles
+from colonnade.compute.products import PRODUCTS
 from colonnade.job.file import load_job
-from colonnade.kernel import Kernel
-from colonnade.kernel.few import FewColumns
-from colonnade.kernel.tiles import Tiles
-from colonnade.plan import Capacity
-from colonnade.products import PRODUCTS
+from colonnade.planning.plan import Capacity
+from colonnade.running.prepare import check_job
+from colonnade.running.worker import Address, compute_block
 from colonnade.store import Store, hold
-from colonnade.task import Address, compute_block
 from support import make_columns, make_network, save_network
 from test_run import bits
 

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from pyarrow import csv
 
 import colonnade as cn
-from colonnade.columns import Columns, open_columns
 from colonnade.errors import StoreError
+from colonnade.inputs import Columns, open_columns
 from support import make_columns, make_network, refusal
 
 N, P = 7, 211
@@ -118,7 +118,7 @@ def test_what_is_missing_in_a_table_is_nan(tmp_path, statistics: bool) -> None:
 @pytest.mark.parametrize("block", [7, 1000])
 def test_csv(tmp_path, monkeypatch, X, step: int, block: int) -> None:
     """Its rows are found, wherever the blocks in which it is read for them end."""
-    from colonnade.columns import csvs  # noqa: PLC0415 (after the extra is known to be there)
+    from colonnade.inputs import csvs  # noqa: PLC0415 (after the extra is known to be there)
 
     monkeypatch.setattr(csvs, "_STEP", step)
     monkeypatch.setattr(csvs, "_BLOCK", block)
@@ -446,7 +446,7 @@ def test_a_part_is_another_x(tmp_path, X) -> None:
 
 
 def test_a_part_of_a_large_x_has_a_cheap_fingerprint(tmp_path, X, monkeypatch) -> None:
-    from colonnade.columns import base  # noqa: PLC0415 (as a module)
+    from colonnade.inputs import base  # noqa: PLC0415 (as a module)
 
     monkeypatch.setattr(base, "_WHOLE_BYTES", 100)
     X = make_columns(N, 9001)

@@ -18,14 +18,15 @@ import zarr
 from distributed import LocalCluster
 
 import colonnade as cn
-from colonnade.columns import base, open_columns
+from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, InputError, StoreError
 from colonnade.events import StoreGrown
-from colonnade.inputs import check_job
+from colonnade.inputs import base
 from colonnade.job.file import load_job
-from colonnade.run import _final_results
+from colonnade.running.prepare import check_job
+from colonnade.running.run import _final_results
+from colonnade.running.worker import Address, compute_block
 from colonnade.store import Store, hold, input_record
-from colonnade.task import Address, compute_block
 from support import P, make_columns, refusal, snapshot
 from test_cli import colonnade
 from test_run import bits

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import colonnade as cn
 from colonnade import Network
-from colonnade.columns import open_columns
+from colonnade.inputs import open_columns
 from support import N, P, allowed, frugal_refusal, make_columns, snapshot
 
 # A .npy of four float32, for W1 and W2 with n = m = q = 2

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import colonnade as cn
-from colonnade.columns import open_columns
+from colonnade.inputs import open_columns
 from support import N, P, allowed, frugal_refusal, make_columns, refusal, snapshot
 
 X = make_columns()

@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import colonnade as cn
-from colonnade.columns import open_columns
 from colonnade.errors import ColonnadeError, IncompleteError, StoreError
+from colonnade.inputs import open_columns
 from colonnade.job.file import load_job
-from colonnade.planning import plan
+from colonnade.running.calibrate import plan
+from colonnade.running.worker import Address, compute_block
 from colonnade.store import Store, hold, input_record
-from colonnade.task import Address, compute_block
 from support import (
     N,
     P,

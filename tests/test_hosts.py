@@ -197,10 +197,10 @@ def nannies(hosts: Network, host: str) -> set[int]:
 # Workers that are not what the client is, or do not reach what it does
 
 OTHER = """
-from colonnade import environment
-environment.versions = lambda real=environment.versions: {**real(), "numpy": "1.0.7"}
-from colonnade import task
-task.versions = environment.versions
+from colonnade import versions
+versions.versions = lambda real=versions.versions: {**real(), "numpy": "1.0.7"}
+from colonnade.running import worker
+worker.versions = versions.versions
 """
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import colonnade as cn
-from colonnade.activations import activation
-from colonnade.verify.deepreference import make_reference
-from colonnade.verify.reference import excess
+from colonnade.network.activations import activation
+from colonnade.verification.deepreference import make_reference
+from colonnade.verification.reference import excess
 from support import make_columns, make_network, refusal, save_network
 
 SOURCE = '''

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import colonnade as cn
+from colonnade.compute.jacobian import jacobian_by_definition as by_definition
+from colonnade.compute.kernel import sandwich
 from colonnade.errors import InputError
-from colonnade.jacobian import jacobian_by_definition as by_definition
-from colonnade.kernel import Kernel, sandwich
+from colonnade.kernel import Kernel
 from support import M, N, P, Q, make_columns, make_network, refusal
 
 sizes = st.sampled_from([1, 2, 3, 5, 7, 11, 13, 17])

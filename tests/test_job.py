@@ -18,11 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from colonnade import job as models
-from colonnade.activations import ACTIVATIONS
 from colonnade.errors import JobError
 from colonnade.job import AddressCluster, Job, LocalCluster, cluster, json_schema
 from colonnade.job.file import load_job
-from colonnade.places.locations import StorageOptions
+from colonnade.network.activations import ACTIVATIONS
+from colonnade.storage.locations import StorageOptions
 from support import N, P, make_columns, refusal
 
 CONFIGS = [Path(__file__).parents[1] / "configs" / name for name in ("digits.yaml", "patches.yaml")]

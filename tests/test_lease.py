@@ -20,7 +20,7 @@ import pytest
 
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import HolderWatched
-from colonnade.places import Directory
+from colonnade.storage import Directory
 from colonnade.store.lease import FILE, Holder, hold, holder
 from support import needs
 
@@ -177,7 +177,7 @@ def test_one_of_many_successors(tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from colonnade.errors import StoreError\n"
-        "from colonnade.places import Directory\n"
+        "from colonnade.storage import Directory\n"
         "from colonnade.store.lease import hold\n"
         "sys.stdin.readline()\n"
         "try:\n"
@@ -226,7 +226,7 @@ def test_a_lease_that_could_not_be_taken_away_is_nobodys(tmp_path: Path) -> None
 
 HOLDING = """
 import sys
-from colonnade.places import Directory
+from colonnade.storage import Directory
 from colonnade.store.lease import hold
 with hold(Directory(sys.argv[1]), sys.argv[2], term=float(sys.argv[3])):
     print("held", flush=True)
@@ -320,14 +320,14 @@ def test_a_lease_of_an_older_version(tmp_path: Path) -> None:
 
 LOOKING = """
 import sys
-from colonnade.places import Directory
+from colonnade.storage import Directory
 from colonnade.store import holder
 found = holder(Directory(sys.argv[1]))
 print(found.run, found.is_here, found.is_gone)
 """
 LOOKED_AT = """
 import subprocess, sys
-from colonnade.places import Directory
+from colonnade.storage import Directory
 from colonnade.store.lease import hold
 nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c"]
 with hold(Directory(sys.argv[1]), "inside"):

@@ -27,13 +27,13 @@ from sklearn.preprocessing import StandardScaler
 
 import colonnade as cn
 from colonnade import Network
-from colonnade.columns.pairing import MatchError, Pairing, carry_nothing, pair
 from colonnade.errors import InputError, JobError
 from colonnade.events import FeaturesOrdered
-from colonnade.inputs import check_job
+from colonnade.inputs.labels import Labels
+from colonnade.inputs.pairing import MatchError, Pairing, carry_nothing, pair
 from colonnade.job.file import load_job
-from colonnade.labels import Labels
 from colonnade.progress import JsonLines, told
+from colonnade.running.prepare import check_job
 from colonnade.store import Store, hold
 from support import N, P, Q, make_columns, refusal
 

@@ -11,7 +11,7 @@ import pytest
 import colonnade as cn
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import BlockDone, BlockFailed
-from colonnade.matrix import nonfinite
+from colonnade.inputs.matrix import nonfinite
 from colonnade.progress import told
 from colonnade.store import Store
 from support import N, P, make_columns

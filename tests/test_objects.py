@@ -27,12 +27,12 @@ from distributed import LocalCluster
 
 import colonnade as cn
 import s3
-from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError, UsageError
-from colonnade.reader import Backend
+from colonnade.inputs import open_columns
+from colonnade.reading import Backend
 from colonnade.store import Store
 from colonnade.store.lease import FILE, Holder, hold, holder
-from colonnade.verify import check
+from colonnade.verification import check
 from proxy import Proxy
 from support import N, Q, make_columns, make_network, put_npy, refusal, save_network
 

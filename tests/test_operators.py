@@ -15,9 +15,10 @@ import xarray as xr
 from scipy.linalg import block_diag
 
 import colonnade as cn
+from colonnade.compute.jacobian import slopes
 from colonnade.errors import StoreError, TooLargeError, UsageError
-from colonnade.jacobian import slopes
-from colonnade.reader import Backend, operators
+from colonnade.reader import Backend
+from colonnade.reading import operators
 from support import M, N, P, Q, make_columns, make_network, save_network
 
 LAYOUTS = ["dense", "factored"]

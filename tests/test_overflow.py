@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import colonnade as cn
 from colonnade import Network
+from colonnade.compute.kernel import Kernel
 from colonnade.events import BlockDone, RunFinished
-from colonnade.kernel import Kernel
 from colonnade.progress import measuring, told
 from colonnade.reporting.summary import summarise
 from colonnade.store import KEY, Store

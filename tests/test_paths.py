@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 import colonnade as cn
 from colonnade import Network
-from colonnade.columns import open_columns
+from colonnade.inputs import open_columns
 from colonnade.store import Store
 from support import bits, make_columns, make_network, refusal, save_network
 

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import colonnade as cn
-from colonnade.dispatch import batches
-from colonnade.inputs import check_job
+from colonnade.grid import Shapes
 from colonnade.job.file import load_job
-from colonnade.layout import Shapes
-from colonnade.plan import Capacity
-from colonnade.planning import calibrated, sample
-from colonnade.sizing import make_plan
+from colonnade.planning.plan import Capacity
+from colonnade.planning.sizing import make_plan
+from colonnade.running.calibrate import calibrated, sample
+from colonnade.running.dispatch import batches
+from colonnade.running.prepare import check_job
 from support import N, P, make_columns, make_work, refusal, snapshot
 
 

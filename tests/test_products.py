@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import colonnade as cn
-from colonnade.layout import Grid, Shapes
-from colonnade.products import PRODUCTS, make_arrays, needs_blocks
+from colonnade.compute.products import PRODUCTS, make_arrays, needs_blocks
+from colonnade.grid import Grid, Shapes
 from support import make_columns, make_network, results
 
 sizes = st.sampled_from([1, 2, 3, 5, 7, 13, 17])
@@ -95,7 +95,7 @@ def test_what_vanishes_and_what_is_out_of_scale(by: str) -> None:
 def test_norms_in_many_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     network, X = make_network(), make_columns()
     whole = {by: results(network, X, "float32", NAMES, by) for by in ("slopes", "blocks")}
-    monkeypatch.setattr("colonnade.products.base._SLICE_BYTES", 3 * 8 * 7)
+    monkeypatch.setattr("colonnade.compute.products.base._SLICE_BYTES", 3 * 8 * 7)
     for by, expected in whole.items():
         found = results(network, X, "float32", NAMES, by)
         for name in ARRAYS:

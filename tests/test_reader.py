@@ -18,13 +18,13 @@ import zarr
 import colonnade as cn
 from colonnade.errors import JobError, UsageError
 from colonnade.events import StoreLabelled
-from colonnade.inputs import check_job
 from colonnade.job.file import load_job
-from colonnade.plan import Capacity
+from colonnade.planning.plan import Capacity
 from colonnade.progress import told
-from colonnade.reader import Backend
+from colonnade.reading import Backend
+from colonnade.running.prepare import check_job
+from colonnade.running.worker import Address, compute_block
 from colonnade.store import Store, hold
-from colonnade.task import Address, compute_block
 from support import M, N, P, Q, make_columns, no_files, refusal, snapshot
 
 INPUTS, OUTPUTS = ["T_850", "ω µ", "q", "u$", "v"], ["rain", "snow", "wind"]

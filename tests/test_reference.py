@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from colonnade import Network
-from colonnade.activations import ACTIVATIONS, activation
+from colonnade.network.activations import ACTIVATIONS, activation
 from colonnade.store.rounding import round_mantissa
-from colonnade.verify.blockwise import BlockSums
-from colonnade.verify.deepreference import make_reference
-from colonnade.verify.definitions import DEFINITIONS, sigma, slope_range
-from colonnade.verify.everycolumn import EveryColumn, direction
-from colonnade.verify.reference import Reference, excess
+from colonnade.verification.blockwise import BlockSums
+from colonnade.verification.deepreference import make_reference
+from colonnade.verification.definitions import DEFINITIONS, sigma, slope_range
+from colonnade.verification.everycolumn import EveryColumn, direction
+from colonnade.verification.reference import Reference, excess
 from support import make_columns, make_network, results
 from test_activations import DIGITS, REFERENCE
 

@@ -117,7 +117,7 @@ def launched(server: sshd.Sshd) -> dict[int, psutil.Process]:
         # It may end meanwhile
         with suppress(psutil.NoSuchProcess):
             command = process.cmdline()
-            if "colonnade.clusters.onhost" in " ".join(command) and "python" in command[0]:
+            if "colonnade.clusters.ssh_host" in " ".join(command) and "python" in command[0]:
                 found[process.pid] = process
     return found
 

@@ -19,13 +19,13 @@ from pyarrow import csv
 
 import colonnade as cn
 import s3
-from colonnade import steady
-from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import InputChanged, InputTouched
-from colonnade.places import Directory
+from colonnade.inputs import open_columns
 from colonnade.progress import told
-from colonnade.steady import ChangedError, SteadyColumns, stamp_of
+from colonnade.running import input_guard
+from colonnade.running.input_guard import ChangedError, SteadyColumns, stamp_of
+from colonnade.storage import Directory
 from colonnade.store import Store, input_record, lease
 from support import N, P, Q, bits, make_columns, put_npy
 from test_disturbed import Processes, begun, wait_for
@@ -279,18 +279,18 @@ def test_looks_now_and_then_spare_what_was_done_before(
     job, processes: Processes, tmp_path: Path, monkeypatch
 ) -> None:
     """Blocks that were done when X was still the same are kept."""
-    monkeypatch.setattr(steady, "_EVERY", 0.0)
-    monkeypatch.setattr(steady, "_RARELY", 0)
+    monkeypatch.setattr(input_guard, "_EVERY", 0.0)
+    monkeypatch.setattr(input_guard, "_RARELY", 0)
     X = make_columns()
     save_zarr(tmp_path / "X.zarr", X)
     sound: list[int] = []
-    compare = steady.Guard._compare
+    compare = input_guard.Guard._compare
 
-    def compared(guard: steady.Guard) -> None:
+    def compared(guard: input_guard.Guard) -> None:
         compare(guard)
         sound.append(len(guard._sound))
 
-    monkeypatch.setattr(steady.Guard, "_compare", compared)
+    monkeypatch.setattr(input_guard.Guard, "_compare", compared)
     disturbed = Disturbed(job, processes, tmp_path, str(tmp_path / "X.zarr"))
 
     def change() -> None:
@@ -309,9 +309,9 @@ def test_a_large_x_is_compared_by_samples(
 ) -> None:
     """A change of what is not sampled is told, for what it is worth."""
     preload = processes.preload.read_text()
-    lower = "\nfrom colonnade.columns import base\nbase._WHOLE_BYTES = 100\n"
+    lower = "\nfrom colonnade.inputs import base\nbase._WHOLE_BYTES = 100\n"
     processes.preload.write_text(preload + lower)
-    monkeypatch.setattr("colonnade.columns.base._WHOLE_BYTES", 100)
+    monkeypatch.setattr("colonnade.inputs.base._WHOLE_BYTES", 100)
     X = make_columns()
     np.save(tmp_path / "X.npy", X)
     disturbed = Disturbed(job, processes, tmp_path, str(tmp_path / "X.npy"))

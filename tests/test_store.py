@@ -14,17 +14,17 @@ import xarray as xr
 import zarr
 
 import colonnade as cn
-from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import BlockDone
+from colonnade.grid import Shapes
+from colonnade.inputs import open_columns
 from colonnade.job.file import load_job
-from colonnade.layout import Shapes
-from colonnade.plan import Capacity
-from colonnade.sizing import make_plan
+from colonnade.planning.plan import Capacity
+from colonnade.planning.sizing import make_plan
+from colonnade.running.worker import Address, Failed, Released, compute_block, compute_blocks
 from colonnade.store import Store, hold, input_record
 from colonnade.store import arrays as store_arrays
 from colonnade.store.rounding import round_mantissa
-from colonnade.task import Address, Failed, Released, compute_block, compute_blocks
 from support import N, P, Q, make_columns, make_network, make_work, save_network
 
 pytestmark = pytest.mark.shared_cluster

@@ -17,10 +17,10 @@ import pytest
 import zarr
 
 import colonnade as cn
-from colonnade.columns import open_columns
 from colonnade.errors import ColonnadeError
+from colonnade.inputs import open_columns
 from colonnade.store import Store
-from colonnade.verify import _chosen
+from colonnade.verification import _chosen
 from support import bits, make_columns, make_network, save_network
 from test_verify import change, flip
 

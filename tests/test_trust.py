@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 import colonnade as cn
 from colonnade.errors import ColonnadeError
-from colonnade.reader import Backend
+from colonnade.reading import Backend
 from support import N, P, Q, make_columns, make_network, no_files, refusal, save_network
 
 pytestmark = pytest.mark.shared_cluster

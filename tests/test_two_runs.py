@@ -21,7 +21,7 @@ import zarr
 import colonnade as cn
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import BlockDone, ClusterReady
-from colonnade.places import Directory
+from colonnade.storage import Directory
 from colonnade.store import Store, holder, lease
 from support import N, Q, make_columns
 from test_cli import COLONNADE, MANY, colonnade, has_shards, until

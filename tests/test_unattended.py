@@ -31,8 +31,8 @@ from colonnade.events import (
     RunStarted,
     Stopping,
 )
-from colonnade.places import Directory
 from colonnade.progress import JsonLines, listening, measuring
+from colonnade.storage import Directory
 from colonnade.store import Store, hold
 from support import N, P, Q, make_columns, needs
 from test_cli import COLONNADE, INTERRUPTED, MANY, colonnade, has_shards, until

@@ -10,7 +10,7 @@ A = cn.operator("out.zarr")      # SciPy LinearOperator, blockdiag(J_1 … J_p),
 
 from __future__ import annotations
 
-from colonnade import interrupts
+from colonnade.signals import interrupts
 
 # What follows takes a second or so
 interrupts.expect()
@@ -19,7 +19,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from colonnade.activations import Activation, activation
+from colonnade.compute.jacobian import forward, jacobian, slopes
 from colonnade.errors import (
     ClusterError,
     ColonnadeError,
@@ -32,16 +32,16 @@ from colonnade.errors import (
     TooLargeError,
     UsageError,
 )
-from colonnade.jacobian import forward, jacobian, slopes
-from colonnade.materializing import materialize
-from colonnade.network import Network
-from colonnade.planning import plan
-from colonnade.run import run
-from colonnade.verify import Verification, verify
+from colonnade.network.activations import Activation, activation
+from colonnade.network.network import Network
+from colonnade.running.calibrate import plan
+from colonnade.running.materialize import materialize
+from colonnade.running.run import run
+from colonnade.verification import Verification, verify
 
 if TYPE_CHECKING:
-    from colonnade.reader import open  # noqa: A004
-    from colonnade.reader.operators import column_derivative, operator
+    from colonnade.reading import open  # noqa: A004
+    from colonnade.reading.operators import column_derivative, operator
     from colonnade.reporting import report
 
 __version__ = version("colonnade")
@@ -76,9 +76,9 @@ __all__ = [
 
 # xarray and pandas behind it cost as long to import as all the rest; workers never need them
 _LAZY = {
-    "column_derivative": "colonnade.reader.operators",
-    "open": "colonnade.reader",
-    "operator": "colonnade.reader.operators",
+    "column_derivative": "colonnade.reading.operators",
+    "open": "colonnade.reading",
+    "operator": "colonnade.reading.operators",
     "report": "colonnade.reporting",
 }
 

@@ -17,15 +17,15 @@ import click
 from colonnade import __version__
 from colonnade.doctor import doctor as diagnose
 from colonnade.errors import ColonnadeError, visible
-from colonnade.interrupts import leave_to_python
 from colonnade.job import json_schema
-from colonnade.materializing import materialize as materialize_store
-from colonnade.planning import plan as plan_job
 from colonnade.progress import LOGS, JsonLines, forgiving, listening, measuring, told
-from colonnade.run import run as run_job
+from colonnade.running.calibrate import plan as plan_job
+from colonnade.running.materialize import materialize as materialize_store
+from colonnade.running.run import run as run_job
+from colonnade.signals.interrupts import leave_to_python
 from colonnade.store import Store
 from colonnade.submit import prepare
-from colonnade.verify import verify as verify_store
+from colonnade.verification import verify as verify_store
 
 __all__ = ["main"]
 

@@ -11,12 +11,12 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from colonnade.blas import blas_libraries
 from colonnade.clusters.local import capacity
-from colonnade.environment import environment
+from colonnade.compute.blas import blas_libraries
+from colonnade.formatting import counted, format_bytes
 from colonnade.job import LocalCluster
-from colonnade.plan import Capacity
-from colonnade.words import counted, format_bytes
+from colonnade.planning.plan import Capacity
+from colonnade.versions import environment
 
 __all__ = ["Diagnosis", "Extra", "doctor", "make_extra"]
 

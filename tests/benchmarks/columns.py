@@ -89,7 +89,7 @@ def main() -> None:
     fair(1)
     import numpy as np  # noqa: PLC0415
 
-    from colonnade.columns import open_columns  # noqa: PLC0415
+    from colonnade.inputs import open_columns  # noqa: PLC0415
 
     n, block = arguments.features, arguments.block
     X = np.random.default_rng(0).standard_normal((n, arguments.columns)).astype(np.float32)

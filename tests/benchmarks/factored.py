@@ -48,8 +48,8 @@ def formed(job: dict[str, Any], start: int, stop: int) -> tuple[Any, Any]:
     import numpy as np  # noqa: PLC0415 (after `fair`)
 
     import colonnade as cn  # noqa: PLC0415
-    from colonnade.kernel.tiles import Tiles, overlapping  # noqa: PLC0415
-    from colonnade.products import PRODUCTS, Rows  # noqa: PLC0415
+    from colonnade.compute.kernel.tiles import Tiles, overlapping  # noqa: PLC0415
+    from colonnade.compute.products import PRODUCTS, Rows  # noqa: PLC0415
 
     network = cn.Network.load(job["network"]["weights"], job["network"]["activation"])
     X = np.load(job["input"]["path"], mmap_mode="r")

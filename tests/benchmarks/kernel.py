@@ -38,7 +38,7 @@ PEERS = ["jax jacrev", "jax jacfwd", "torch jacrev", "einsum"]
 def kernel_side(network: Any, X: Any, dtype: Any) -> Callable[[], Any]:
     import numpy as np  # noqa: PLC0415 (after `fair`)
 
-    from colonnade.kernel.tiles import Tiles, overlapping  # noqa: PLC0415
+    from colonnade.compute.kernel.tiles import Tiles, overlapping  # noqa: PLC0415
 
     B = X.shape[1]
     tiles = Tiles(network, dtype, dtype)
@@ -89,7 +89,7 @@ def measure(
 ) -> list[Any]:
     import numpy as np  # noqa: PLC0415
 
-    from colonnade.kernel.tiles import tile_columns  # noqa: PLC0415
+    from colonnade.compute.kernel.tiles import tile_columns  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
     network = make_network(shape, dtype)
@@ -119,7 +119,7 @@ def measure_chain(sizes: list[int], dtype: Any, columns: int, seconds: float) ->
     """A deep network against the peak, and against JAX, if it is there."""
     import numpy as np  # noqa: PLC0415
 
-    from colonnade.kernel.order import cheapest  # noqa: PLC0415
+    from colonnade.compute.kernel.order import cheapest  # noqa: PLC0415
 
     rng = np.random.default_rng(0)
     network = make_chain(sizes, "tanh", dtype)

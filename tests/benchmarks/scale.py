@@ -111,7 +111,7 @@ def growth(columns: int, rounds: int) -> None:
 def dispatching(tasks: int, rounds: int) -> None:
     import distributed  # noqa: PLC0415
 
-    from colonnade.dispatch import batches, dispatch, in_flight  # noqa: PLC0415
+    from colonnade.running.dispatch import batches, dispatch, in_flight  # noqa: PLC0415
 
     class Patient:
         def goes_on(self) -> bool:

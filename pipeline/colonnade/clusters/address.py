@@ -12,7 +12,7 @@ from colonnade.clusters.base import Deployment
 from colonnade.clusters.security import from_files
 from colonnade.errors import ClusterError
 from colonnade.job import AddressCluster
-from colonnade.plan import Capacity
+from colonnade.planning.plan import Capacity
 
 __all__ = ["capacity", "deploy"]
 

@@ -14,7 +14,7 @@ import distributed
 from distributed.core import Status
 
 from colonnade.errors import ClusterError, needed, reason
-from colonnade.plan import Capacity
+from colonnade.planning.plan import Capacity
 
 __all__ = [
     "Deployment",

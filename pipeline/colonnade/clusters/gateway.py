@@ -8,7 +8,7 @@ from typing import Any
 
 from colonnade.clusters.base import Deployment, close, in_time, library, refusal
 from colonnade.job import GatewayCluster
-from colonnade.plan import Capacity
+from colonnade.planning.plan import Capacity
 
 __all__ = ["capacity", "deploy"]
 

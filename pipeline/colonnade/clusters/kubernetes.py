@@ -17,7 +17,7 @@ from distributed.comm.addressing import get_address_host
 from colonnade.clusters.base import Deployment, close, library, refusal
 from colonnade.errors import ClusterError
 from colonnade.job import KubernetesCluster, TlsSettings
-from colonnade.plan import Capacity
+from colonnade.planning.plan import Capacity
 
 __all__ = [
     "LABELS",

@@ -14,14 +14,14 @@ import distributed
 from dask.system import CPU_COUNT
 from distributed.system import MEMORY_LIMIT
 
-from colonnade.clusters import closed
+from colonnade.clusters import http_servers
 from colonnade.clusters.base import Deployment, close
-from colonnade.clusters.private import private_directory, temporary_directory
-from colonnade.clusters.processes import Processes
+from colonnade.clusters.local_processes import Processes
+from colonnade.clusters.private_directory import private_directory, temporary_directory
 from colonnade.clusters.security import security_in
 from colonnade.job import LocalCluster
-from colonnade.plan import Capacity
-from colonnade.stopping import SIGNALS
+from colonnade.planning.plan import Capacity
+from colonnade.signals.stopping import SIGNALS
 
 __all__ = ["capacity", "deploy"]
 
@@ -93,14 +93,14 @@ def _cluster(
         "cls": processes.nanny(),
         "options": common
         | {
-            "worker_class": closed.worker_class(dashboard=settings.dashboard),
+            "worker_class": http_servers.worker_class(dashboard=settings.dashboard),
             "nthreads": given.threads_per_worker,
             "memory_limit": given.memory_per_worker,
             "silence_logs": logging.ERROR,
             "preload": [__name__],
         },
     }
-    scheduler, http = closed.scheduler(dashboard=settings.dashboard)
+    scheduler, http = http_servers.scheduler(dashboard=settings.dashboard)
     return distributed.SpecCluster(
         worker=worker,
         scheduler={"cls": scheduler, "options": common | http},

@@ -23,13 +23,13 @@ import distributed
 from distributed.core import Status
 from distributed.utils import format_dashboard_link
 
-from colonnade.clusters import closed
+from colonnade.clusters import http_servers
 from colonnade.clusters.base import Deployment, close, library
-from colonnade.clusters.private import private_directory, temporary_directory
+from colonnade.clusters.private_directory import private_directory, temporary_directory
 from colonnade.clusters.security import run_security, security_in
 from colonnade.errors import ClusterError, reason, shown
 from colonnade.job import QueueCluster
-from colonnade.plan import Capacity
+from colonnade.planning.plan import Capacity
 
 __all__ = ["arguments", "capacity", "deploy", "queue_class"]
 
@@ -139,7 +139,7 @@ def _started(settings: QueueCluster, private: Path, security: distributed.Securi
     kind = queue_class(settings)
     if settings.log_directory is not None:
         Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
-    scheduler, http = closed.scheduler(dashboard=settings.dashboard)
+    scheduler, http = http_servers.scheduler(dashboard=settings.dashboard)
     own = {"local_directory": str(private), **http}
     if security is not None:
         own |= {"security": security, "protocol": "tls://"}
@@ -185,7 +185,7 @@ def arguments(settings: QueueCluster) -> dict[str, Any]:
         "log_directory": settings.log_directory,
         "local_directory": settings.local_directory,
         "python": settings.python,
-        "worker_command": "colonnade.clusters.worker",
+        "worker_command": "colonnade.clusters.queue_worker",
         "worker_extra_args": [
             "--lifetime", f"{settings.walltime - 2 * stagger:.0f}s",
             "--lifetime-stagger", f"{stagger:.0f}s",
@@ -198,8 +198,8 @@ def arguments(settings: QueueCluster) -> dict[str, Any]:
 def _http(*, dashboard: bool) -> list[str]:
     """Tell a worker where to listen for HTTP: on its node's loopback interface, or not at all."""
     if dashboard:
-        return ["--no-dashboard", "--dashboard-address", closed.ANY_PORT]
-    chosen = closed.worker_class(dashboard=False)
+        return ["--no-dashboard", "--dashboard-address", http_servers.ANY_PORT]
+    chosen = http_servers.worker_class(dashboard=False)
     return ["--no-dashboard", "--worker-class", f"{chosen.__module__}.{chosen.__qualname__}"]
 
 

@@ -16,12 +16,12 @@ import distributed
 from dask.utils import parse_timedelta
 
 from colonnade.clusters.base import Deployment, library, refusal
-from colonnade.clusters.private import private_directory, temporary_directory
-from colonnade.clusters.remote import Remote
+from colonnade.clusters.private_directory import private_directory, temporary_directory
 from colonnade.clusters.security import security_in
+from colonnade.clusters.ssh_process import Remote
 from colonnade.errors import ClusterError, listed, reason
 from colonnade.job import SshCluster
-from colonnade.plan import Capacity
+from colonnade.planning.plan import Capacity
 
 __all__ = ["capacity", "connection", "deploy", "document"]
 

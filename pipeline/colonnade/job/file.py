@@ -17,11 +17,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from colonnade.errors import JobError, reason, shown
-from colonnade.job import Job, pathfields
+from colonnade.formatting import counted
+from colonnade.job import pathfields
+from colonnade.job.job import Job
 from colonnade.limits import JOB_BYTES, JOB_PROBLEMS, JOB_VALUES
-from colonnade.places import locations
-from colonnade.places.regularfiles import read_regular
-from colonnade.words import counted
+from colonnade.storage import locations
+from colonnade.storage.regularfiles import read_regular
 
 __all__ = ["JobLike", "load_job", "unexpanded"]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
 from colonnade.job.values import number
-from colonnade.places.locations import FilePath, Settings, StorageOptions
+from colonnade.storage.locations import FilePath, Settings, StorageOptions
 
 __all__ = ["InputSettings"]
 

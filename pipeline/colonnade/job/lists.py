@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from colonnade.inputs.labels import names_problem, scale_problem
 from colonnade.job.values import number
-from colonnade.labels import names_problem, scale_problem
-from colonnade.places.locations import file_path
+from colonnade.storage.locations import file_path
 
 __all__ = ["Deviations", "Names"]
 

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, WithJsonSchema
 
-from colonnade.activations import ACTIVATIONS, COLUMNWISE, activation
-from colonnade.activations.imported import is_import
 from colonnade.errors import UsageError, shown
 from colonnade.job.lists import Names
 from colonnade.job.values import number
-from colonnade.places.locations import FilePath, Settings, StorageOptions
-from colonnade.weights import Matrices, array_names
+from colonnade.network.activations import ACTIVATIONS, COLUMNWISE, activation
+from colonnade.network.activations.imported import is_import
+from colonnade.network.weights import Matrices, array_names
+from colonnade.storage.locations import FilePath, Settings, StorageOptions
 
 __all__ = ["SCALINGS", "ArrayNames", "NetworkSettings"]
 

@@ -15,8 +15,8 @@ from pydantic import (
 from colonnade.job.lists import Deviations
 from colonnade.job.pathfields import KNOWN
 from colonnade.job.values import Size, number
-from colonnade.places.locations import FilePath, Settings, StorageOptions
-from colonnade.places.urls import SCHEMES
+from colonnade.storage.locations import FilePath, Settings, StorageOptions
+from colonnade.storage.urls import SCHEMES
 
 __all__ = ["Layout", "OutputSettings", "Product", "ScaleSettings"]
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from colonnade.errors import has_credentials
 from colonnade.limits import JOB_COUNT, JOB_SIZE_BYTES, JOB_SIZE_CHARACTERS, JOB_WALLTIME_SECONDS
-from colonnade.places.locations import SECRET
+from colonnade.storage.locations import SECRET
 
 __all__ = [
     "Address",

@@ -12,9 +12,9 @@ from typing import Any, TextIO
 
 from colonnade.errors import has_credentials, shown
 from colonnade.events import BlockDone, Event, Stopping
+from colonnade.formatting import now
 from colonnade.limits import EVENT_CHARACTERS
 from colonnade.progress.telling import forgiving
-from colonnade.words import now
 
 __all__ = ["JsonLines"]
 

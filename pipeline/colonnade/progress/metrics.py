@@ -22,7 +22,7 @@ from colonnade.events import (
     RunStarted,
 )
 from colonnade.limits import METRICS_BYTES
-from colonnade.places.regularfiles import read_regular, replace
+from colonnade.storage.regularfiles import read_regular, replace
 
 __all__ = ["measuring"]
 

@@ -29,7 +29,7 @@ from colonnade.events import (
     WaitingForWorkers,
     WorkerReplaced,
 )
-from colonnade.words import counted, format_seconds
+from colonnade.formatting import counted, format_seconds
 
 __all__ = ["Few", "forgiving", "told"]
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade import reader
 from colonnade.errors import visible
+from colonnade.formatting import counted
 from colonnade.limits import REPORT_NORMS, REPORT_SAMPLE_BYTES
-from colonnade.places.locations import Options
+from colonnade.reading import open as open_store
+from colonnade.storage.locations import Options
 from colonnade.store import Status, Store
-from colonnade.words import counted
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -82,7 +82,7 @@ def summarise(path: str | Path, storage_options: Options = None) -> Summary:
         There is no store of colonnade at the path, or it cannot be read.
     """
     status = Store.open(path, storage_options).status()
-    dataset = reader.open(path, incomplete=True, storage_options=storage_options)
+    dataset = open_store(path, incomplete=True, storage_options=storage_options)
     sample = _sample(dataset)
     mean = _stored(dataset, "mean") or _over(sample, lambda T: np.nanmean(T, axis=0))
     mean_abs = _stored(dataset, "mean_abs") or _over(

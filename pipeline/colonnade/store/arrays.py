@@ -18,10 +18,10 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore, ObjectStore
 
 from colonnade.errors import ColonnadeError
+from colonnade.grid import ArrayPlan
+from colonnade.inputs.labels import Coordinate, Labels
 from colonnade.job import OutputSettings
-from colonnade.labels import Coordinate, Labels
-from colonnade.layout import ArrayPlan
-from colonnade.network import Network
+from colonnade.network.network import Network
 from colonnade.store.attributes import attributes
 from colonnade.store.shards import ShardBuffer, ShardLayout
 

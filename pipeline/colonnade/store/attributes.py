@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from colonnade.network import Network
+from colonnade.network.network import Network
 
 __all__ = ["TENSOR", "attributes"]
 

@@ -8,7 +8,7 @@ import time
 from pydantic import BaseModel, ConfigDict
 
 from colonnade.events import BlockDone, BlockFailed, ClusterReady, Event
-from colonnade.words import now
+from colonnade.formatting import now
 
 __all__ = ["RunLog", "RunRecord"]
 

@@ -23,10 +23,10 @@ from datetime import UTC, datetime
 
 from colonnade.errors import IncompleteError, StoreError, reason, shown
 from colonnade.events import HolderWatched, Listener, ignore
+from colonnade.formatting import now
 from colonnade.limits import LEASE_BYTES
-from colonnade.places import Place
 from colonnade.process import ProcessId
-from colonnade.words import now
+from colonnade.storage import Place
 
 __all__ = ["FILE", "TERM", "Holder", "Lease", "acquire", "create", "hold", "holder", "release"]
 

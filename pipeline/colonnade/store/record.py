@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
-from colonnade.columns import Columns
+from colonnade.compute.products import PRODUCTS, make_arrays
 from colonnade.errors import IncompleteError, shown
+from colonnade.grid import ArrayPlan, Grid, Shapes
+from colonnade.inputs import Columns
+from colonnade.inputs.labels import Labels
 from colonnade.job import Job
-from colonnade.labels import Labels
-from colonnade.layout import ArrayPlan, Grid, Shapes
 from colonnade.limits import FAILURES_KEPT, RUNS_KEPT
-from colonnade.network import Network
-from colonnade.products import PRODUCTS, make_arrays
+from colonnade.network.network import Network
 from colonnade.store.history import RunRecord
 
 __all__ = [

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from colonnade.errors import shown, visible
+from colonnade.formatting import counted, format_seconds
 from colonnade.store.lease import Holder
 from colonnade.store.record import Record
-from colonnade.words import counted, format_seconds
 
 __all__ = ["Status", "ranges"]
 

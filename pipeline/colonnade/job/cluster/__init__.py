@@ -1,23 +1,21 @@
 """The section `cluster` of a job file: a kind of cluster each, with settings of its own."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from typing import Annotated, Any
-
-from pydantic import Discriminator, Tag
-
-from colonnade.job.cluster.base import Adaptive, Secured, Sized, TlsSettings
-from colonnade.job.cluster.gateway import GatewayCluster
-from colonnade.job.cluster.here import AddressCluster, LocalCluster
-from colonnade.job.cluster.hosts import SshCluster
-from colonnade.job.cluster.kubernetes import KubernetesCluster
-from colonnade.job.cluster.queues import (
+from colonnade.job.cluster.kinds import (
+    Adaptive,
+    AddressCluster,
+    ClusterSettings,
+    GatewayCluster,
+    KubernetesCluster,
+    LocalCluster,
     LsfCluster,
     PbsCluster,
     QueueCluster,
+    Secured,
     SgeCluster,
+    Sized,
     SlurmCluster,
+    SshCluster,
+    TlsSettings,
 )
 
 __all__ = [
@@ -36,24 +34,4 @@ __all__ = [
     "SlurmCluster",
     "SshCluster",
     "TlsSettings",
-]
-
-
-def _kind(given: Any) -> str:
-    if isinstance(given, Mapping):
-        return str(given.get("kind", "local"))
-    return str(getattr(given, "kind", "local"))
-
-
-ClusterSettings = Annotated[
-    Annotated[LocalCluster, Tag("local")]
-    | Annotated[AddressCluster, Tag("address")]
-    | Annotated[SlurmCluster, Tag("slurm")]
-    | Annotated[PbsCluster, Tag("pbs")]
-    | Annotated[SgeCluster, Tag("sge")]
-    | Annotated[LsfCluster, Tag("lsf")]
-    | Annotated[SshCluster, Tag("ssh")]
-    | Annotated[KubernetesCluster, Tag("kubernetes")]
-    | Annotated[GatewayCluster, Tag("gateway")],
-    Discriminator(_kind),
 ]

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from colonnade.job.values import Patience, Seconds, Whole
-from colonnade.places.locations import FilePath, Settings, absolute
+from colonnade.storage.locations import FilePath, Settings, absolute
 
 __all__ = ["Adaptive", "Cluster", "Secured", "Sized", "TlsSettings", "placed"]
 

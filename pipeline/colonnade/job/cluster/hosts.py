@@ -8,7 +8,7 @@ from pydantic import Field
 
 from colonnade.job.cluster.base import Secured, placed
 from colonnade.job.values import Host, Line, Port, Size, Whole
-from colonnade.places.locations import FilePath
+from colonnade.storage.locations import FilePath
 
 __all__ = ["SshCluster"]
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from colonnade.job.cluster.base import Secured, Sized, placed
 from colonnade.job.values import Bytes, Line, Walltime, Whole
-from colonnade.places.locations import FilePath
+from colonnade.storage.locations import FilePath
 
 __all__ = ["LsfCluster", "PbsCluster", "QueueCluster", "SgeCluster", "SlurmCluster"]
 

@@ -1,0 +1,1 @@
+"""What is computed of a network: Jacobian blocks, and statistics of them."""

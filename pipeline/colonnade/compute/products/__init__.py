@@ -1,0 +1,21 @@
+"""What a store may hold: each product's arrays, its definition, and its way around the tensor."""
+
+from colonnade.compute.products.registry import (
+    PRODUCTS,
+    Product,
+    Rows,
+    kept_bytes,
+    make_arrays,
+    needs_blocks,
+    thread_bytes,
+)
+
+__all__ = [
+    "PRODUCTS",
+    "Product",
+    "Rows",
+    "kept_bytes",
+    "make_arrays",
+    "needs_blocks",
+    "thread_bytes",
+]

@@ -1,0 +1,83 @@
+"""Which features are meant, by their names or numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from colonnade.errors import InputError, shown
+from colonnade.inputs.pairing import match_key
+
+__all__ = ["find_features"]
+
+
+def find_features(
+    path: str,
+    wanted: Sequence[int | str] | None,
+    count: int,
+    names: Sequence[str] | None,
+) -> tuple[int, ...] | None:
+    """Find features by names or numbers, in the order in which they are wanted.
+
+    Parameters
+    ----------
+    count
+        How many there are.
+    names
+        Of all of them, if they have any.
+
+    Returns
+    -------
+    Their numbers; None where all are wanted.
+
+    Raises
+    ------
+    InputError
+        One is not there, is wanted twice, or has the name of another.
+    """
+    if wanted is None:
+        return None
+    place = {name: i for i, name in enumerate(names or ())}
+    often = Counter(names or ())
+    # 850.0 finds 850, where no other name is that number
+    alike = {match_key(name): name for name in place}
+    if len(alike) < len(place):
+        alike = {}
+    found: dict[int, None] = {}
+    for each in wanted:
+        if isinstance(each, int):
+            if each >= count:
+                raise InputError(
+                    f"{path}: there is no feature {each}; it has {count}, from 0 to {count - 1} "
+                    "(input.features)."
+                )
+            at = each
+        elif names is None:
+            raise InputError(
+                f"{path}: its features have no names; give numbers from 0 to {count - 1} instead "
+                f"of {shown(each)!r} (input.features)."
+            )
+        elif often[each] > 1:
+            raise InputError(
+                f"{path}: {often[each]} features have the name {shown(each)!r}; give the number of "
+                "the one that is meant (input.features)."
+            )
+        elif each not in place and match_key(each) in alike:
+            at = place[alike[match_key(each)]]
+        elif each not in place:
+            near = get_close_matches(each, list(place)[:10_000], n=1, cutoff=0.5)
+            hint = f"did you mean {shown(near[0])}? " if near else ""
+            told = ", ".join(shown(name) for name in list(place)[:12])
+            more = ", …" if len(place) > 12 else ""
+            raise InputError(
+                f"{path}: there is no feature {shown(each)!r}; {hint}It has {told}{more} "
+                "(input.features)."
+            )
+        else:
+            at = place[each]
+        if at in found:
+            raise InputError(f"{path}: {shown(str(each))} is wanted twice (input.features).")
+        # In the order in which they are wanted
+        found[at] = None
+    return tuple(found)

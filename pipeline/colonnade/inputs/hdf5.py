@@ -1,0 +1,288 @@
+"""X in variables of HDF5 and NetCDF 4 files, through h5py, which comes with the extra `hdf5`."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from colonnade.errors import InputError, reason, shown
+from colonnade.inputs.arrays import Box, Stacked, Stored
+from colonnade.inputs.base import Stamps, Wanted
+from colonnade.inputs.label_texts import labels
+from colonnade.inputs.packing import ATTRIBUTES
+from colonnade.inputs.stacking import choose, stack
+from colonnade.limits import (
+    CHUNK_BYTES,
+    CHUNK_INFLATION,
+    HDF5_LINKS,
+    HDF5_MEMBERS,
+    HDF5_UNCHECKED_BYTES,
+)
+from colonnade.storage import Place
+from colonnade.storage.decoding import inflated
+from colonnade.storage.npy.file import PAGE
+from colonnade.storage.regularfiles import stamp
+
+__all__ = ["open_hdf5"]
+
+_CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
+# Numbers of filters, and by how much deflate shrinks zeros
+_DEFLATE, _FLETCHER32 = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
+_MOST_DEFLATED = 1032
+# The library takes one thread at a time, and to close a file closes what others hold of it
+_ALONE = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Hdf5Stored(Stored):
+    """A dataset, whose file is opened anew for each read, which may find that it has changed."""
+
+    path: str
+    storage_: dict[str, Any]
+
+    @property
+    def storage(self) -> dict[str, Any]:
+        """Its chunks and filters; contiguous without."""
+        return dict(self.storage_)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Read a part of it: whole chunks, each once."""
+        with _opened(self.path) as file:
+            dataset = self._now(file)
+            _check_stored(dataset, box)
+            return np.asarray(dataset[box])
+
+    def check(self) -> None:
+        """Open it anew."""
+        with _opened(self.path) as file:
+            self._now(file)
+
+    def stamps(self) -> Stamps:
+        """Stamp the file."""
+        return {self.path: stamp(self.path)}
+
+    def _now(self, file: h5py.File) -> h5py.Dataset:
+        found = _find(file, self.name)
+        if not isinstance(found, h5py.Dataset):
+            raise ValueError(f"there is no {shown(self.name)} any more")
+        _check_dataset(found)
+        self.require(found.shape, found.dtype)
+        return found
+
+
+def open_hdf5(place: Place, wanted: Wanted) -> Stacked:
+    """Open variables of an HDF5 or NetCDF 4 file.
+
+    Raises
+    ------
+    InputError
+        It is no such file, or holds no such variables, or they lie elsewhere.
+    """
+    path = place.url
+    try:
+        with Path(path).open("rb") as plain:
+            if plain.read(4) in _CLASSIC:
+                raise InputError(
+                    f"{path}: this is a NetCDF 3 file; store it as NetCDF 4: nccopy -k nc4 "
+                    "OLD NEW, or xarray's to_netcdf."
+                )
+        with _opened(path) as file:
+            return _open(path, file, wanted)
+    except InputError:
+        raise
+    # HDF5 raises whatever a damaged file happens to break
+    except Exception as error:
+        told = f"{path}: this cannot be read as HDF5: {reason(error)}"
+        raise InputError(told) from error
+
+
+def _open(path: str, file: h5py.File, wanted: Wanted) -> Stacked:
+    def get(name: str) -> Hdf5Stored | None:
+        found = _find(file, name)
+        return _stored(path, name, found) if isinstance(found, h5py.Dataset) else None
+
+    def label(dim: str) -> Sequence[str] | None:
+        found = _find(file, f"{_group(wanted)}{dim}")
+        if not isinstance(found, h5py.Dataset) or found.ndim != 1 or _is_bare(found):
+            return None
+        _check_dataset(found)
+        _check_stored(found, (slice(0, found.shape[0]),))
+        text = h5py.check_string_dtype(found.dtype)
+        dtype = np.dtype("U") if text else found.dtype
+        return labels(found.shape[0], dtype, lambda: (found.asstr() if text else found)[:])
+
+    chosen = choose(path, lambda: list(_datasets(file)), get, wanted, kind="file")
+    return stack(path, chosen, wanted, label)
+
+
+def _group(wanted: Wanted) -> str:
+    """Tell in which group the first array lies: its dimensions lie there too."""
+    name = wanted.arrays[0] if wanted.arrays else ""
+    return name[: name.rfind("/") + 1]
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[h5py.File]:
+    access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    # Whole chunks are asked for, each once, and of what is contiguous the rows that are wanted
+    access.set_sieve_buf_size(PAGE)
+    # A file that somebody writes is locked; where a file system knows no locks, so be it
+    access.set_file_locking(True, True)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    with (
+        _ALONE,
+        h5py.File(h5py.h5f.open(os.fsencode(path), h5py.h5f.ACC_RDONLY, fapl=access)) as file,
+    ):
+        yield file
+
+
+def _find(file: h5py.File, name: str) -> Any:
+    """Find what has a name in a file, and never in another one.
+
+    Raises
+    ------
+    ValueError
+        A link on the way there leads to another file, or around.
+    """
+    at: Any = file
+    parts, links = [part for part in name.split("/") if part], 0
+    while parts:
+        part = parts.pop(0)
+        if part == "." or not isinstance(at, h5py.Group):
+            return None
+        link = at.get(part, getlink=True)
+        if isinstance(link, h5py.ExternalLink):
+            raise ValueError(f"{shown(part)} links to another file; copy it into this one")
+        if isinstance(link, h5py.SoftLink):
+            links += 1
+            if links > HDF5_LINKS:
+                raise ValueError(f"{shown(part)} is a link to a link to a link")
+            absolute = link.path.startswith("/")
+            parts = [each for each in link.path.split("/") if each] + parts
+            if absolute:
+                at = file
+            continue
+        if link is None:
+            return None
+        at = at[part]
+    return at
+
+
+def _datasets(file: h5py.File) -> Iterator[str]:
+    """Name the datasets of a file that could be X, those of its groups too."""
+    groups, count = [("", file)], 0
+    seen = set()
+    while groups:
+        prefix, group = groups.pop(0)
+        for name in group:
+            count += 1
+            if count > HDF5_MEMBERS:
+                raise ValueError(f"it has more than {HDF5_MEMBERS:,} members; use input.array")
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue
+            found = group[name]
+            if isinstance(found, h5py.Dataset):
+                if found.shape is not None and not _is_bare(found):
+                    yield f"{prefix}{name}"
+            elif isinstance(found, h5py.Group) and found.id not in seen:
+                seen.add(found.id)
+                groups.append((f"{prefix}{name}/", found))
+
+
+def _is_bare(dataset: h5py.Dataset) -> bool:
+    """Whether it is but the length of a dimension, as NetCDF keeps it."""
+    said = dataset.attrs.get("NAME", b"")
+    return isinstance(said, bytes) and said.startswith(b"This is a netCDF dimension but not")
+
+
+def _stored(path: str, name: str, dataset: h5py.Dataset) -> Hdf5Stored:
+    _check_dataset(dataset)
+    created = dataset.id.get_create_plist()
+    filters = [created.get_filter(i) for i in range(created.get_nfilters())]
+    storage = {
+        "format": "hdf5",
+        "chunks": None if dataset.chunks is None else list(dataset.chunks),
+        "filters": [[int(code), *map(int, values)] for code, _, values, _ in filters],
+    }
+    attributes = {key: dataset.attrs[key] for key in ATTRIBUTES if key in dataset.attrs}
+    dims = tuple(_dimension(dataset, axis) for axis in range(dataset.ndim))
+    return Hdf5Stored(
+        name, dataset.shape, dataset.dtype, dataset.chunks, dims, attributes, path, storage
+    )
+
+
+def _dimension(dataset: h5py.Dataset, axis: int) -> str | None:
+    if dataset.is_scale:
+        # Of a coordinate, the dimension has its own name
+        return str(dataset.name).rpartition("/")[2]
+    scales = dataset.dims[axis]
+    if len(scales):
+        return str(scales[0].name).rpartition("/")[2]
+    return str(scales.label) or None
+
+
+def _check_stored(dataset: h5py.Dataset, box: Box) -> None:
+    """Raise ValueError for a chunk that has, or unpacks to, more bytes than it should have.
+
+    The library unpacks whatever is there, and only then looks how much it was to be. Where that
+    could be much, it is unpacked here before, which stops at the limit.
+    """
+    created = dataset.id.get_create_plist()
+    if dataset.chunks is None or not created.get_nfilters():
+        return
+    codes = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    most = CHUNK_INFLATION * math.prod(dataset.chunks) * dataset.dtype.itemsize + PAGE
+    numbers = [
+        range(part.start // size * size, part.stop, size)
+        for part, size in zip(box, dataset.chunks, strict=True)
+    ]
+    for place in itertools.product(*numbers):
+        # None there reads as a fill value
+        stored = dataset.id.get_chunk_info_by_coord(place)
+        if stored.size is None:
+            continue
+        if stored.size > most:
+            raise ValueError(
+                f"its chunk at {place} has {stored.size:,} bytes, and unpacks to no more"
+            )
+        if _DEFLATE in codes and stored.size * _MOST_DEFLATED > max(most, HDF5_UNCHECKED_BYTES):
+            _, chunk = dataset.id.read_direct_chunk(place)
+            inflated(chunk, most, zlib.decompressobj, "deflate")
+
+
+def _check_dataset(dataset: h5py.Dataset) -> None:
+    """Raise ValueError for what lies in other files, or takes an absurd amount of memory."""
+    name = shown(str(dataset.name))
+    if dataset.shape is None:
+        raise ValueError(f"{name} is empty")
+    if dataset.is_virtual or dataset.external:
+        raise ValueError(f"the numbers of {name} lie in other files; copy them into this one")
+    if dataset.chunks is None:
+        return
+    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if size > CHUNK_BYTES:
+        raise ValueError(
+            f"its chunks {dataset.chunks} take {size:,} bytes to read; store it in smaller ones"
+        )
+    created = dataset.id.get_create_plist()
+    codes = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
+    # What is compressed twice may be a thousand times a thousand times as large
+    if len(set(codes)) < len(codes):
+        raise ValueError(f"{name} is compressed with the same filter more than once")
+    if _DEFLATE in codes and not {*codes[codes.index(_DEFLATE) + 1 :]} <= {_FLETCHER32}:
+        raise ValueError(
+            f"{name} is compressed, and then changed by another filter; store it anew, with "
+            "compression='gzip' and shuffle=True"
+        )

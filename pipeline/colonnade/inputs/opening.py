@@ -1,0 +1,172 @@
+"""Where X comes from: one small reader a format, behind `open_columns`.
+
+A reader knows X's shape without reading it, and reads a range of its columns and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+
+from colonnade.errors import InputError, needed, reason
+from colonnade.inputs.base import Columns, Orientation, Source, Wanted
+from colonnade.inputs.features import find_features
+from colonnade.inputs.npy import open_npy, open_npy_object
+from colonnade.inputs.npy_folder import open_npy_folder
+from colonnade.inputs.zarrs import open_zarr
+from colonnade.storage import Directory, Objects, Place, place_at
+from colonnade.storage.locations import Options, storage_texts
+
+__all__ = ["Columns", "open_columns"]
+
+# Suffixes of formats that need a package which an extra brings: reader, package, extra
+_HDF5 = ("hdf5:open_hdf5", "h5py", "hdf5")
+_PARQUET = ("parquet:open_parquet", "pyarrow", "tables")
+_CSV = ("csvs:open_csv", "pyarrow", "tables")
+_EXTRA = {
+    **dict.fromkeys((".h5", ".hdf5", ".nc", ".nc4"), _HDF5),
+    **dict.fromkeys((".parquet", ".pq"), _PARQUET),
+    **dict.fromkeys((".csv", ".tsv"), _CSV),
+}
+_KNOWN = ".npy, Zarr, HDF5 (.h5, .hdf5), NetCDF 4 (.nc, .nc4), Parquet (.parquet) and CSV (.csv)"
+_HINTS = {
+    ".npz": " A .npz archive cannot be read in part: save X alone with np.save.",
+    ".gz": " What is compressed as a whole cannot be read in part: unpack it.",
+    ".mat": " A MATLAB file of version 7.3 is HDF5: name it .h5.",
+}
+
+
+def open_columns(
+    path: str | Path,
+    array: str | Sequence[str] | None = None,
+    orientation: Orientation | None = None,
+    storage_options: Options = None,
+    *,
+    features_dim: str | None = None,
+    column_dims: Sequence[str] | None = None,
+    columns: tuple[int, int] | None = None,
+    features: Sequence[int | str] | None = None,
+) -> Columns:
+    """Open X without reading it.
+
+    Parameters
+    ----------
+    path
+        A file or a folder of one of the formats that README.md lists; or its URL in an object
+        store.
+    array
+        Which array of a group or a file; not needed where it holds a single matrix. Several are
+        features below each other.
+    orientation
+        Whether the file holds X (n, p) or its transpose (p, n); the rows of a table are samples.
+    storage_options
+        Of the object store.
+    features_dim, column_dims
+        Names of the dimension that holds the features, and of those that are stacked to columns,
+        the last one the fastest.
+    columns
+        Start and stop of those that are X; all by default.
+    features
+        Names or numbers of those that are X, in its order; all by default.
+
+    Raises
+    ------
+    InputError
+        There is nothing to read, or it is no matrix of real numbers.
+    """
+    arrays = (array,) if isinstance(array, str) else tuple(array or ())
+    wanted = Wanted(
+        arrays,
+        orientation,
+        features_dim,
+        None if column_dims is None else tuple(column_dims),
+        None if features is None else tuple(features),
+    )
+    source = _open(path, wanted, storage_options)
+    n, p = source.shape
+    start, stop = columns or (0, p)
+    if stop > p:
+        raise InputError(
+            f"{source.path}: there are no columns {start} to {stop - 1}; X has {p:,}, from 0 to "
+            f"{p - 1} (input.columns)."
+        )
+    found = None
+    # A table has been opened with those of its columns that are wanted
+    if features is not None and "selected_features" not in source.storage:
+        found = find_features(source.path, features, n, source.feature_names)
+    return Columns(source, start, stop - start, found)
+
+
+def _open(path: str | Path, wanted: Wanted, storage_options: Options) -> Source:
+    place = place_at(path, storage_texts(storage_options))
+    if isinstance(place, Objects):
+        return _open_object(place, wanted)
+    try:
+        there = Path(path).exists()
+    except OSError as error:  # a name that is too long, say
+        raise InputError(f"{path}: {error.strerror} (input.path).") from None
+    if not there:
+        raise InputError(f"{path}: there is no such file or directory (input.path).")
+    return _open_local(Path(path), wanted)
+
+
+def _open_local(path: Path, wanted: Wanted) -> Source:
+    if path.is_dir():
+        try:
+            names = [each.name for each in path.iterdir()]
+        except OSError as error:
+            raise InputError(f"{path}: {error.strerror} (input.path).") from None
+        return _open_folder(str(path), Directory(path), names, wanted)
+    if not path.is_file():
+        raise InputError(f"{path}: this is neither a file nor a directory (input.path).")
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        return open_npy(str(path), wanted)
+    return _reader(str(path), suffix)(Directory(path), wanted)
+
+
+def _open_object(place: Objects, wanted: Wanted) -> Source:
+    path = place.url
+    suffix = Path(path).suffix.lower()
+    try:
+        file = suffix == ".npy" or suffix in _EXTRA
+        size = place.size() if file else None
+        names = place.names() or set() if size is None else set()
+    except OSError as error:
+        raise InputError(f"{path}: this cannot be read: {reason(error)} (input.path).") from error
+    if size is None and not names:
+        raise InputError(f"{path}: there is no such object (input.path).")
+    if size is None:
+        return _open_folder(path, place, names, wanted)
+    if suffix == ".npy":
+        return open_npy_object(place, size, wanted)
+    if _EXTRA[suffix] is _PARQUET:
+        return _reader(path, suffix)(place, wanted)
+    raise InputError(
+        f"{path}: of an object store, X is read as .npy, Zarr or Parquet; a {suffix} file would be "
+        "fetched in thousands of small requests. Copy it to a disk, or convert it."
+    )
+
+
+def _open_folder(path: str, place: Place, names: Iterable[str], wanted: Wanted) -> Source:
+    numpy = [name for name in names if name.lower().endswith(".npy")]
+    if numpy and not {"zarr.json", ".zarray", ".zgroup"} & set(names):
+        return open_npy_folder(place, numpy, wanted)
+    return open_zarr(path, wanted, place.zarr() if isinstance(place, Objects) else None)
+
+
+def _reader(path: str, suffix: str) -> Callable[[Place, Wanted], Source]:
+    """Import the reader of a format, and what it needs."""
+    if suffix not in _EXTRA:
+        raise InputError(
+            f"{path}: this format is not known; X is read from {_KNOWN}, or a folder of .npy files."
+            f"{_HINTS.get(suffix, '')}"
+        )
+    reader, package, extra = _EXTRA[suffix]
+    needed(package, extra, InputError, f"{path}: {suffix} files are read through {package}")
+    module, _, name = reader.partition(":")
+    found: Callable[[Place, Wanted], Source] = getattr(
+        import_module(f"colonnade.inputs.{module}"), name
+    )
+    return found

@@ -1,0 +1,17 @@
+"""The nonlinearities: pairs (σ, σ′), held as data in a table, or imported by name."""
+
+from colonnade.network.activations.registry import (
+    ACTIVATIONS,
+    COLUMNWISE,
+    Activation,
+    Formula,
+    activation,
+)
+
+__all__ = [
+    "ACTIVATIONS",
+    "COLUMNWISE",
+    "Activation",
+    "Formula",
+    "activation",
+]

@@ -1,0 +1,309 @@
+"""A σ of the user's own: an object or a function of an importable module, held to what σ must be.
+
+Named as ``package.module:object``. What is imported is
+* an object with `value` and `slope`. `slope` gives σ′ of each number; or, where σ mixes the entries
+  of a column (never those of two columns), d (m, B), A and B (r, m, B) of Diag(d) + Σ_r a_r b_rᵀ;
+* or a function of arrays in jax.numpy, whose σ′ JAX takes by forward mode: exactly.
+
+Both must keep float32 and float64. `check` compares value and slope, and sees that nothing mixes
+what must not be mixed.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from functools import lru_cache, partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from colonnade.errors import UsageError, needed, reason
+from colonnade.network.activations.formulas import FORMATS, Array, LowRank, Slope
+
+__all__ = ["Imported", "check", "derivative", "imported", "is_import", "probes"]
+
+_WORD = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_NAME = re.compile(f"{_WORD}:{_WORD}")
+# The step of a difference quotient, of which one term of the error is eliminated
+_STEP = 2.0**-10
+# Between value and slope, of the slope and what differences lose
+_TOLERANCE = 1e-6
+# Of the complex step
+_EXACT = 1e-12
+_COLUMNS = 5
+
+
+class Imported(NamedTuple):
+    """A σ that was found under its name."""
+
+    name: str
+    value: partial[Array]
+    slope: partial[Slope]
+    columnwise: bool
+
+
+def is_import(name: str) -> bool:
+    """Whether a name is that of something to import: dotted names on either side of a colon."""
+    return _NAME.fullmatch(name) is not None
+
+
+@lru_cache
+def imported(name: str) -> Imported:
+    """Import a σ.
+
+    Raises
+    ------
+    UsageError
+        It cannot be imported here, or is no σ; the text names the host.
+    """
+    module, _, path = name.partition(":")
+    here = f"the activation {name} cannot be had on {socket.gethostname()}: "
+    try:
+        found: Any = import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    # A module that is imported runs, and raises whatever it pleases
+    except (Exception, SystemExit) as error:
+        raise UsageError(
+            f"{here}{reason(error)} ({type(error).__name__}). The module {module} must be "
+            "importable wherever the run computes: install it there, or add its folder to "
+            "PYTHONPATH."
+        ) from error
+    if isinstance(found, type):
+        raise UsageError(f"the activation {name} is a class; name an object of it.")
+    value, slope = getattr(found, "value", None), getattr(found, "slope", None)
+    if callable(value) and callable(slope):
+        given = _call(slope, _points(2), name, "slope")
+        columnwise = isinstance(given, tuple)
+        return Imported(
+            name, partial(_value, value, name), partial(_slope, slope, name), columnwise
+        )
+    if callable(found):
+        value, slope = _by_jax(found, here)
+        return Imported(name, partial(_value, value, name), partial(_slope, slope, name), False)
+    raise UsageError(
+        f"the activation {name} is of type {type(found).__name__}; it must be a function, or an "
+        "object with the methods value and slope."
+    )
+
+
+def _by_jax(function: Any, here: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    told = f"{here}it has no methods value and slope, and a plain function's slope is taken by JAX"
+    jax = needed("jax", "jax", UsageError, told)
+
+    @jax.jit  # type: ignore[untyped-decorator]
+    def slope(z: Any) -> Any:
+        return jax.jvp(function, (z,), (jax.numpy.ones_like(z),))[1]
+
+    value = jax.jit(function)
+
+    def exactly(compiled: Any, z: Array) -> Array:
+        # Without it float64 would be float32
+        with jax.enable_x64(True):
+            return np.array(compiled(z))
+
+    return partial(exactly, value), partial(exactly, slope)
+
+
+def _call(function: Callable[[Any], Any], z: Array, name: str, what: str) -> Any:
+    try:
+        return function(z)
+    except Exception as error:
+        raise UsageError(
+            f"the activation {name}: its {what} fails on an array of shape {z.shape} and type "
+            f"{z.dtype}: {type(error).__name__}: {reason(error)}. A plain function is to be in "
+            "jax.numpy; an object has the methods value and slope, of NumPy arrays."
+        ) from error
+
+
+def _value(function: Callable[[Any], Any], name: str, z: Array) -> Array:
+    return _same(_call(function, z, name, "value"), z, name, "value")
+
+
+def _slope(function: Callable[[Any], Any], name: str, z: Array) -> Slope:
+    given = _call(function, z, name, "slope")
+    if not isinstance(given, tuple):
+        return _same(given, z, name, "slope")
+    if len(given) != 3:
+        raise UsageError(
+            f"the activation {name}: its slope gives {len(given)} arrays, not d, A, B."
+        )
+    d, A, B = (np.asarray(part) for part in given)
+    _same(d, z, name, "slope d")
+    for factor, what in ((A, "slope A"), (B, "slope B")):
+        if factor.ndim == 0 or factor.shape[0] != len(A):
+            raise UsageError(f"the activation {name}: its {what} must be (r, *z.shape).")
+        for part in factor:
+            _same(part, z, name, what)
+    return LowRank(d, A, B)
+
+
+def _same(given: Any, z: Array, name: str, what: str) -> Array:
+    found = np.asarray(given)
+    if found.shape != z.shape or found.dtype != z.dtype:
+        raise UsageError(
+            f"the activation {name}: its {what} makes {found.shape} {found.dtype} of "
+            f"{z.shape} {z.dtype}; it must keep the shape and the type."
+        )
+    return found
+
+
+def _points(m: int) -> Array:
+    """Numbers without pattern, of several magnitudes, that are the same everywhere."""
+    i, k = np.arange(m)[:, None], np.arange(_COLUMNS)
+    unit = ((7919 * i + 104729 * k + 31 * i * k) % 2003 - 1001) / 1009
+    points: Array = unit * np.array([4.0, 1.0, 0.3, 2.0, 8.0])
+    return points
+
+
+def probes(found: Imported, m: int) -> list[str]:
+    """Tell a σ of m hidden units by what it does: its values and slopes at fixed points.
+
+    To eight digits, in which machines and versions of libraries agree.
+    """
+    z = _points(m if found.columnwise else 97)
+    with np.errstate(all="ignore"):
+        slope = found.slope(z)
+        if isinstance(slope, LowRank):
+            slope = _applied(slope, _points(m)[:, ::-1])
+        return [f"{number + 0.0:.7e}" for part in (found.value(z), slope) for number in part.flat]
+
+
+def derivative(found: Imported, z: Array, v: Array | float = 1.0) -> tuple[Array, Array]:
+    """Differentiate the value at z in the direction v, without the slope; and bound the error.
+
+    By the complex step where σ takes complex numbers and that agrees with differences; else by
+    these.
+    """
+    v = np.broadcast_to(np.asarray(v, np.float64), z.shape)
+    sides = np.stack([_quotient(found.value, z, v, side) for side in (0, 1, -1)])
+    scale = 1 + np.abs(found.value(z)) + np.abs(sides).max(axis=0)
+    # At a kink either side is right
+    centre, error = sides[0], np.abs(sides - sides[0]).max(axis=0) + _TOLERANCE * scale
+    try:
+        # To the function itself: what it makes of complex numbers is for it to say
+        stepped = np.asarray(found.value.args[0](z + 1e-100j * v)) / 1e-100
+    except Exception:  # noqa: BLE001 (it takes none)
+        return centre, error
+    exact = stepped.imag if np.iscomplexobj(stepped) and stepped.shape == z.shape else centre
+    agree = np.abs(exact - centre) <= error
+    return np.where(agree, exact, centre), np.where(agree, _EXACT * scale, error)
+
+
+@lru_cache
+def check(found: Imported, m: int) -> None:
+    """Compare value and slope at points spread over [−8, 8], for a column of m.
+
+    They agree where the slope is within 1e-6 of a quotient of differences of the value: of the
+    central one, or at a kink of that of either side.
+
+    Raises
+    ------
+    UsageError
+        They disagree, or columns are mixed, or what is elementwise mixes a column's entries.
+    """
+    z = _points(m)
+    with np.errstate(all="ignore"):
+        for dtype in FORMATS:
+            found.value(z.astype(dtype))
+            found.slope(z.astype(dtype))
+        _check_mixing(found, z)
+        slope = found.slope(z)
+        if isinstance(slope, LowRank):
+            _check_directions(found, z, slope)
+        else:
+            _check_slopes(found, _points(97).ravel())
+
+
+def _check_mixing(found: Imported, z: Array) -> None:
+    before = found.value(z)
+    slope = found.slope(z)
+    for k in range(_COLUMNS):
+        moved = z.copy()
+        moved[:, k] = z[::-1, k] * 0.5 + 0.25
+        others = np.arange(_COLUMNS) != k
+        after, turned = found.value(moved), found.slope(moved)
+        parts = slope if isinstance(slope, LowRank) else (slope,)
+        new = turned if isinstance(turned, LowRank) else (turned,)
+        alike = _alike(before[:, others], after[:, others]) and all(
+            _alike(a[..., others], b[..., others]) for a, b in zip(parts, new, strict=True)
+        )
+        if not alike:
+            raise UsageError(
+                f"the activation {found.name} mixes columns: where column {k} of Z changes, other "
+                "columns of σ(Z) do too. Then a column's output depends on all of X, and there is "
+                "no Jacobian block of a column; statistics over samples are to be fixed first."
+            )
+    if found.columnwise:
+        return
+    h = len(z) // 2
+    moved = z.copy()
+    moved[h, 1] += 0.75
+    change = ~np.isclose(before, found.value(moved), rtol=1e-9, atol=1e-12, equal_nan=True)
+    change[h, 1] = False
+    if change.any() or not _alike(before.ravel(), found.value(z.ravel())):
+        raise UsageError(
+            f"the activation {found.name} mixes the entries of a column, as softmax does. Its "
+            "slope at a column is a matrix then: give an object whose slope returns (d, A, B), "
+            "the slope being Diag(d) + Σ_r a_r b_rᵀ."
+        )
+
+
+def _alike(one: Array, other: Array) -> bool:
+    return one.shape == other.shape and np.allclose(
+        one, other, rtol=1e-9, atol=1e-12, equal_nan=True
+    )
+
+
+def _check_slopes(found: Imported, z: Array) -> None:
+    slope = np.asarray(found.slope(z))
+    sides = [_quotient(found.value, z, np.ones_like(z), side) for side in (0, 1, -1)]
+    _compare(found, z, slope, sides)
+
+
+def _check_directions(found: Imported, z: Array, slope: LowRank) -> None:
+    for first in range(4):
+        direction = np.roll(_points(len(z) + 3)[3:], first, axis=1)
+        direction = direction / (1 + np.abs(direction).max())
+        sides = [_quotient(found.value, z, direction, side) for side in (0, 1, -1)]
+        _compare(found, z, _applied(slope, direction), sides)
+
+
+def _applied(slope: LowRank, v: Array) -> Array:
+    applied: Array = slope.d * v + (slope.A * (slope.B * v).sum(axis=1, keepdims=True)).sum(axis=0)
+    return applied
+
+
+def _quotient(value: Callable[[Any], Any], z: Array, v: Array, side: int) -> Array:
+    """Differentiate a value at z in the direction v, between both sides or on one of them."""
+
+    def at(step: float) -> Array:
+        low, high = {0: (-step, step), 1: (0, step), -1: (-step, 0)}[side]
+        difference: Array = (value(z + high * v) - value(z + low * v)) / (high - low)
+        return difference
+
+    # What is left is of the order of step⁴ between both sides, and of step² on one
+    once, twice = at(_STEP), at(_STEP / 2)
+    if side == 0:
+        between: Array = (4 * twice - once) / 3
+        return between
+    aside: Array = (once - 6 * twice + 8 * at(_STEP / 4)) / 3
+    return aside
+
+
+def _compare(found: Imported, z: Array, slope: Array, sides: list[Array]) -> None:
+    scale = 1 + np.abs(found.value(z)) + np.max(np.abs(sides), axis=0)
+    error = np.min([np.abs(slope - side) for side in sides], axis=0) / scale
+    error = np.where(np.isfinite(sides[0]), np.where(np.isnan(error), np.inf, error), 0)
+    worst = np.unravel_index(int(np.argmax(error)), error.shape)
+    if error[worst] > _TOLERANCE:
+        count = int(np.count_nonzero(error > _TOLERANCE))
+        where = "in a direction " if found.columnwise else ""
+        raise UsageError(
+            f"the activation {found.name}: value and slope disagree at {count} of {error.size} "
+            f"points. At z = {z[worst]:.6g} σ is {found.value(z)[worst]:.9g} and its slope {where}"
+            f"is given as {slope[worst]:.9g}; differences of σ make it {sides[0][worst]:.9g}."
+        )

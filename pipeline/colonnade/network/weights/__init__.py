@@ -1,0 +1,25 @@
+"""Where weights come from: one small reader per format behind one function."""
+
+from colonnade.network.weights.load import (
+    MATRICES,
+    Chain,
+    Given,
+    Matrices,
+    Scaling,
+    array_names,
+    estimator_weights,
+    load_weights,
+    told_sigma,
+)
+
+__all__ = [
+    "MATRICES",
+    "Chain",
+    "Given",
+    "Matrices",
+    "Scaling",
+    "array_names",
+    "estimator_weights",
+    "load_weights",
+    "told_sigma",
+]

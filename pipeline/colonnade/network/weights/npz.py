@@ -1,0 +1,29 @@
+"""Weights in NumPy's archives of arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from colonnade.errors import NetworkError, reason
+from colonnade.network.weights.archives import check_archive
+from colonnade.network.weights.loaded import Loaded
+
+__all__ = ["load_npz"]
+
+
+def load_npz(path: str | Path, file: IO[bytes]) -> Loaded:
+    """Read all arrays of an archive; NetworkError where it is none, or unpacks to too much."""
+    try:
+        # np.load takes what is no zip for a pickle, and leaves a damaged one open
+        check_archive(file)
+        with np.load(file, allow_pickle=False) as archive:
+            return Loaded({name: np.asarray(archive[name]) for name in archive.files})
+    except MemoryError:
+        raise
+    # zipfile and zlib raise whatever the damage happens to break
+    except Exception as error:
+        told = f"{path}: this cannot be read as a .npz archive: {reason(error)}"
+        raise NetworkError(told) from error

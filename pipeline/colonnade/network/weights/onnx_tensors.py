@@ -1,0 +1,108 @@
+"""The constant tensors of an ONNX model, held against the bytes that are there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colonnade.errors import shown
+from colonnade.network.weights.extras import needed
+
+__all__ = ["read_tensors"]
+
+# ONNX's numbers of the types that can be weights, shapes or switches, and their bytes
+_SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}
+_EXTERNAL = 1
+
+
+def read_tensors(
+    tensors: Iterable[tuple[str, Any]], folder: Path | None
+) -> dict[str, NDArray[Any]]:
+    """Read named tensors; those of other types than numbers are left out.
+
+    Parameters
+    ----------
+    tensors
+        Names and `onnx.TensorProto`.
+    folder
+        Where the model's external data may lie, or None where it may have none.
+
+    Raises
+    ------
+    ValueError
+        One claims what is not there, or lies outside the folder.
+    """
+    external: dict[Path, int] = {}
+    found = {}
+    for name, tensor in tensors:
+        size = _SIZES.get(tensor.data_type)
+        if size is None:
+            continue
+        shape = tuple(tensor.dims)
+        if any(length < 0 for length in shape):
+            raise ValueError(f"its tensor {shown(name)} has the shape {shape}")
+        claimed = math.prod(shape) * size
+        if tensor.data_location == _EXTERNAL:
+            tensor = _with_data(tensor, name, claimed, folder, external)  # noqa: PLW2901
+        elif tensor.HasField("raw_data"):
+            _check(name, shape, claimed, len(tensor.raw_data))
+        else:
+            count = max(
+                len(field)
+                for field in (tensor.float_data, tensor.double_data, tensor.int32_data,
+                              tensor.int64_data, tensor.uint64_data)
+            )  # fmt: skip
+            _check(name, shape, claimed, count * size)
+        array = needed("onnx.numpy_helper", "onnx").to_array(tensor)
+        # bfloat16, which NumPy does not know
+        found[name] = array.astype(np.float32) if array.dtype.kind == "V" else array
+    return found
+
+
+def _check(name: str, shape: tuple[int, ...], claimed: int, there: int) -> None:
+    if claimed != there:
+        raise ValueError(
+            f"its tensor {shown(name)} claims the shape {shape}, {claimed:,} bytes, and {there:,} "
+            "are there"
+        )
+
+
+def _with_data(
+    tensor: Any, name: str, claimed: int, folder: Path | None, external: dict[Path, int]
+) -> Any:
+    """Copy a tensor with the data that lies in a file of its own."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    told, location = f"its tensor {shown(name)} lies in", said.get("location", "")
+    if folder is None:
+        raise ValueError(f"{told} another file, {shown(location)}; save the model in one file")
+    path = (folder / location).resolve()
+    outside = not path.is_relative_to(folder.resolve()) or ".." in Path(location).parts
+    if outside or Path(location).is_absolute() or not location:
+        raise ValueError(f"{told} {shown(repr(location))}, outside the model's folder")
+    if not path.is_file():
+        raise ValueError(f"{told} {shown(location)}, which is no file")
+    try:
+        offset, length = (int(said.get(key, default)) for key, default in
+                          (("offset", 0), ("length", claimed)))  # fmt: skip
+    except ValueError:
+        raise ValueError(f"{told} {shown(location)}, at no place that can be read") from None
+    size = path.stat().st_size
+    _check(name, tuple(tensor.dims), claimed, length)
+    if offset < 0 or offset + claimed > size:
+        raise ValueError(f"{told} {shown(location)} at byte {offset}, which ends at byte {size:,}")
+    # Many tensors on the same bytes would take more than there is
+    external[path] = external.get(path, 0) + claimed
+    if external[path] > size:
+        raise ValueError(f"its tensors claim {shown(location)} more than once")
+    with path.open("rb") as file:
+        file.seek(offset)
+        data = file.read(claimed)
+    whole = type(tensor)()
+    whole.dims.extend(tensor.dims)
+    whole.data_type, whole.raw_data = tensor.data_type, data
+    return whole

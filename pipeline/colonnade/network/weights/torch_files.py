@@ -1,0 +1,85 @@
+"""State dicts that torch.save wrote: tensors by name, and no pickle that is more."""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from colonnade.errors import NetworkError, reason, shown
+from colonnade.network.weights.archives import check_archive
+from colonnade.network.weights.extras import needed
+from colonnade.network.weights.loaded import Loaded
+
+__all__ = ["load_torch"]
+
+# Of all that torch's own weights_only lets through, what tensors in dicts are made with
+_ALLOWED = re.compile(
+    r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)"
+    r"|torch [A-Z][A-Za-z0-9]+Storage"
+)
+# Where a checkpoint has its state dict among other things
+_WRAPPERS = ("state_dict", "model_state_dict")
+
+
+def load_torch(path: str | Path, file: IO[bytes]) -> Loaded:
+    """Read the tensors of a state dict; NetworkError where the file is another one."""
+    try:
+        _check(file)
+        torch = needed("torch", "torch")
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        found = torch.load(file, map_location="cpu", weights_only=True)
+        return Loaded(_arrays(torch, found, size))
+    except (MemoryError, NetworkError):
+        raise
+    # torch raises whatever the damage happens to break
+    except Exception as error:
+        told = f"{path}: this cannot be read as a state dict of torch: {reason(error)}"
+        raise NetworkError(told) from error
+
+
+def _check(file: IO[bytes]) -> None:
+    """Look at what a file would do before torch does it."""
+    check_archive(file)
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        names = {entry.filename.partition("/")[2]: entry for entry in entries}
+        if "constants.pkl" in names:
+            raise ValueError("it is TorchScript; save the state_dict() of the model")
+        if "data.pkl" not in names:
+            raise ValueError("torch.save did not write it")
+        # torch writes without compression
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is compressed, as torch.save does not")
+        pickled = archive.read(names["data.pkl"])
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("GLOBAL", "INST") and _ALLOWED.fullmatch(str(argument)):
+            continue
+        if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
+            what = shown(str(argument or opcode.name).replace(" ", "."))
+            raise ValueError(
+                f"it is a pickle with {what}, which is more than tensors; save the state_dict() of "
+                "the model, or that as safetensors"
+            )
+
+
+def _arrays(torch: Any, found: Any, size: int) -> dict[str, Any]:
+    if isinstance(found, Mapping):
+        found = next((found[key] for key in _WRAPPERS if key in found), found)
+    if not isinstance(found, Mapping):
+        raise TypeError(f"it holds a {type(found).__name__}, not tensors by name")
+    arrays = {}
+    for name, tensor in found.items():
+        if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
+            raise TypeError(f"it holds {shown(repr(name))}, which is no tensor with a name")
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > size:
+            raise ValueError(f"{shown(name)} claims more than there is, or is sparse")
+        if tensor.dtype in (torch.bfloat16, torch.float16):
+            tensor = tensor.float()  # noqa: PLW2901
+        arrays[name] = tensor.detach().numpy()
+    return arrays

@@ -1,0 +1,44 @@
+"""Weights in the arrays of a Zarr group."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from colonnade.errors import NetworkError, UsageError, reason, shown
+from colonnade.network.weights.archives import most_unpacked
+from colonnade.network.weights.loaded import Loaded
+from colonnade.storage import Objects, Place
+from colonnade.storage.decoding import bounded
+from colonnade.storage.regularfiles import RegularFiles
+
+__all__ = ["load_zarr"]
+
+
+def load_zarr(path: str | Path, place: Place) -> Loaded:
+    """Read the arrays of a group; NetworkError where there is none, or it claims too much."""
+    try:
+        store = place.zarr() if isinstance(place, Objects) else RegularFiles(path, read_only=True)
+        group = zarr.open_group(store, mode="r", use_consolidated=False)
+        arrays: dict[str, Any] = {}
+        for name, array in sorted(group.arrays()):
+            claimed = math.prod(array.shape) * array.dtype.itemsize
+            chunk = math.prod(array.chunks) * array.dtype.itemsize
+            # A chunk that is not there reads as its fill value
+            if max(claimed, chunk) > most_unpacked(array.nbytes_stored()):
+                raise ValueError(
+                    f"its array {shown(name)} claims the shape {array.shape} in chunks of "
+                    f"{array.chunks}, and has {array.nbytes_stored():,} bytes"
+                )
+            arrays[name] = np.asarray(bounded(array)[...])
+        return Loaded(arrays)
+    except (MemoryError, UsageError):
+        raise
+    # zarr raises whatever its metadata happens to break
+    except Exception as error:
+        told = f"{path}: this cannot be read as a Zarr group: {reason(error)}"
+        raise NetworkError(told) from error

@@ -1,0 +1,1 @@
+"""A run: from a job to a finished store."""

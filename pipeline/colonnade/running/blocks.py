@@ -1,0 +1,181 @@
+"""What a worker does with a block's columns: the shard of each array, in buffers that it keeps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colonnade.buffers import Buffers
+from colonnade.compute.kernel.tiles import STRIP, Tiles, overlapping
+from colonnade.compute.products import Product, Rows
+from colonnade.inputs.matrix import nonfinite
+from colonnade.running.input_guard import SteadyColumns
+from colonnade.store import Store
+from colonnade.store.rounding import round_mantissa
+from colonnade.store.shards import ShardBuffer
+from colonnade.store.slopes import Slopes
+
+__all__ = ["BlockWork"]
+
+
+@dataclass(frozen=True)
+class BlockWork:
+    """What the blocks of one store share in one process."""
+
+    store: Store
+    source: SteadyColumns | Slopes
+    tiles: Tiles
+    products: tuple[Product, ...]
+    local: threading.local = field(default_factory=threading.local)
+    scratch: Buffers = field(default_factory=Buffers)
+
+    def nonfinite(self, X: NDArray[Any], start: int) -> int:
+        """Count the columns of X that are not finite; `start` is the number of its first one.
+
+        Raises
+        ------
+        ValueError
+            There are some, and the job says that they are to fail.
+        """
+        if isinstance(self.source, Slopes):
+            return self.source.nonfinite(start, start + X.shape[1])
+        count = 0
+        for first in range(0, X.shape[1], STRIP):
+            strip = X[:, first : first + STRIP]
+            found = nonfinite(strip)
+            count += len(found)
+            if len(found) and self.store.record.job.input.nonfinite == "fail":
+                k = int(found[0])
+                j = int(np.argmin(np.isfinite(strip[:, k])))
+                raise ValueError(
+                    f"column {start + first + k} of X has {strip[j, k]} as its feature {j}; let it "
+                    "be with input.nonfinite: propagate, or mend it, which makes another X "
+                    "(--overwrite)"
+                )
+        return count
+
+    def compute(self, X: NDArray[Any], start: int) -> tuple[dict[str, ShardBuffer], int]:
+        """Compute the block's shard of every array, in buffers that the thread's next block takes.
+
+        `start` is the number of its first column. In strips, so that Z and S′ are small.
+
+        Returns
+        -------
+        The buffers, and how many columns have results that are not finite.
+        """
+        buffers = self._buffers()
+        bad = np.zeros(X.shape[1], np.bool_)
+        rows = Rows(lambda name, first, last: buffers[name].rows(first, last))
+        for product in self.products:
+            product.begin(rows)
+        for _, a, b in overlapping(start, start + X.shape[1], STRIP):
+            self._strip(X[:, a - start : b - start], a, start, buffers, rows, bad)
+        for product in self.products:
+            product.end(rows)
+        return buffers, self._overflowed(buffers, bad)
+
+    def _overflowed(self, buffers: dict[str, ShardBuffer], bad: NDArray[np.bool_]) -> int:
+        """Count the columns with results that are not finite, of which some are known as `bad`."""
+        alone = False
+        for plan in self.store.record.plans:
+            if plan.name not in buffers or plan.name in ("jacobian", "slope"):
+                continue
+            if plan.dimensions[0] == "column":
+                rows = buffers[plan.name].rows(0, len(bad))
+                bad |= ~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
+            else:
+                alone = alone or not np.isfinite(buffers[plan.name].rows(0, 1)).all()
+        # A sum may leave the range where none of its terms does
+        return max(int(np.count_nonzero(bad)), int(alone))
+
+    def _strip(
+        self,
+        X: NDArray[Any],
+        first: int,
+        start: int,
+        buffers: dict[str, ShardBuffer],
+        rows: Rows,
+        bad: NDArray[np.bool_],
+    ) -> None:
+        """Compute the columns from number `first` on, of a block that begins at `start`."""
+        output = self.store.record.job.output
+        at, B = first - start, X.shape[1]
+        values = buffers["value"].rows(at, at + B) if "value" in buffers else None
+        if isinstance(self.source, Slopes):
+            S = X
+            if values is not None:
+                values[...] = self.source.values(first, first + B)
+        elif values is not None and output.products == ("value",):
+            self.tiles.values(X, first, values)
+            return
+        else:
+            room = self.scratch.array("S", (self.tiles.kernel.numbers, B), self.tiles.kernel.dtype)
+            S = self.tiles.slopes(X, first, values, room)
+        if "slope" in buffers:
+            for a, b in _within(at, at + B, self.store.grid.chunk_columns):
+                buffers["slope"].rows(a, b)[...] = S[:, a - at : b - at].T
+        finite, all_finite = self.tiles.kernel.surely_finite(S)
+        if not finite:
+            bad[at : at + B] |= ~np.isfinite(S).all(axis=0)
+        by_slopes = self.tiles.kernel.network.has_slopes
+        of_slopes = [p for p in self.products if by_slopes and p.of_slopes]
+        of_blocks = [p for p in self.products if p not in of_slopes]
+        rows.start = at
+        for product in of_slopes:
+            product.slopes(S, rows)
+        if not of_blocks and "jacobian" not in buffers:
+            return
+        for _, a, b in overlapping(first, first + B, self.tiles.columns):
+            T = self._tile(S[:, a - first : b - first], a, a - start, buffers, of_blocks, rows)
+            # To look at all of a block takes as long as to write it
+            if not all_finite:
+                bad[a - start : b - start] |= ~np.isfinite(T).all(axis=(1, 2))
+
+    def _tile(
+        self,
+        S: NDArray[Any],
+        number: int,
+        at: int,
+        buffers: dict[str, ShardBuffer],
+        products: Sequence[Product],
+        rows: Rows,
+    ) -> NDArray[Any]:
+        chunk = self.store.grid.chunk_columns
+        main, bits = buffers.get("jacobian"), self.store.record.job.output.significant_bits
+        end = at + S.shape[1]
+        pieces = list(_within(at, end, chunk)) if main is not None else []
+        # Where it is stored, if it lies in one chunk
+        place = main.rows(at, end) if main is not None and len(pieces) == 1 else self._scratch(S)
+        T = self.tiles.blocks(S, number, place)
+        rows.start = at
+        for product in products:
+            product.blocks(T, rows)
+        if bits is not None:
+            round_mantissa(T, bits)
+        if main is not None and len(pieces) > 1:
+            for a, b in pieces:
+                main.rows(a, b)[...] = T[a - at : b - at]
+        return T
+
+    def _scratch(self, S: NDArray[Any]) -> NDArray[Any]:
+        kernel = self.tiles.kernel
+        network = kernel.network
+        return self.scratch.array("T", (S.shape[1], network.q, network.n), kernel.dtype)
+
+    def _buffers(self) -> dict[str, ShardBuffer]:
+        buffers: dict[str, ShardBuffer] | None = getattr(self.local, "buffers", None)
+        if buffers is None:
+            buffers = self.local.buffers = {
+                name: self.store.buffer(name) for name in self.store.record.arrays
+            }
+        return buffers
+
+
+def _within(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
+    """Cut rows where chunks of that width meet."""
+    return ((a, b) for _, a, b in overlapping(start, stop, width))

@@ -1,0 +1,227 @@
+"""Names and scales of a job, found and checked: in the job, in a file, in X's own store."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from colonnade.errors import ColonnadeError, JobError, listed, reason, shown
+from colonnade.inputs import Columns
+from colonnade.inputs.coordinates import array_beside, coordinate_beside
+from colonnade.inputs.labels import Coordinate, Dimension, Labels, names_problem, scale_problem
+from colonnade.inputs.pairing import Pairing
+from colonnade.job import Job
+from colonnade.limits import NAMES_FILE_BYTES
+from colonnade.network.network import Network
+from colonnade.network.weights.npz import load_npz
+from colonnade.storage import place_at
+from colonnade.storage.locations import StorageOptions, storage_texts
+from colonnade.storage.npy.file import read_array
+from colonnade.storage.regularfiles import read_regular
+from colonnade.storage.urls import is_url
+
+__all__ = ["find_labels", "network_names"]
+
+
+def find_labels(
+    job: Job, columns: Columns, pairing: Pairing, sizes: Mapping[str, int]
+) -> tuple[Labels, dict[Dimension, Coordinate]]:
+    """Find a job's names and scales, and the coordinates of X's own store that are numbers.
+
+    Parameters
+    ----------
+    columns
+        X, its features in the network's order.
+    pairing
+        The names of its features and of the network's inputs.
+    sizes
+        Of the dimensions input and output.
+
+    Raises
+    ------
+    JobError
+        They cannot be read, or do not fit the network.
+    """
+    network, scale = job.network, job.output.scale
+    found: dict[str, Any] = {
+        "output_names": _names("output", network.output_names, network.storage_options, sizes)
+    }
+    if scale is not None:
+        for side, given in (("output", scale.output_std), ("input", scale.input_std)):
+            found[f"{side}_std"] = _deviations(side, given, job, columns, pairing, sizes)
+    coordinates: dict[Dimension, Coordinate] = {}
+    left_out: list[str] = []
+    dimensions: tuple[Literal["input", "column"], ...] = ("input", "column")
+    # X's names are what was read; the network's stand in for them
+    of_network = pairing.features is None and pairing.inputs is not None
+    for dimension in dimensions:
+        try:
+            of_x = dimension == "column" or not of_network
+            here = coordinate_beside(columns, dimension) if of_x else None
+            if here is not None:
+                coordinates[dimension] = here
+            elif dimension == "input":
+                found["input_names"] = _usable(pairing.names)
+        except ValueError as error:
+            left_out.append(f"{dimension}, since {error}")
+    return Labels(**found, copied=tuple(coordinates), left_out=tuple(left_out)), coordinates
+
+
+def network_names(job: Job, network: Network) -> tuple[str, ...] | None:
+    """Name a network's inputs as its job does, or else as its file does; None where neither does.
+
+    Raises
+    ------
+    JobError
+        The job's names cannot be read, are too many or too few, or give one of the file's names to
+        another input.
+    """
+    settings, told = job.network, network.input_names
+    sizes = {"input": network.n}
+    given = _names("input", settings.input_names, settings.storage_options, sizes)
+    if given is None or told is None:
+        return told if given is None else given
+    places = {name: at for at, name in enumerate(told)}
+    for at, name in enumerate(given):
+        if told[at] != name and name in places:
+            raise JobError(
+                f"network.input_names: input {at} is {shown(repr(name))} there, which is input "
+                f"{places[name]} in {settings.weights}; its input {at} is {shown(repr(told[at]))}. "
+                "Leave network.input_names out: X's features are matched with the file's names."
+            )
+    return given
+
+
+def _usable(names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    problem = names_problem(names or ())
+    if problem:
+        raise ValueError(problem)
+    return names
+
+
+def _names(
+    dimension: str,
+    given: tuple[str, ...] | str | None,
+    options: StorageOptions | None,
+    sizes: Mapping[str, int],
+) -> tuple[str, ...] | None:
+    if given is None:
+        return None
+    key, names = f"network.{dimension}_names", given
+    if isinstance(names, str):
+        key = f"{key} {names}"
+        with _telling(key):
+            names = _names_of(names, _content(names, options).decode("utf-8-sig"))
+            problem = names_problem(names)
+            if problem:
+                raise ValueError(problem)
+    _count(key, names, "names", dimension, sizes)
+    return names
+
+
+def _names_of(path: str, text: str) -> tuple[str, ...]:
+    if Path(path).suffix.lower() != ".json":
+        return tuple(line.strip() for line in text.rstrip().splitlines())
+    listed = json.loads(text)
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise ValueError("a .json file of names holds a list of texts")
+    return tuple(listed)
+
+
+def _deviations(
+    dimension: str,
+    given: tuple[float, ...] | str | None,
+    job: Job,
+    columns: Columns,
+    pairing: Pairing,
+    sizes: Mapping[str, int],
+) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    key = f"output.scale.{dimension}_std"
+    told = key if isinstance(given, tuple) else f"{key} {given}"
+    numbers: Iterable[Any] = given
+    with _telling(told):
+        beside = array_beside(columns, given) if isinstance(given, str) else None
+        if dimension == "input" and beside is not None:
+            beside = _wanted(beside, columns)
+        elif dimension == "input" and pairing.order is not None:
+            raise ValueError(
+                "X's features are put into the network's order, and nothing tells whether these "
+                "numbers are in that order or in X's. Give input.features in the network's order, "
+                f"[{listed(pairing.features or ())}], and the numbers in the same"
+            )
+        if isinstance(given, str):
+            if beside is None:
+                data = _content(given, job.output.storage_options)
+                beside = _numbers_of(given, data, f"{dimension}_std")
+            if beside.ndim != 1 or beside.dtype.kind not in "iuf":
+                raise ValueError(f"it holds {beside.dtype} {beside.shape}, not a row of numbers")
+            numbers = beside.tolist()
+        std = tuple(float(number) for number in numbers)
+        problem = scale_problem(std, divisor=dimension == "output")
+        if problem:
+            raise ValueError(problem)
+    _count(told, std, "numbers", dimension, sizes)
+    return std
+
+
+def _wanted(numbers: NDArray[Any], columns: Columns) -> NDArray[Any]:
+    """Take those of the features that are wanted, in their order, of all that the file has."""
+    if columns.features is None:
+        return numbers
+    held = columns.source.shape[0]
+    if numbers.shape != (held,):
+        raise ValueError(
+            f"it holds {numbers.dtype} {numbers.shape}, and X's array has {held:,} features, of "
+            "which input.features chooses"
+        )
+    return numbers[list(columns.features)]
+
+
+def _numbers_of(path: str, data: bytes, name: str) -> NDArray[Any]:
+    suffix = Path(path).suffix.lower()
+    if suffix == ".npy":
+        return read_array(io.BytesIO(data))
+    if suffix == ".npz":
+        arrays = load_npz(path, io.BytesIO(data)).arrays
+        if name in arrays or len(arrays) == 1:
+            return arrays[name] if name in arrays else next(iter(arrays.values()))
+        raise ValueError(f"none of its arrays is {name}: {shown(', '.join(arrays))}")
+    return np.array([float(number) for number in data.decode().split()])
+
+
+def _content(path: str, options: StorageOptions | None) -> bytes:
+    if is_url(path):
+        return place_at(path, storage_texts(options)).read("", NAMES_FILE_BYTES)
+    file = Path(os.path.expanduser(path))  # noqa: PTH111 (of an unknown user: left alone)
+    return read_regular(file, NAMES_FILE_BYTES)
+
+
+def _count(
+    key: str, values: tuple[Any, ...], what: str, dimension: str, sizes: Mapping[str, int]
+) -> None:
+    if len(values) != sizes[dimension]:
+        raise JobError(
+            f"{key}: given {len(values):,} {what}; the network has {sizes[dimension]:,} "
+            f"{dimension}s."
+        )
+
+
+@contextmanager
+def _telling(key: str) -> Iterator[None]:
+    """Say of which key of the job it is that a file cannot be read or used."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise JobError(f"{key}: there is no such file.") from None
+    except (OSError, ValueError, RecursionError, ColonnadeError) as error:
+        raise JobError(f"{key}: {reason(error).rstrip('.')}.") from error

@@ -1,0 +1,164 @@
+"""A store of slopes into a store of the tensor, by the pipeline itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from colonnade import clusters
+from colonnade.errors import IncompleteError, UsageError
+from colonnade.events import Listener, RunFinished, ignore
+from colonnade.job import Job
+from colonnade.job.file import load_job, unexpanded
+from colonnade.running.prepare import Checked
+from colonnade.running.run import carry_out, refuse_both
+from colonnade.storage.locations import Options, StorageOptions, absolute
+from colonnade.storage.urls import is_url, overlap
+from colonnade.store import Store
+from colonnade.store.slopes import Slopes
+
+__all__ = ["materialize"]
+
+
+def materialize(
+    factored: str | Path,
+    dense: str | Path,
+    overrides: Iterable[str] = (),
+    *,
+    overwrite: bool = False,
+    repair: bool = False,
+    trust: bool = False,
+    imports: bool = False,
+    listener: Listener = ignore,
+    storage_options: Options = None,
+) -> RunFinished:
+    """Make a store of the tensor from a store of slopes; call it again to resume.
+
+    The numbers are, bit by bit, those that a run with layout dense would have stored on the same
+    machine. X is not read, and may have gone.
+
+    Parameters
+    ----------
+    factored
+        A finished store of layout factored.
+    dense
+        Where the store of the tensor is made.
+    overrides
+        ``section.key=value`` each, of the sections cluster and output.
+    overwrite
+        Replace another job's store at that place.
+    repair
+        Verify what is there first, and compute what is damaged again.
+    trust
+        Whether the cluster, and how object stores are reached, are taken from the store's job,
+        which may be another's. Else the cluster is this machine, or what `overrides` say.
+    imports
+        Whether to import, and run, an activation that is code: do so for stores that you trust.
+    listener
+        Called with each event of the run, in this thread.
+    storage_options
+        Of the object stores of `factored` and `dense`.
+
+    Raises
+    ------
+    UsageError
+        The store has no slopes, or the overrides ask for what is not in it; or its job's cluster,
+        or its code, would be needed and may not be used.
+    IncompleteError
+        The store of slopes is not whole; or blocks failed, and the new one is resumable.
+    StoppedError
+        SIGINT, SIGTERM or SIGHUP came; the store is resumable.
+    """
+    clusters.refuse_spawned()
+    refuse_both(overwrite=overwrite, repair=repair)
+    # Workers, which open it too, may have other directories
+    source = Store.open(absolute(str(factored)), storage_options)
+    made = source.record.job
+    if made.output.layout != "factored" or "jacobian" not in made.output.products:
+        raise UsageError(
+            f"{factored} holds no slopes (its layout is {made.output.layout}, its products are "
+            f"{', '.join(made.output.products)}), so that no tensor can be made of it."
+        )
+    status = source.status()
+    if status.state != "complete":
+        raise IncompleteError(
+            f"{factored} is not whole: {status.progress}, and it is {status.state}. Finish it with "
+            "the command that made it first (colonnade run)."
+        )
+    if source.imported and not imports:
+        raise UsageError(
+            f"{factored}: the activation {', '.join(source.imported)} is code, which a store that "
+            "may be another's does not make run. If you trust it, materialize with --import "
+            "(imports=True)."
+        )
+    overrides = list(overrides)
+    if not trust:
+        made = _distrusted(made, str(factored), overrides)
+    job = _job(made, str(dense), overrides, storage_options, trust=trust)
+    located = job.located()
+    if overlap(source.path, located.output.path):
+        raise UsageError(f"{factored} and {dense} overlap: choose another place for the tensor.")
+    record = source.record
+    checked = Checked(
+        located,
+        source.network(),
+        Slopes(source),
+        record.input,
+        record.labels,
+        source.coordinates(),
+        trust=trust,
+    )
+    return carry_out(
+        checked, job.output.path, overwrite=overwrite, repair=repair, listener=listener
+    )
+
+
+def _distrusted(made: Job, factored: str, overrides: list[str]) -> Job:
+    """Leave out of a job how object stores are reached; refuse it where its cluster is needed."""
+    chosen = any(re.match(r"\s*cluster\s*(\.\s*kind\s*)?=", override) for override in overrides)
+    if made.cluster.kind != "local" and not chosen:
+        raise UsageError(
+            f"{factored}: its job asks for a cluster of kind {made.cluster.kind}, which a store "
+            "that may be another's does not get. If you trust the job, materialize with --trust "
+            "(trust=True); or choose a cluster: --set cluster.kind=local."
+        )
+    sections = {
+        name: getattr(made, name).model_copy(update={"storage_options": None})
+        for name in ("network", "input", "output")
+    }
+    return made.model_copy(update=sections)
+
+
+def _job(made: Job, dense: str, overrides: list[str], options: Options, *, trust: bool) -> Job:
+    """Return the job whose run would make the store."""
+    # Sizes of slopes are none of the tensor's
+    changes: dict[str, Any] = {
+        "path": dense, "layout": "dense", "block_size": "auto", "chunk_size": "auto"
+    }  # fmt: skip
+    if is_url(dense) and options:
+        changes["storage_options"] = StorageOptions.model_validate(options)
+    elif is_url(dense) != is_url(made.output.path):
+        changes["storage_options"] = None
+    output = made.output.model_copy(update=changes)
+    document = unexpanded(made.model_copy(update={"output": output}).model_dump(mode="json"))
+    if not trust:
+        # The overrides alone say what the cluster is; without them, it is this machine
+        document["cluster"] = {}
+    job = load_job(document, overrides)
+    fixed = {
+        "network": job.network == made.network,
+        "input": job.input == made.input,
+        "output.layout": job.output.layout == "dense",
+        "output.dtype": job.output.dtype == made.output.dtype,
+        "output.scale": job.output.scale == made.output.scale,
+        "output.products": "value" in made.output.products or "value" not in job.output.products,
+    }
+    wrong = [name for name, kept in fixed.items() if not kept]
+    if wrong:
+        raise UsageError(
+            f"the slopes are there as they are: {', '.join(wrong)} cannot be set here (value is "
+            "not computed from slopes). Make the store of the tensor with colonnade run instead."
+        )
+    return job

@@ -1,0 +1,297 @@
+"""What a job names, opened and found to fit: the network and X."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from colonnade.compute.kernel import kernel_bytes, scratch_bytes, slope_numbers, working_dtype
+from colonnade.compute.kernel.order import cheapest
+from colonnade.compute.kernel.tiles import STRIP, tile_columns
+from colonnade.compute.products import kept_bytes, needs_blocks
+from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError, listed, shown
+from colonnade.events import FeaturesOrdered, Listener
+from colonnade.grid import Grid, Shapes
+from colonnade.inputs import Columns, open_columns
+from colonnade.inputs.labels import Coordinate, Dimension, Labels
+from colonnade.inputs.pairing import MatchError, Pairing, difference, match_key, pair
+from colonnade.job import SCALINGS, Job
+from colonnade.network.network import Network
+from colonnade.planning.plan import Capacity, Feature, Plan, Work
+from colonnade.planning.sizing import make_plan
+from colonnade.running.input_guard import Guard, stamp_of
+from colonnade.running.labels import find_labels, network_names
+from colonnade.storage.urls import is_url, overlap
+from colonnade.store import InputRecord, Lease, Store, input_record
+from colonnade.store.slopes import Slopes, SlopesAddress
+
+__all__ = ["Checked", "check_job"]
+
+_NO_NAMES = Pairing()
+# Names that an event tells
+_FEW = 12
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job whose files have been opened and found to fit.
+
+    Attributes
+    ----------
+    columns
+        X, or slopes from which the store is made instead.
+    x
+        Which X that is.
+    pairing
+        Which of its features is which of the network's inputs.
+    trust
+        Whether the job is that of the one who runs it, or as good.
+    stamp
+        By what workers know X again; empty where somebody wrote to it meanwhile.
+    """
+
+    job: Job
+    network: Network
+    columns: Columns | Slopes
+    x: InputRecord
+    labels: Labels
+    coordinates: dict[Dimension, Coordinate]
+    pairing: Pairing = _NO_NAMES
+    trust: bool = True
+    stamp: str = ""
+
+    def guard(self, store: Store, lease: Lease, missing: list[int], listener: Listener) -> Guard:
+        """Look after X from now on, while the missing blocks of a store are made of it."""
+        asked = self.job.input.asked
+        # Slopes that stand for X look after themselves
+        reopen = None if isinstance(self.columns, Slopes) else (lambda: open_columns(**asked))
+        return Guard(reopen, self.x, store, lease, missing, listener)
+
+    def first(self, columns: int) -> InputRecord:
+        """Describe X as it was when it had so many columns, if it has grown since.
+
+        Raises
+        ------
+        InputError
+            It cannot be read.
+        """
+        # What slopes were made of is described in their store, and may have gone
+        if columns >= self.x.columns or isinstance(self.columns, Slopes):
+            return self.x
+        return _described(self.columns, columns)
+
+    @property
+    def reordered(self) -> FeaturesOrdered | None:
+        """What the run says where X's features are put into the network's order."""
+        pairing = self.pairing
+        if pairing.order is None:
+            return None
+        names = tuple(shown(name) for name in (pairing.features or ())[:_FEW])
+        return FeaturesOrdered(self.job.input.path, self.network.n, pairing.moved, names)
+
+    @property
+    def slopes(self) -> SlopesAddress | None:
+        """The store whose slopes stand for X, if they do."""
+        return SlopesAddress.of(self.columns.store) if isinstance(self.columns, Slopes) else None
+
+    def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
+        """Plan the job for a cluster, in the grid of a store if one is there.
+
+        Raises
+        ------
+        TooLargeError
+            It does not fit a worker's memory, or a store.
+        """
+        network, output = self.network, self.job.output
+        tile = tile_columns(network, output.dtype)
+        x_itemsize = self.columns.copies * self.columns.dtype.itemsize
+        if isinstance(self.columns, Slopes):
+            x_itemsize = -(-x_itemsize * network.m // network.n)
+        x_dtype = np.dtype(self.x.dtype)
+        shapes = Shapes(p=self.columns.p, n=network.n, m=network.m, q=network.q)
+        kept = kernel_bytes(
+            network,
+            output.dtype,
+            tile,
+            blocks=needs_blocks(output.products, output.layout, elementwise=network.has_slopes),
+        )
+        if network.has_slopes:
+            kept += kept_bytes(output.products, shapes)
+        plan = make_plan(
+            shapes,
+            products=output.products,
+            dtype=output.dtype,
+            x_itemsize=x_itemsize,
+            x_chunk_columns=self.columns.chunk_columns,
+            working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
+            kernel_bytes=kept,
+            strip_columns=STRIP,
+            compression=output.compression,
+            objects=is_url(output.path) or is_url(self.columns.path),
+            capacity=capacity,
+            block_size=output.block_size,
+            chunk_size=output.chunk_size,
+            grid=grid,
+            layout=output.layout,
+            tile_columns=tile,
+            work=Work(
+                order=str(cheapest(network.sizes)),
+                flops=cheapest(network.sizes).flops,
+                forward_flops=2 * sum(layer.W.size for layer in network.layers[:-1]),
+                slope_numbers=slope_numbers(network),
+                scratch_bytes=scratch_bytes(network, output.dtype, tile),
+                has_slopes=network.has_slopes,
+            ),
+        )
+        if plan.grid.problem:
+            anew = "" if grid is None else "Make the store anew (--overwrite). "
+            raise TooLargeError(
+                f"{plan.grid.problem}. {anew}Raise output.block_size and output.chunk_size."
+            )
+        return replace(plan, features=_features(self.pairing, network.n))
+
+
+def check_job(job: Job) -> Checked:
+    """Open what a job names, and refuse what does not fit; nothing is changed.
+
+    Raises
+    ------
+    UsageError
+        Its files are wrong, or do not fit each other.
+    """
+    _refuse_overlap(job)
+    settings = job.network
+    network = Network.load(
+        settings.weights,
+        settings.activation,
+        settings.names,
+        settings.storage_options,
+        matrices=settings.matrices,
+        **{key: getattr(settings, key) for key in SCALINGS},
+    )
+    # The store's record tells the activations, wherever they come from
+    told: Any = [{"name": sigma.name, **sigma.parameters} for sigma in network.activations]
+    told = told[0] if len(told) == 1 else told
+    job = job.model_copy(update={"network": settings.model_copy(update={"activation": told})})
+    x = job.input
+    _refuse_factored(job, network)
+    names = network_names(job, network)
+    columns = open_columns(**x.asked)
+    if columns.n != network.n:
+        raise InputError(_shapes_side_by_side(job, network, columns, names))
+    pairing = _paired(job, names, columns)
+    if pairing.order is not None:
+        # In the job, so that workers and verify read X in this order too
+        features = _selection(columns, pairing.order)
+        job = job.model_copy(update={"input": x.model_copy(update={"features": features})})
+        columns = open_columns(**job.input.asked)
+    sizes = {"input": network.n, "output": network.q}
+    labels, coordinates = find_labels(job, columns, pairing, sizes)
+    before = _stamp(columns)
+    found = _described(columns)
+    stamp = before if _stamp(columns) == before else ""
+    return Checked(job, network, columns, found, labels, coordinates, pairing, stamp=stamp)
+
+
+def _stamp(columns: Columns) -> str:
+    try:
+        return stamp_of(columns.stamps())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{columns.path}: X cannot be read: {error}") from error
+
+
+def _paired(job: Job, names: tuple[str, ...] | None, columns: Columns) -> Pairing:
+    """Match X's features with the network's inputs; InputError where their names differ."""
+    try:
+        return pair(names, columns.feature_names, numbered=columns.numbered)
+    except MatchError as error:
+        settings = job.network
+        remedy = (
+            "leave network.input_names out, and rename the coordinate when you read the store: "
+            "cn.open(…).assign_coords(input=[…])"
+            if settings.input_names is not None
+            else f"give X's names in the network's order with network.input_names, which stand for "
+            f"those that {settings.weights} tells"
+        )
+        raise InputError(
+            f"{columns.path}: {error}. Features are matched by name, so both must have the same "
+            "names, in any order. Choose others with input.features, or rename them. If X's "
+            f"features are these inputs, in this order, {remedy}."
+        ) from None
+
+
+def _selection(columns: Columns, order: tuple[int, ...]) -> tuple[int | str, ...]:
+    """Say which features are X in another order, as `input.features` does: by name if possible."""
+    names = [(columns.feature_names or ())[at] for at in order]
+    held = columns.source.all_names or ()
+    if all(names) and len(set(held)) == len(held):
+        return tuple(names)
+    chosen = range(columns.n) if columns.features is None else columns.features
+    return tuple(chosen[at] for at in order)
+
+
+def _features(pairing: Pairing, n: int) -> tuple[Feature, ...]:
+    """List the network's inputs and what X has for each; empty where neither side has names."""
+    if pairing.names is None:
+        return ()
+    order, none = pairing.order or range(n), (None,) * n
+    pairs = zip(pairing.inputs or none, pairing.features or none, order, strict=True)
+    return tuple(Feature(*each) for each in pairs)
+
+
+def _described(columns: Columns, most: int | None = None) -> InputRecord:
+    try:
+        return input_record(columns, most)
+    except (OSError, ValueError, MemoryError) as error:
+        raise InputError(f"{columns.path}: X cannot be read: {error}") from error
+
+
+def _refuse_overlap(job: Job) -> None:
+    """Refuse to write where the run reads: --overwrite would delete its own input."""
+    output = job.output.path
+    for key, read in (("input.path", job.input.path), ("network.weights", job.network.weights)):
+        if overlap(read, output):
+            raise StoreError(
+                f"output.path {output} and {key} {read} overlap: the output must lie apart from "
+                "what the run reads."
+            )
+
+
+def _refuse_factored(job: Job, network: Network) -> None:
+    if job.output.layout == "dense" or network.has_slopes:
+        return
+    mixing = next((s.name for s in network.activations if s.columnwise), None)
+    why = (
+        f"it has {len(network.hidden)} hidden layers"
+        if len(network.hidden) != 1
+        else f"{mixing} mixes the entries of a column, so that its slope is a matrix"
+    )
+    raise NetworkError(
+        "output.layout: factored keeps a vector of slopes a column, of which U Diag(s′) W is made: "
+        "it is for networks with one hidden layer and an elementwise activation. Of this one, "
+        f"{why}. Set output.layout: dense."
+    )
+
+
+def _shapes_side_by_side(
+    job: Job, network: Network, columns: Columns, names: tuple[str, ...] | None
+) -> str:
+    other = "columns_by_features"
+    if job.input.orientation == other:
+        other = "features_by_columns"
+    hint = ""
+    if columns.p == network.n and " read as " in columns.described:
+        hint = f" X fits the other way round: set input.orientation: {other}."
+    elif columns.n > network.n:
+        hint = " Choose those of the network's inputs, in their order, with input.features."
+        if names is not None and columns.feature_names is not None:
+            hint = f" Choose the network's inputs with input.features: [{listed(names)}]."
+            if not {*map(match_key, names)} <= {*map(match_key, columns.feature_names)}:
+                hint = f" By name, {difference(names, columns.feature_names)}."
+    return (
+        f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
+        f"(features): {', '.join(f'{name} {a.shape}' for name, a in network.arrays.items())} in "
+        f"{job.network.weights}; X {columns.described}, in {job.input.path}.{hint}"
+    )

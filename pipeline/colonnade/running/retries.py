@@ -1,0 +1,316 @@
+"""The missing blocks to a cluster, in rounds, so that what fails takes no other block with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+
+from colonnade.clusters import Cluster, NoAnswer, StuckWorker, Tracker, each_worker
+from colonnade.errors import IncompleteError
+from colonnade.events import (
+    BlockDone,
+    BlockFailed,
+    Listener,
+    NoWorkers,
+    Stalled,
+    Stopping,
+    WorkerReplaced,
+)
+from colonnade.job import ClusterSettings, LocalCluster
+from colonnade.running.dispatch import Lost, answering, batches, dispatch, in_flight
+from colonnade.running.input_guard import Guard
+from colonnade.running.worker import Address, Changed, Failed, Unfit, compute_blocks, reach
+from colonnade.signals.stopping import Stop
+from colonnade.storage.locations import storage_texts
+from colonnade.store import Lease, Store
+from colonnade.store.slopes import SlopesAddress
+from colonnade.versions import versions
+
+__all__ = ["compute"]
+
+# Blocks that kill their workers even when they are alone, before the rest are taken to do so too
+_KILLERS = 3
+# Seconds without a block that is done, and how often the longest of them before, after which
+# something may hang; the same for a worker at its task, and how often the slowest task before
+_PATIENCE = 300.0
+_PATIENT = 10
+# Factor by which a task has more time once a worker was stuck at it, unless the job says how long:
+# where the first blocks are slower than anyone thought, they must be done in the end
+_MORE = 2.0
+# Looks in that time at what workers are at, and seconds between two of them
+_LOOKS = 30
+_SHORTEST, _LONGEST = 1.0, 10.0
+# Seconds that a worker has, at the least, to import this package, and X's and the store's libraries
+_IMPORT = 60.0
+# Seconds before each further attempt of a worker to reach the store
+_PAUSES = (0.5, 2.0, 5.0)
+
+
+def compute(
+    cluster: Cluster,
+    store: Store,
+    lease: Lease,
+    missing: list[int],
+    batch: int,
+    settings: ClusterSettings,
+    stop: Stop,
+    listener: Listener,
+    guard: Guard,
+    stamp: str,
+    slopes: SlopesAddress | None = None,
+) -> Iterator[BlockDone | BlockFailed]:
+    """Compute the missing blocks on the cluster and yield what becomes of each.
+
+    Where a signal stops the run, no block is begun any more, and the end comes when those in
+    flight are done or have had their time.
+
+    Parameters
+    ----------
+    batch
+        Blocks of one task, at the most.
+    guard, stamp
+        What looks after X, and by what workers know it again. Where X has changed, the end comes
+        as it does after a signal, and the guard knows the cause.
+    slopes
+        A store that the slopes are taken from, instead of X.
+
+    Raises
+    ------
+    CommClosedError
+        The scheduler is lost.
+    IncompleteError
+        The lease, or all workers, are lost; or a worker cannot, or must not, compute blocks.
+    """
+    options = tuple(storage_texts(store.record.job.output.storage_options).items())
+    here = tuple(versions().items())
+    address = Address(store.path, store.record.id, lease.run, options, slopes, here, stamp)
+    watch = _Watch(cluster, store, lease, settings, stop, listener, guard)
+    rounds = _Rounds(cluster, store, address, watch)
+    try:
+        # What this process can reach, so can those of this machine
+        if not isinstance(settings, LocalCluster):
+            _check_reach(cluster, store, address, watch)
+        yield from rounds.all(missing, batch)
+    except _TimeIsUp:
+        return
+
+
+class _Rounds:
+    def __init__(self, cluster: Cluster, store: Store, address: Address, watch: _Watch) -> None:
+        self._client = cluster.client
+        self._most = in_flight(cluster.most_threads)
+        self._path = store.path
+        self._compute = partial(compute_blocks, address)
+        self._watch = watch
+        self._grid = store.grid
+
+    def all(self, missing: list[int], batch: int) -> Iterator[BlockDone | BlockFailed]:
+        """Compute blocks in batches; again each by itself; and alone in the whole cluster."""
+        failed: list[Failed] = []
+        yield from self._round(batches(missing, batch), self._most, failed)
+        self._watch.try_again()
+        # What troubled its worker, or its neighbours in the batch, may be over
+        again = sorted(failure.block for failure in failed)
+        failed.clear()
+        yield from self._round(batches(again, 1), self._most, failed)
+        # A worker that dies takes along all that it had, and Dask blames each of them
+        self._watch.try_again()
+        suspects = sorted((f for f in failed if f.killed), key=lambda f: f.block)
+        failed = [f for f in failed if not f.killed]
+        for at, suspect in enumerate(suspects):
+            found: list[Failed] = []
+            yield from self._round(batches([suspect.block], 1), 1, found)
+            failed += found
+            if sum(f.killed for f in failed) == _KILLERS:
+                failed += suspects[at + 1 :]
+                break
+        if self._watch.goes_on():
+            for failure in sorted(failed, key=lambda f: f.block):
+                yield BlockFailed(failure.block, *self._grid.bounds(failure.block), failure.cause)
+
+    def _round(
+        self, todo: Iterable[tuple[int, ...]], most: int, failed: list[Failed]
+    ) -> Iterator[BlockDone]:
+        for blocks, back in dispatch(self._client, self._compute, todo, most, self._watch):
+            if isinstance(back, Lost):
+                failed += [Failed(block, str(back), killed=back.killed) for block in blocks]
+                continue
+            done = [receipt for receipt in back if isinstance(receipt, BlockDone)]
+            self._watch.arrived(done)
+            for receipt in back:
+                if isinstance(receipt, BlockDone):
+                    self._watch.saw(receipt)
+                    yield receipt
+                elif isinstance(receipt, Changed):
+                    self._watch.changed(receipt)
+                elif isinstance(receipt, Failed):
+                    failed.append(receipt)
+                elif isinstance(receipt, Unfit):
+                    raise IncompleteError(
+                        f"{self._path} is incomplete: a worker has joined, {receipt.process}, that "
+                        f"has {receipt.cause}. Install there what the client has; the same command "
+                        "computes what is missing."
+                    )
+
+
+def _check_reach(cluster: Cluster, store: Store, address: Address, watch: _Watch) -> None:
+    """Refuse workers that do not reach the store or X."""
+    found: dict[str, str] = {}
+    workers: list[str] | None = None
+    seconds = max(watch.timeout, _IMPORT)
+    for pause in (*_PAUSES, 0.0):
+        watch.goes_on()
+        with answering(cluster.client):
+            answers = each_worker(cluster.client, seconds, reach, address, workers=workers)
+        for worker, answer in answers.items():
+            if isinstance(answer, NoAnswer):
+                raise IncompleteError(
+                    f"{address.path} is incomplete: the worker {worker} has not said within "
+                    f"{seconds:g} s whether it reaches the store and X: a disk "
+                    "there may not answer, or the worker may be stopped. End that worker; the same "
+                    "command computes what is missing."
+                )
+        # Of a worker that has gone meanwhile there is nothing to tell
+        found = {worker: told for worker, told in answers.items() if isinstance(told, str)}
+        # Where it was replaced meanwhile, the run ends for that reason
+        if not found or not store.is_current():
+            return
+        # A network file system may show to others a little later what was made just now
+        workers = list(found)
+        time.sleep(pause)
+    worker, told = next(iter(found.items()))
+    others = f", nor do {len(found) - 1} more" if len(found) > 1 else ""
+    raise IncompleteError(
+        f"{address.path} is incomplete: the worker {worker} does not reach the store and X"
+        f"{others}: {str(told).rstrip('.')}. They must lie where every worker reaches them by the "
+        "same path; the same command computes what is missing."
+    )
+
+
+class _TimeIsUp(Exception):  # noqa: N818 (it ends a wait, and is no error)
+    """Blocks in flight have had their time."""
+
+
+class _Watch:
+    """Looks, while a run waits, for a signal, and after its lease and its workers."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        lease: Lease,
+        settings: ClusterSettings,
+        stop: Stop,
+        listener: Listener,
+        guard: Guard,
+    ) -> None:
+        self._cluster = cluster
+        self._guard = guard
+        self._path = store.path
+        self._lease = lease
+        self._settings = settings
+        self._stop = stop
+        self._listener = listener
+        self._end = 0.0
+        self.timeout = settings.timeout
+        self._absent: float | None = None
+        self._arrived = time.monotonic()
+        self._patience = _PATIENCE
+        self._slowest = 0.0
+        self._factor = 1.0
+        self._looked = time.monotonic()
+        self._tracker = Tracker()
+
+    def goes_on(self) -> bool:
+        self._stop.check()
+        self._lease.check()
+        self._guard.look()
+        if self._stop.signum is None and self._guard.cause is None:
+            return True
+        if not self._end:
+            self._end = time.monotonic() + self._settings.grace
+            self._lease.stop()
+            if self._stop.signum is not None:
+                self._listener(Stopping(self._stop.signum, self._settings.grace))
+        if time.monotonic() > self._end:
+            raise _TimeIsUp
+        return False
+
+    def saw(self, receipt: BlockDone) -> None:
+        """Take note of a block that is done."""
+        self._guard.arrived(receipt.block)
+
+    def changed(self, receipt: Changed) -> None:
+        """Take note that a worker has found another X."""
+        self._guard.report(f"{receipt.cause}, as {receipt.process} sees it")
+
+    def arrived(self, done: Sequence[BlockDone]) -> None:
+        """Take note that a task is done, and of the blocks that it has computed."""
+        if done:
+            first, last = min(r.started for r in done), max(r.ended for r in done)
+            self._slowest = max(self._slowest, last - first)
+        now = time.monotonic()
+        self._patience = max(self._patience, _PATIENT * (now - self._arrived))
+        self._arrived = now
+
+    def workers(self, number: int) -> None:
+        if number < self._cluster.wanted and self._stop.signum is None:
+            self._cluster.replace()
+        if number:
+            self._absent = None
+            self._look_for_stalled()
+            return
+        if self._absent is None:
+            self._absent = time.monotonic()
+            self._listener(NoWorkers(self._settings.timeout))
+        if time.monotonic() > self._absent + self._settings.timeout:
+            trouble = self._cluster.trouble()
+            raise IncompleteError(
+                f"{self._path} is incomplete: all workers have gone, and none came within "
+                f"{self._settings.timeout:g} s (cluster.timeout).{trouble} Once there are workers, "
+                "the same command computes what is missing."
+            )
+
+    def try_again(self) -> None:
+        """Have more patience: what follows has failed before, and workers may have been stuck."""
+        self._factor *= _MORE**2
+
+    @property
+    def _stall_timeout(self) -> float:
+        """Seconds that a worker may be at a task."""
+        if self._settings.stall_timeout != "auto":
+            return self._settings.stall_timeout
+        return max(_PATIENCE, _PATIENT * self._slowest) * self._factor
+
+    @property
+    def _interval(self) -> float:
+        return min(max(_SHORTEST, self._stall_timeout / _LOOKS), _LONGEST)
+
+    def stuck(self, name: str, before: Mapping[str, int]) -> list[StuckWorker]:
+        now = time.monotonic()
+        if now < self._looked + self._interval or self._stop.signum is not None:
+            return []
+        self._looked = now
+        with answering(self._cluster.client):
+            self._tracker.look(self._cluster.occupation(name), now, 2 * self._interval)
+        auto = self._settings.stall_timeout == "auto"
+        more = {key: _MORE**times for key, times in before.items()} if auto else {}
+        return self._tracker.stuck(self._stall_timeout, more)
+
+    def give_up(self, stuck: StuckWorker, batches: Sequence[tuple[int, ...]]) -> None:
+        blocks = tuple(sorted(block for batch in batches for block in batch))
+        self._listener(WorkerReplaced(stuck.address, stuck.seconds, blocks, stuck.cause))
+        with answering(self._cluster.client):
+            self._cluster.give_up(stuck.address)
+        self._arrived = time.monotonic()
+
+    def _look_for_stalled(self) -> None:
+        silent = time.monotonic() - self._arrived
+        if silent < self._patience:
+            return
+        with answering(self._cluster.client):
+            having = self._cluster.client.processing()
+        self._listener(Stalled(silent, tuple(sorted(w for w, keys in having.items() if keys))))
+        # Told again after as long, and then after twice as long
+        self._patience = 2 * silent

@@ -1,0 +1,406 @@
+"""The story of a run, top to bottom: check, plan, create or resume, submit, collect, finish."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+from distributed.comm.core import CommClosedError
+from numpy.typing import NDArray
+
+from colonnade import clusters
+from colonnade.compute.products import PRODUCTS
+from colonnade.errors import IncompleteError, StoreError, UsageError, reason
+from colonnade.events import (
+    BlockDamaged,
+    BlockDone,
+    BlockFailed,
+    ClusterReady,
+    Event,
+    InputTouched,
+    Listener,
+    RunFinished,
+    RunStarted,
+    StoreGrown,
+    StoreLabelled,
+    ignore,
+)
+from colonnade.grid import Grid
+from colonnade.job import Job
+from colonnade.job.file import JobLike, load_job
+from colonnade.network.network import Network
+from colonnade.running.prepare import Checked, check_job
+from colonnade.running.retries import compute
+from colonnade.signals.stopping import Stop, stoppable
+from colonnade.store import Lease, RunLog, Store, hold, network_record
+from colonnade.store.slopes import Slopes
+from colonnade.verification import Verification, check
+
+__all__ = ["carry_out", "refuse_both", "run"]
+
+
+def run(
+    job: JobLike,
+    overrides: Iterable[str] = (),
+    *,
+    overwrite: bool = False,
+    repair: bool = False,
+    listener: Listener = ignore,
+) -> RunFinished:
+    """Compute what is missing of a job's store and finish it; call it again to resume.
+
+    Parameters
+    ----------
+    job, overrides
+        A job file's path, or a mapping or `Job` of the same content; ``section.key=value`` each.
+    overwrite
+        Replace another job's store, or a finished one, at the same path.
+    repair
+        Verify what the store holds first, as `verify` does, and compute what is damaged again.
+    listener
+        Called with each event of the run, in this thread.
+
+    Raises
+    ------
+    UsageError
+        The job, its files or its cluster are wrong; nothing was changed.
+    IncompleteError
+        Blocks failed; the store is resumable.
+    StoppedError
+        SIGINT, SIGTERM or SIGHUP came; the store is resumable.
+    """
+    clusters.refuse_spawned()
+    refuse_both(overwrite=overwrite, repair=repair)
+    given = load_job(job, overrides)
+    checked = check_job(given.located())
+    return carry_out(
+        checked, given.output.path, overwrite=overwrite, repair=repair, listener=listener
+    )
+
+
+def refuse_both(*, overwrite: bool, repair: bool) -> None:
+    """Raise UsageError where a store is to be repaired and replaced."""
+    if overwrite and repair:
+        raise UsageError("a store is either repaired or overwritten: choose one of the two.")
+
+
+def carry_out(
+    checked: Checked,
+    path: str,
+    *,
+    overwrite: bool = False,
+    repair: bool = False,
+    listener: Listener = ignore,
+) -> RunFinished:
+    """Run a job whose files have been opened; `path` is how messages name its store."""
+    clock = time.perf_counter()
+    tally = _Tally(listener, checked.job.input.path)
+    with stoppable() as stop, _readable(path), ExitStack() as held:
+        this = _Run(path, checked, tally, stop, held)
+        if checked.reordered is not None:
+            tally(checked.reordered)
+        old = Store.find(checked.job.output.path, checked.job.output.storage_options)
+        if old is not None and not overwrite:
+            _refuse_another_job(old, checked)
+        settled = (
+            old is not None and _is_finished(old, checked) and old.record.labels == checked.labels
+        )
+        if old is not None and (overwrite or repair or not settled):
+            this.hold(old)
+            # Nobody else's from here on, and as whoever held it has left it
+            old = Store.open(old.path, checked.job.output.storage_options)
+            if not overwrite:
+                _refuse_another_job(old, checked)
+                old.end_growth()
+        store = None if overwrite else old
+        found = _verified(store, checked, listener) if repair and store is not None else None
+        stop.check()
+        sound = found is None or not found.failures
+        if store is not None and _is_finished(store, checked) and sound:
+            tally(_started(path, store, []))
+            if not settled:
+                this.label(store)
+        else:
+            store = this.work(store, old, found)
+    finished = tally.finished(path, store, time.perf_counter() - clock)
+    listener(finished)
+    if finished.state != "complete":
+        raise _incomplete(path, tally.failures)
+    return finished
+
+
+class _Run:
+    """One run, and its hold of the store."""
+
+    def __init__(
+        self, path: str, checked: Checked, tally: _Tally, stop: Stop, held: ExitStack
+    ) -> None:
+        self._path = path
+        self._checked = checked
+        self._tally = tally
+        self._stop = stop
+        self._held = held
+        self._name = uuid.uuid4().hex
+        self._lease: Lease | None = None
+
+    def hold(self, store: Store) -> Lease:
+        """Keep all other runs from the store, until this one ends."""
+        if self._lease is None:
+            self._lease = self._held.enter_context(
+                hold(store.place, self._name, listener=self._tally)
+            )
+        return self._lease
+
+    def label(self, store: Store) -> None:
+        """Give a store the names and scales that the job has now."""
+        self.hold(store).confirm()
+        before, labels = store.record.labels, self._checked.labels
+        store.label(self._checked.job, labels, self._checked.coordinates)
+        if labels != before:
+            names = (*labels.names, *labels.copied)
+            self._tally(StoreLabelled(self._path, names, tuple(labels.scale)))
+
+    def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
+        """Compute what is missing of a store, or make one in place of `old`, and finish it.
+
+        It keeps its blocks, and gets more of them where X has grown. What was `found` damaged is
+        discarded first: then it is missing, whatever happens later.
+        """
+        checked, settings = self._checked, self._checked.job.cluster
+        grid = None if store is None else replace(store.grid, columns=checked.x.columns)
+        # Refused here, a job that is too large has not even started a cluster
+        checked.plan(clusters.expected_capacity(settings), grid)
+        with _unbroken(self._path), clusters.connect(settings, self._tally) as cluster:
+            planned = checked.plan(cluster.capacity, grid)
+            if store is None:
+                store = Store.create(
+                    planned, checked.network, checked.job, checked.x, old, self._name, self._tally,
+                    checked.labels, checked.coordinates,
+                )  # fmt: skip
+            lease = self.hold(store)
+            lease.confirm()
+            before = store.grid
+            store.adopt(checked.job, checked.x)
+            if store.grid != before:
+                self._tally(_grown(self._path, before, store.grid))
+            if found is not None or store.record.labels != checked.labels:
+                self.label(store)
+            if found is not None:
+                _discard(store, checked.network, found)
+            missing = store.missing()
+            self._tally(_started(self._path, store, missing))
+            self._tally(_ready(checked.job, cluster))
+            guard = checked.guard(store, lease, missing, self._tally)
+            with self._stop.politely(), guard:
+                for event in compute(
+                    cluster, store, lease, missing, planned.batch, settings, self._stop,
+                    self._tally, guard, checked.stamp, checked.slopes,
+                ):  # fmt: skip
+                    self._tally(event)
+            missing = store.missing()
+            # A full disk, say, does not keep the run from ending as it must
+            with suppress(OSError, StoreError):
+                lease.confirm()
+                store.log(self._tally.log.record())
+            guard.settle()
+            self._stop.stop(_saved(store, missing))
+            if not store.is_current():
+                raise IncompleteError(
+                    f"{self._path} has gone, or was made anew by another run, while this one was "
+                    "writing it; this run ends."
+                )
+            lease.confirm()
+            if not missing:
+                store.finish(_final_results(store))
+            else:
+                store.fail(self._tally.failures)
+        return store
+
+
+class _Tally:
+    """Counts a run's events and passes them on."""
+
+    def __init__(self, listener: Listener, x: str) -> None:
+        self.failures: list[BlockFailed] = []
+        self.log = RunLog()
+        self._listener = listener
+        self._x = x
+        self._touched = False
+        self._computed = self._bytes = self._peak_memory = self._new = self._overflowed = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, BlockDone):
+            self._computed += 1
+            self._bytes += event.bytes_written
+            self._peak_memory = max(self._peak_memory, event.peak_memory)
+            self._overflowed += event.nonfinite_results
+            if event.touched and not self._touched:
+                self._touched = True
+                self(InputTouched(self._x))
+        elif isinstance(event, BlockFailed):
+            self.failures.append(event)
+        elif isinstance(event, StoreGrown):
+            self._new = event.columns - event.columns_before
+        self.log(event)
+        self._listener(event)
+
+    def finished(self, path: str, store: Store, seconds: float) -> RunFinished:
+        record = store.record
+        nonfinite, results = record.nonfinite, record.nonfinite_results
+        if results is None:
+            results = store.nonfinite_results()
+        return RunFinished(
+            store=path,
+            state=record.state,
+            columns=store.grid.columns,
+            blocks=store.grid.blocks,
+            blocks_computed=self._computed,
+            blocks_failed=len(self.failures),
+            bytes_written=self._bytes,
+            nonfinite=store.nonfinite() if nonfinite is None else nonfinite,
+            seconds=seconds,
+            peak_memory=self._peak_memory,
+            columns_new=self._new,
+            nonfinite_results=self._overflowed if results is None else results,
+            nonfinite_statistics=record.nonfinite_statistics,
+        )
+
+
+def _refuse_another_job(store: Store, checked: Checked) -> None:
+    columns, now = store.grid.columns, checked.x.columns
+    x = checked.first(columns)
+    different = store.record.differences(checked.job, network_record(checked.network), x)
+    if different:
+        of = f" (of X, which has grown to {now:,} columns, the first {columns:,} were compared)"
+        if (
+            checked.pairing.order is not None
+            and "selected_features" not in store.record.input.storage
+        ):
+            # Made before names were matched, or before the network had any
+            different.append(
+                "the order of X's features (the store has them as they lie in X; by name, they are "
+                "taken in the network's order, and the store's stand under the wrong inputs)"
+            )
+        raise StoreError(
+            f"{store.path} holds the store of another job, which differs in "
+            f"{', '.join(different)}{of if now > columns else ''}. Choose another output.path, or "
+            "replace it with --overwrite."
+        )
+    if checked.job.input.nonfinite == "fail" and store.counted():
+        raise StoreError(
+            f"{store.path} holds the results of {store.nonfinite():,} columns of X that are not "
+            "finite, which the job does not allow (input.nonfinite: fail). Choose another "
+            "output.path, or replace it with --overwrite."
+        )
+
+
+def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
+    X = None if isinstance(checked.columns, Slopes) else checked.columns
+    found = check(store, X, checked.network, trust=checked.trust, listener=listener)
+    for failure in found.failures:
+        cause = f"{failure.array}: {failure.cause}"
+        listener(BlockDamaged(failure.block, failure.start, failure.stop, cause))
+    return found
+
+
+def _discard(store: Store, network: Network, found: Verification) -> None:
+    # Workers read the weights from the store
+    if any(failure.block is None for failure in found.failures):
+        store.restore_weights(network)
+    for block in found.damaged:
+        store.discard(block)
+
+
+def _is_finished(store: Store, checked: Checked) -> bool:
+    return store.grid.columns == checked.x.columns and store.is_whole() and not store.missing()
+
+
+@contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Say so where the store cannot even be looked at."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path}: the store cannot be read or written: {error}.") from error
+
+
+@contextmanager
+def _unbroken(path: str) -> Iterator[None]:
+    """Say that the run can go on where its scheduler or its store's disk has failed."""
+    again = "The same command computes what is missing."
+    try:
+        yield
+    except CommClosedError as error:
+        raise IncompleteError(f"{path} is incomplete: the scheduler is lost. {again}") from error
+    except OSError as error:
+        raise IncompleteError(f"{path} is incomplete: {error}. {again}") from error
+
+
+def _started(path: str, store: Store, missing: list[int]) -> RunStarted:
+    grid = store.grid
+    return RunStarted(
+        store=path,
+        columns=grid.columns,
+        columns_done=grid.columns - grid.count(missing),
+        blocks=grid.blocks,
+        blocks_done=grid.blocks - len(missing),
+    )
+
+
+def _grown(path: str, before: Grid, now: Grid) -> StoreGrown:
+    return StoreGrown(
+        store=path,
+        columns_before=before.columns,
+        columns=now.columns,
+        blocks_new=now.blocks - before.blocks,
+        blocks_again=int(before.columns % before.block_columns > 0),
+    )
+
+
+def _ready(job: Job, cluster: clusters.Cluster) -> ClusterReady:
+    capacity = cluster.capacity
+    return ClusterReady(
+        kind=job.cluster.kind,
+        workers=capacity.workers,
+        threads=capacity.total_threads,
+        dashboard=cluster.dashboard,
+    )
+
+
+def _saved(store: Store, missing: list[int]) -> str:
+    blocks = store.grid.blocks
+    return (
+        f"{blocks - len(missing):,} of {blocks:,} blocks are saved; the same command goes on with "
+        "what is missing."
+    )
+
+
+def _final_results(store: Store) -> dict[str, NDArray[Any]]:
+    results: dict[str, NDArray[Any]] = {}
+    try:
+        for product in (PRODUCTS[name] for name in store.record.job.output.products):
+            if product.made_of is not None:
+                parts = store.read_parts(product.made_of)
+                results[product.statistic] = product.final(parts, store.grid.columns)
+    except ValueError as error:
+        raise IncompleteError(
+            f"{store.path} is incomplete: what is there is damaged: {reason(error).rstrip('.')}. "
+            "colonnade run --repair JOB computes it again."
+        ) from error
+    return results
+
+
+def _incomplete(path: str, failures: list[BlockFailed]) -> IncompleteError:
+    if not failures:
+        return IncompleteError(f"{path} is incomplete: blocks have gone while it was written.")
+    first = failures[0]
+    others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+    return IncompleteError(
+        f"{path} is incomplete: block {first.block} (columns {first.start} to {first.stop - 1})"
+        f"{others} failed: {first.cause.rstrip('.')}. The same command computes what is missing.",
+        {failure.block: failure.cause for failure in failures},
+    )

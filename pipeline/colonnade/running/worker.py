@@ -1,0 +1,275 @@
+"""Blocks, on a worker: read their columns, compute, write their shards, return receipts.
+
+A process keeps what all blocks of a store share (open arrays, weights, the kernel), and each of
+its threads one set of buffers, so that the steady state allocates nothing of a block's size. All
+of it is read from the store: a restarted worker needs nothing but its next block's number.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import resource
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+
+from colonnade.compute.blas import one_blas_thread
+from colonnade.compute.kernel.tiles import Tiles
+from colonnade.compute.products import PRODUCTS
+from colonnade.errors import StoreError
+from colonnade.events import BlockDone
+from colonnade.running.blocks import BlockWork
+from colonnade.running.input_guard import ChangedError, SteadyColumns
+from colonnade.storage import Place, place_at
+from colonnade.store import Holder, Store, holder
+from colonnade.store.slopes import Slopes, SlopesAddress
+from colonnade.versions import differences, versions
+
+__all__ = [
+    "Address",
+    "Changed",
+    "Failed",
+    "Released",
+    "Unfit",
+    "compute_block",
+    "compute_blocks",
+    "reach",
+]
+
+# Seconds to wait before each further attempt at a block whose files could not be read or written
+_BACKOFF = (0.2, 1.0, 5.0)
+# What waiting for seconds does not mend
+_PERMANENT = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
+}
+
+_REPLACED = "{}: the store has gone, or was made anew, while a run was writing it; that run ends."
+_TAKEN = "{}: the run that this block was for no longer holds the store, so nothing was written."
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a store is, which making of it, and for which run, that must hold it.
+
+    On a cluster that outlives a run, the path may be overwritten before the next one, and the
+    next one's X may lie elsewhere. `options` are those of the object store that it is in; `slopes`,
+    a store that holds the slopes, from which this one is made instead of from X; `versions`, those
+    of the client, with which nothing else may be mixed; `stamp`, that of X on the client.
+    """
+
+    path: str
+    id: str
+    run: str
+    options: tuple[tuple[str, str], ...] = ()
+    slopes: SlopesAddress | None = None
+    versions: tuple[tuple[str, str], ...] = ()
+    stamp: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A block that could not be computed, and why; `killed`: its workers died."""
+
+    block: int
+    cause: str
+    killed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """A block that was not begun, because its run stops."""
+
+    block: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A process finds that X is no longer the one of which the store is being made."""
+
+    process: str
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """A process that must not compute blocks of the run, and why."""
+
+    process: str
+    cause: str
+
+
+def reach(address: Address) -> str | None:
+    """Tell what keeps this process from reading X, or from writing the store; None if nothing."""
+    try:
+        store = Store.open(address.path, dict(address.options))
+        if store.record.id != address.id:
+            return f"there is another store at {address.path} there, or an older one"
+        if address.slopes is None:
+            store.columns(trust=True)
+        else:
+            Slopes.open(address.slopes)
+        name = f"W1/{uuid.uuid4().hex}.partial"
+        store.place.write(name, b"-")
+        store.place.remove(name)
+    # Whatever a file system, an object store or a library of theirs may say
+    except Exception as error:  # noqa: BLE001
+        return _cause(error)
+    return None
+
+
+def compute_blocks(
+    address: Address, blocks: Sequence[int]
+) -> list[BlockDone | Failed | Released | Changed | Unfit]:
+    """Compute a batch of blocks; one that fails does not stop the others, but another X does."""
+    # A worker that joins late has not been asked before
+    if different := differences(versions(), dict(address.versions) or versions()):
+        return [Unfit(_process(), different)]
+    done: list[BlockDone | Failed | Released | Changed | Unfit] = []
+    for block in blocks:
+        done.append(_attempt(address, block))
+        if isinstance(done[-1], Changed):
+            break
+    return done
+
+
+def _attempt(address: Address, block: int) -> BlockDone | Failed | Released | Changed:
+    """Compute a block, patiently where a disk or a network may recover."""
+    for pause in (*_BACKOFF, None):
+        try:
+            if _holder(address).stopping:
+                return Released(block)
+            return compute_block(address, block)
+        except ChangedError as error:
+            return Changed(_process(), str(error))
+        # Whatever a damaged input or a full memory raises is told, and is this block's alone
+        except Exception as error:  # noqa: BLE001
+            if pause is None or not _may_pass(error):
+                return Failed(block, _cause(error))
+            # Not all workers at once
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
+    raise AssertionError
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a disk or a network failed in a way that waiting may mend."""
+    found = error if isinstance(error, OSError) else error.__cause__
+    # zarr's own error for an array that has gone is a FileNotFoundError without a number
+    gone = isinstance(found, FileNotFoundError) or getattr(found, "errno", 0) in _PERMANENT
+    return isinstance(found, OSError) and not gone
+
+
+def _cause(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def compute_block(address: Address, block: int) -> BlockDone:
+    """Compute one block of the store at an address and write it; safe to repeat.
+
+    Raises
+    ------
+    StoreError
+        Another store is at the address by now, or another run holds it.
+    ChangedError
+        X is no longer the one of which the store is being made.
+    OSError, ValueError
+        X cannot be read, or is not finite where it must be, or the store cannot be written.
+    """
+    started, clock = time.time(), time.perf_counter()
+    work = _prepare(address)
+    start, stop = work.store.grid.bounds(block)
+    X = work.source.read(start, stop)
+    read = time.perf_counter()
+    nonfinite = work.nonfinite(X, start)
+    with one_blas_thread():
+        buffers, overflowed = work.compute(X, start)
+    computed = time.perf_counter()
+    if not work.store.is_current():
+        raise StoreError(_REPLACED.format(address.path))
+    # A run that was silent for long, and is taken for dead, may have a successor
+    _holder(address)
+    written = work.store.write(block, buffers, nonfinite, overflowed)
+    ended = time.perf_counter()
+    return BlockDone(
+        block=block,
+        start=start,
+        stop=stop,
+        seconds_read=read - clock,
+        seconds_compute=computed - read,
+        seconds_write=ended - computed,
+        started=started,
+        ended=time.time(),
+        bytes_written=written,
+        nonfinite=nonfinite,
+        peak_memory=peak_memory(),
+        process=_process(),
+        nonfinite_results=overflowed,
+        touched=isinstance(work.source, SteadyColumns) and work.source.touched,
+    )
+
+
+def _process() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _holder(address: Address) -> Holder:
+    found = holder(_place(address))
+    if found is None or found.run != address.run:
+        raise StoreError(_TAKEN.format(address.path))
+    return found
+
+
+def peak_memory() -> int:
+    """Bytes of this process's largest resident set so far."""
+    try:
+        # getrusage counts the process from which this one was spawned as well
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+@lru_cache(maxsize=1)
+def _place(address: Address) -> Place:
+    return place_at(address.path, dict(address.options))
+
+
+@lru_cache(maxsize=1)
+def _cached(address: Address) -> BlockWork:
+    store = Store.open(address.path, dict(address.options))
+    if store.record.id != address.id:
+        raise StoreError(_REPLACED.format(address.path))
+    network, output = store.network(), store.record.job.output
+    source: SteadyColumns | Slopes
+    if address.slopes is None:
+        opened = partial(store.columns, trust=True)
+        source = SteadyColumns(opened, store.record.input, address.stamp)
+    else:
+        source = Slopes.open(address.slopes)
+    tiles = Tiles(network, np.dtype(store.record.input.dtype), output.dtype)
+    products = tuple(
+        PRODUCTS[name](tiles.kernel)
+        for name in output.products
+        if name not in ("jacobian", "value")
+    )
+    return BlockWork(store, source, tiles, products)
+
+
+_preparing = threading.Lock()
+
+
+def _prepare(address: Address) -> BlockWork:
+    # lru_cache lets two threads compute the same thing; the kernel is too large for that
+    with _preparing:
+        return _cached(address)

@@ -1,0 +1,81 @@
+"""Whether a store's arrays are those of which its record tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import zarr
+
+from colonnade.errors import StoreError, shown
+from colonnade.grid import ArrayPlan, Grid, count_plan
+from colonnade.store import arrays
+from colonnade.store.metadata import KEY, REMEDY, why
+from colonnade.store.record import Record
+
+__all__ = ["array_plans", "check"]
+
+
+def array_plans(record: Record, grid: Grid) -> tuple[ArrayPlan, ...]:
+    """Plan the arrays of a store, but for the weights, in a grid of its blocks."""
+    return (*record.plans_in(grid), *(count_plan(name, grid) for name in record.counts))
+
+
+def check(path: str, record: Record, array: Callable[[str], zarr.Array[Any]]) -> None:
+    """Refuse arrays, which `array` opens by name, that are not those of the store's record.
+
+    Raises
+    ------
+    StoreError
+        One is another than the record tells, or the record contradicts itself.
+    """
+    damaged = f"{path}: the store's attribute {KEY!r} is damaged"
+    if record.input.columns != record.grid.columns:
+        raise StoreError(f"{damaged}: input.columns are not grid.columns. {REMEDY}")
+    sizes = record.shapes
+    problem = record.labels.problem({"input": sizes.n, "output": sizes.q})
+    if problem:
+        raise StoreError(f"{damaged}: labels have {problem}. {REMEDY}")
+    if record.arrays != tuple(p.name for p in array_plans(record, record.grid) if p.per_block):
+        raise StoreError(f"{damaged}: arrays are not those of its products. {REMEDY}")
+    found = _problem(record, array)
+    if found is not None:
+        name, told = found
+        raise StoreError(
+            f"{path}: the store is damaged: its array {name} {shown(told, 300)}, as its attribute "
+            f"{KEY!r} tells. {REMEDY}"
+        )
+
+
+def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[str, str] | None:
+    """Say which array is another one, and in what."""
+    grid = record.grid
+    weights = arrays.weights_plans(
+        record.network.sizes, "float64" if array("W1").dtype == np.float64 else "float32"
+    )
+    planned = [*array_plans(record, grid), *weights]
+    # While a store is made longer, an array may have the shape that it had
+    earlier = {p.name: p for p in (array_plans(record, record.former) if record.former else ())}
+    for plan in planned:
+        found = array(plan.name)
+        try:
+            told = arrays.disagreement(found, plan, record.job.output)
+            before = earlier.get(plan.name)
+            if told and before and not arrays.disagreement(found, before, record.job.output):
+                continue
+        except NotImplementedError as error:  # of chunks in no regular grid
+            told = why(error)
+        if told:
+            return plan.name, told
+    sizes = {"column": grid.columns, "input": record.shapes.n, "output": record.shapes.q}
+    for dimension in record.labels.copied:
+        try:
+            found = array(dimension)
+        # A run that is killed while it writes coordinates anew leaves none; the next one does
+        except StoreError:
+            continue
+        told = arrays.coordinate_disagreement(found, sizes[dimension])
+        if told:
+            return dimension, told
+    return None

@@ -1,0 +1,300 @@
+"""A store that is there: what it holds, how far it is, and its arrays."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import zarr
+from numpy.typing import NDArray
+
+from colonnade.errors import InputError, StoreError, shown
+from colonnade.grid import ArrayPlan, Grid
+from colonnade.inputs import Columns, open_columns
+from colonnade.inputs.labels import Coordinate, Dimension
+from colonnade.network.network import Network, array_names
+from colonnade.storage import Place, place_at
+from colonnade.storage.decoding import bounded
+from colonnade.storage.locations import SERVERS, Options, readers_options, storage_texts
+from colonnade.store import arrays
+from colonnade.store.consistency import check
+from colonnade.store.lease import holder
+from colonnade.store.metadata import KEY, REMEDY, check_document, opened, why
+from colonnade.store.record import (
+    Record,
+)
+from colonnade.store.status import Status
+
+__all__ = ["Opened"]
+
+# Of an array that is read some rows at a time
+_PART_BYTES = 64 * 2**20
+
+
+class Opened:
+    """A store at a path, as it was when it was opened."""
+
+    def __init__(
+        self, place: Place, group: zarr.Group, record: Record, options: Mapping[str, str]
+    ) -> None:
+        self.path = place.url
+        self._options = options
+        self.place = place
+        self.record = record
+        self._group = group
+        self._arrays: dict[str, zarr.Array[Any]] = {}
+        self._safe: dict[str, tuple[zarr.Array[Any], zarr.Array[Any]]] = {}
+
+    @classmethod
+    def open(cls, path: str | Path, storage_options: Options = None) -> Self:
+        """Open a store that exists.
+
+        Parameters
+        ----------
+        path
+            A directory, or a URL of an object store.
+        storage_options
+            Of the object store. Those of the store's own job are never used for it.
+
+        Raises
+        ------
+        StoreError
+            There is none, or what is there is not of this format.
+        """
+        store = cls.find(path, storage_options)
+        if store is None:
+            raise StoreError(f"{path}: there is no store.")
+        return store
+
+    @classmethod
+    def find(cls, path: str | Path, storage_options: Options = None) -> Self | None:
+        """Open a store, or return None where nothing is at its path.
+
+        Raises
+        ------
+        StoreError
+            Something else is there.
+        """
+        options = storage_texts(storage_options)
+        place = place_at(path, options)
+        found = opened(place)
+        if found is None:
+            return None
+        store = cls(place, *found, options)
+        try:
+            check(store.path, store.record, store._array)
+        except StoreError:
+            # It may have been made anew, or longer, since its record was read
+            if store.is_current():
+                raise
+            return cls.find(path, storage_options)
+        return store
+
+    @property
+    def grid(self) -> Grid:
+        """How its columns fall into blocks."""
+        return self.record.grid
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the arrays of the network."""
+        return array_names(len(self.record.network.sizes) - 1)
+
+    def network(self, *, imports: bool = True) -> Network:
+        """Rebuild the network from the store's own arrays; ValueError where they are damaged.
+
+        Parameters
+        ----------
+        imports
+            Whether to import an activation that is the user's own code. Who needs the weights
+            alone reads stores of other people too, and gets the identity in its place.
+        """
+        arrays = {name: self.read(name) for name in self.weights}
+        return self.network_of(arrays, imports=imports)
+
+    def network_of(self, arrays: Mapping[str, NDArray[Any]], *, imports: bool = True) -> Network:
+        """Build the network from its arrays by name and the store's activations."""
+        names, given = self.weights, self.record.activations
+        layers = [(arrays[W], arrays[b]) for W, b in zip(names[::2], names[1::2], strict=True)]
+        if self.imported and not imports:
+            given = [{"name": "identity"}] * (len(layers) - 1)
+        return Network.chain(layers, given)
+
+    @property
+    def imported(self) -> list[str]:
+        """Names of the activations that are the user's own code."""
+        return self.record.job.network.imported
+
+    def columns(self, *, trust: bool) -> Columns:
+        """Open X where the store's job says that it is.
+
+        Parameters
+        ----------
+        trust
+            Whether the job is the caller's own, or as good: then X is reached as the job says. Else
+            its options are ignored, and X is reached as `readers_options` has it.
+
+        Raises
+        ------
+        InputError
+            There is nothing to read; or it would be asked for on the word of a job that is not
+            trusted.
+        """
+        x = self.record.job.input
+        if trust:
+            return open_columns(**x.asked)
+        options = readers_options(x.path, self.path, self._options)
+        if options is None:
+            variable = SERVERS[x.path.partition("://")[0]][0]
+            raise InputError(
+                f"{shown(x.path, 200)} is not asked for, since the store may be another's, and "
+                "neither its bucket nor its server is one that you named. If you trust the store's "
+                f"job, verify with --trust (trust=True); or name the server ({variable}, or "
+                "storage_options with an endpoint)"
+            )
+        try:
+            return open_columns(**x.asked | {"storage_options": options})
+        except InputError as error:
+            if x.storage_options is None:
+                raise
+            raise InputError(
+                f"{str(error).rstrip('.')}. The storage_options of the store's job were not used: "
+                "verify with --trust (trust=True), if you trust it"
+            ) from error
+
+    def done(self) -> set[int]:
+        """Blocks whose shard of every array is there: one listing of each array's keys."""
+        found = [arrays.present(self._array(name)) for name in self.record.arrays]
+        former = self.record.former
+        # Of the block in which X ended before it grew, there may be no more than that
+        partial = set() if former is None else {former.columns // former.block_columns}
+        return set.intersection(*found) - partial
+
+    def is_whole(self) -> bool:
+        """Whether the store says that it is complete, and what `finish` wrote is there."""
+        return self.record.state == "complete" and not any(map(self.is_absent, self.record.plans))
+
+    def is_absent(self, plan: ArrayPlan) -> bool:
+        """Whether an array that is written at the end is not there."""
+        return not plan.per_block and not arrays.present(self._array(plan.name))
+
+    def is_current(self) -> bool:
+        """Whether the store at the path is still this one; another run may have replaced it."""
+        try:
+            document = json.loads(self.place.read("zarr.json"))
+            return bool(document["attributes"][KEY]["id"] == self.record.id)
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return False
+
+    def missing(self) -> list[int]:
+        """Blocks that are not done, ascending."""
+        done = self.done()
+        return [block for block in range(self.grid.blocks) if block not in done]
+
+    def status(self) -> Status:
+        """Ask the store how far it is; StoreError where it cannot be read."""
+        held = None
+        with suppress(OSError):
+            held = holder(self.place)
+        try:
+            absent: tuple[str, ...] = ()
+            if self.record.state == "complete":
+                absent = tuple(plan.name for plan in self.record.plans if self.is_absent(plan))
+            return Status(self.path, self.record, tuple(self.missing()), held, absent)
+        except OSError as error:
+            raise StoreError(f"{self.path}: the store cannot be read: {error}.") from error
+
+    def counted(self, name: str = "nonfinite") -> set[int]:
+        """Blocks in which columns of X, or with `nonfinite_results` results, are not finite."""
+        return arrays.present(self._array(name)) if name in self.record.counts else set()
+
+    def count(self, block: int) -> int:
+        """Count the columns of X in a block that are not finite."""
+        return int(self.read_rows("nonfinite", block, block + 1)[0])
+
+    def nonfinite(self) -> int:
+        """Count the columns of X that are not finite, in the blocks that have been written."""
+        return self._counts("nonfinite")
+
+    def nonfinite_results(self) -> int | None:
+        """Count the columns whose results are not finite; None where the store does not count."""
+        return self._counts("nonfinite_results") if self.record.counts_results else None
+
+    def _counts(self, name: str) -> int:
+        try:
+            return arrays.total(self._array(name))
+        except ValueError as error:
+            raise StoreError(
+                f"{self.path}: the store's array {name} is damaged: {why(error)}. "
+                "colonnade run --repair JOB computes it again."
+            ) from error
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Read one of the small arrays whole; ValueError as for `read_rows`."""
+        return self.read_rows(name)
+
+    def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Read rows of an array; ValueError where what is stored is not what was written."""
+        return arrays.read(self._safe_array(name), start, stop)
+
+    def take_rows(self, name: str, numbers: NDArray[Any]) -> NDArray[Any]:
+        """Read the rows of these numbers; ValueError as for `read_rows`."""
+        return arrays.take(self._safe_array(name), numbers)
+
+    def read_parts(self, name: str) -> Iterator[NDArray[Any]]:
+        """Read an array in whole shards, some at a time, from its first row to its last."""
+        array = self._array(name)
+        rows = (array.shards or array.chunks)[0]
+        row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
+        step = max(1, _PART_BYTES // (rows * row_bytes)) * rows
+        for start in range(0, array.shape[0], step):
+            yield self.read_rows(name, start, min(start + step, array.shape[0]))
+
+    def chunks(self, name: str, block: int) -> list[tuple[int, int]]:
+        """First row, and the one after the last, of each chunk of a block's shard of an array.
+
+        Raises
+        ------
+        ValueError
+            The shard is too short, or leaves out a chunk.
+        """
+        array = self._array(name)
+        arrays.check_index(array, block)
+        return arrays.chunks(array, block)
+
+    def coordinates(self) -> dict[Dimension, Coordinate]:
+        """Return the coordinates that were copied from X's own store."""
+        copied = {dimension: self._array(dimension) for dimension in self.record.labels.copied}
+        return {name: Coordinate(a, a.attrs.asdict(), 0, a.shape[0]) for name, a in copied.items()}
+
+    def _safe_array(self, name: str) -> zarr.Array[Any]:
+        """Open an array to read it: another's store may hold chunks that unpack to gigabytes."""
+        array = self._array(name)
+        if self.record.job.output.compression == "none":
+            return array
+        known, safe = self._safe.get(name, (None, array))
+        # The array is opened anew where its shape has changed
+        if known is not array:
+            safe = bounded(array)
+            self._safe[name] = array, safe
+        return safe
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        if name not in self._arrays:
+            try:
+                check_document(self.place, name)
+                array = self._group.get(name)
+            # zarr raises whatever damaged metadata happens to break
+            except Exception as error:
+                raise StoreError(
+                    f"{self.path}: the store's array {name} is damaged: {why(error)}. {REMEDY}"
+                ) from error
+            if not isinstance(array, zarr.Array):
+                raise StoreError(f"{self.path}: the store has no array {name!r}. {REMEDY}")
+            # Else a block of zeros (saturated slopes) would leave no key, and never be done
+            self._arrays[name] = array.with_config({"write_empty_chunks": True})
+        return self._arrays[name]
