@@ -23,7 +23,7 @@ import pytest
 import colonnade as cn
 from colonnade import Network
 from colonnade.compute.kernel.tiles import Tiles
-from colonnade.compute.products import PRODUCTS, Rows, make_arrays
+from colonnade.compute.products import PRODUCTS, BlockAccumulator, make_arrays
 from colonnade.errors import ColonnadeError, NetworkError
 from colonnade.grid import Grid, Shapes
 from colonnade.planning.plan import Work
@@ -90,7 +90,7 @@ def results(
     for product in (PRODUCTS[name](tiles.kernel) for name in names):
         if product.name in ("jacobian", "value"):
             continue
-        rows = Rows(lambda name, start, stop: arrays[name][start:stop])
+        rows = BlockAccumulator(lambda name, start, stop: arrays[name][start:stop])
         product.begin(rows)
         for a, b in ((0, p // 3), (p // 3, p)):
             rows.start = a

@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from colonnade.activations import ACTIVATIONS, activation
 from colonnade.errors import UsageError
-from colonnade.network.activations import formulas
+from colonnade.network.activations import ACTIVATIONS, activation, formulas
 
 DTYPES = (np.float32, np.float64)
 DIGITS = 40

@@ -16,7 +16,7 @@ import colonnade as cn
 from colonnade.compute.jacobian import jacobian_by_definition
 from colonnade.compute.kernel import Kernel
 from colonnade.compute.kernel import kernel as kernel_module
-from colonnade.compute.kernel.order import Product, cheapest
+from colonnade.compute.kernel.order import MatrixProduct, cheapest
 from colonnade.errors import NetworkError, UsageError
 from support import make_chain, make_columns, make_network, refusal
 
@@ -67,11 +67,11 @@ def test_agrees_with_autodiff(sizes: tuple[int, ...], kinds: list[str]) -> None:
     np.testing.assert_allclose(single, T, rtol=1e-4, atol=1e-5 * scale)
 
 
-def orders(first: int, last: int, sizes: tuple[int, ...]) -> list[Product]:
+def orders(first: int, last: int, sizes: tuple[int, ...]) -> list[MatrixProduct]:
     if first == last:
-        return [Product(first, last, sizes)]
+        return [MatrixProduct(first, last, sizes)]
     return [
-        Product(first, last, sizes, left, right)
+        MatrixProduct(first, last, sizes, left, right)
         for middle in range(first, last)
         for left in orders(middle + 1, last, sizes)
         for right in orders(first, middle, sizes)
@@ -113,7 +113,7 @@ def test_one_hidden_layer_is_a_chain(n: int, m: int, q: int, p: int, seed: int) 
     np.testing.assert_allclose(cn.forward(longer, X), cn.forward(network, X), rtol=1e-10)
 
 
-def flops(order: Product) -> int:
+def flops(order: MatrixProduct) -> int:
     """Counted anew: 2rmc for each product of r × m by m × c."""
     if order.is_layer:
         return 0

@@ -26,7 +26,7 @@ from colonnade.clusters import connection, kubernetes, local
 from colonnade.clusters.private_directory import private_directory
 from colonnade.errors import ClusterError
 from colonnade.events import ClusterExposed, ClusterReady
-from colonnade.progress import told
+from colonnade.progress import describe
 from conftest import make_jobs
 from held import held
 from slurm import Slurm
@@ -407,7 +407,7 @@ def test_a_cluster_that_is_exposed_says_so(job, monkeypatch: pytest.MonkeyPatch)
     events: list[Any] = []
     cn.run(job(), listener=events.append)
     exposed = [event for event in events if isinstance(event, ClusterExposed)]
-    assert [told(event) for event in exposed] == ["warning: Kubernetes: it is open"]
+    assert [describe(event) for event in exposed] == ["warning: Kubernetes: it is open"]
     ready = next(event for event in events if isinstance(event, ClusterReady))
     assert events.index(exposed[0]) < events.index(ready)
 

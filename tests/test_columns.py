@@ -20,10 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numcodecs import Delta
 
-from colonnade.columns import open_columns
 from colonnade.errors import InputError, visible
-from colonnade.inputs import base, sampling
-from colonnade.inputs.sampling import Piece
+from colonnade.inputs import base, open_columns, sampling
+from colonnade.inputs.sampling import ReadUnit
 from colonnade.storage.npy import file as npyfile
 from colonnade.storage.npy import header as npyheader
 from support import make_columns
@@ -220,7 +219,7 @@ def test_fingerprint_of_dear_chunks(tmp_path, X, monkeypatch) -> None:
     assert noticed == [(0, 0), (0, 9), (1, 0), (1, 9), (2, 0), (2, 9), (6, 20), (6, 28)]
 
 
-pieces = st.builds(Piece, st.integers(1, 50), st.integers(1, 50), st.integers(1, 10**4))
+pieces = st.builds(ReadUnit, st.integers(1, 50), st.integers(1, 50), st.integers(1, 10**4))
 
 
 @given(n=st.integers(1, 100), p=st.integers(1, 1000), piece=pieces,

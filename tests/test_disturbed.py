@@ -28,7 +28,7 @@ from colonnade.events import (
     Stalled,
     WorkerReplaced,
 )
-from colonnade.progress import told
+from colonnade.progress import describe
 from colonnade.running import retries
 from colonnade.storage import Directory
 from colonnade.store import Store, lease
@@ -198,7 +198,7 @@ def test_a_worker_that_hangs_is_named(
         (worker,) = client.scheduler_info()["workers"]
     assert [event.workers for event in stalled] == [(worker,)] * 2
     assert 0.3 <= stalled[0].seconds <= stalled[1].seconds / 2
-    assert f"; {worker} has some; a worker that hangs is replaced (clus" in told(stalled[0])
+    assert f"; {worker} has some; a worker that hangs is replaced (clus" in describe(stalled[0])
 
 
 def test_a_worker_that_hangs_loses_its_blocks(

@@ -14,13 +14,13 @@ from distributed import LocalCluster
 
 import colonnade as cn
 from colonnade.compute.kernel import Kernel
-from colonnade.compute.kernel.few import FewColumns
+from colonnade.compute.kernel.partial import PartialTiles
 from colonnade.compute.kernel.tiles import Tiles
 from colonnade.compute.products import PRODUCTS
 from colonnade.job.file import load_job
 from colonnade.planning.plan import Capacity
 from colonnade.running.prepare import check_job
-from colonnade.running.worker import Address, compute_block
+from colonnade.running.worker import StoreAddress, compute_block
 from colonnade.store import Store, hold
 from support import make_columns, make_network, save_network
 from test_run import bits
@@ -54,7 +54,7 @@ def made(folder: Path, sizes: Any, x_dtype: Any = np.float32, **output: Any) -> 
     store = Store.create(planned, checked.network, checked.job, checked.x)
     with hold(store.place, "run"):
         for block in range(store.grid.blocks):
-            compute_block(Address(store.path, store.record.id, "run"), block)
+            compute_block(StoreAddress(store.path, store.record.id, "run"), block)
     store.finish({})
     return store
 
@@ -141,13 +141,13 @@ def test_one_line_of_numpy_recovers_it(both: Any) -> None:
 def test_only_what_is_asked_for_is_computed(both: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ds, _, _ = both
     asked: list[int] = []
-    blocks = FewColumns.blocks
+    blocks = PartialTiles.blocks
 
     def watched(self: Any, S: np.ndarray, numbers: np.ndarray, out: Any = None) -> np.ndarray:
         asked.extend(numbers.tolist())
         return blocks(self, S, numbers, out)
 
-    monkeypatch.setattr(FewColumns, "blocks", watched)
+    monkeypatch.setattr(PartialTiles, "blocks", watched)
     ds.jacobian[37:47, 0].compute(scheduler="sync")
     assert asked == list(range(37, 47))
 
@@ -185,7 +185,7 @@ def test_few_columns_are_those_of_a_tile_whatever_blas_does(
     k = np.sort(rng.integers(p, size=97)) if numbers == "any" else np.arange(p)[numbers]
     S = tiles.slopes(make_columns(5, p), 0)
     expected = tiles.blocks(S, 0)[k]
-    few, slopes = FewColumns(tiles), np.ascontiguousarray(S[:, k])
+    few, slopes = PartialTiles(tiles), np.ascontiguousarray(S[:, k])
     same(few.blocks(slopes, k), expected)
     computed.clear()
     same(few.blocks(slopes, k), expected)

@@ -23,7 +23,7 @@ from pyarrow import csv
 
 import colonnade as cn
 from colonnade.errors import StoreError
-from colonnade.inputs import Columns, open_columns
+from colonnade.inputs import InputMatrix, open_columns
 from support import make_columns, make_network, refusal
 
 N, P = 7, 211
@@ -35,7 +35,7 @@ def X() -> np.ndarray:  # noqa: N802 (the letter of the mathematics)
     return make_columns(N, P)
 
 
-def same(columns: Columns, X: np.ndarray, step: int = 47) -> None:
+def same(columns: InputMatrix, X: np.ndarray, step: int = 47) -> None:
     """It is X, whatever is read of it; and in blocks, as a worker reads it."""
     assert (columns.n, columns.p, columns.dtype) == (*X.shape, X.dtype)
     p = columns.p
@@ -49,7 +49,7 @@ def same(columns: Columns, X: np.ndarray, step: int = 47) -> None:
     assert json.loads(json.dumps(columns.storage)) == columns.storage
 
 
-def as_npy(tmp_path: Path, X: np.ndarray) -> Columns:
+def as_npy(tmp_path: Path, X: np.ndarray) -> InputMatrix:
     np.save(tmp_path / "same.npy", X)
     return open_columns(tmp_path / "same.npy")
 

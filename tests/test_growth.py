@@ -18,14 +18,13 @@ import zarr
 from distributed import LocalCluster
 
 import colonnade as cn
-from colonnade.columns import open_columns
 from colonnade.errors import IncompleteError, InputError, StoreError
 from colonnade.events import StoreGrown
-from colonnade.inputs import base
+from colonnade.inputs import base, open_columns
 from colonnade.job.file import load_job
 from colonnade.running.prepare import check_job
 from colonnade.running.run import _final_results
-from colonnade.running.worker import Address, compute_block
+from colonnade.running.worker import StoreAddress, compute_block
 from colonnade.store import Store, hold, input_record
 from support import P, make_columns, refusal, snapshot
 from test_cli import colonnade
@@ -230,7 +229,7 @@ def work(document: dict[str, Any], *, compute: bool = True) -> None:
     with hold(store.place, "run"):
         store.adopt(checked.job, checked.x)
         for block in store.missing() if compute else ():
-            compute_block(Address(path, store.record.id, "run"), block)
+            compute_block(StoreAddress(path, store.record.id, "run"), block)
     if compute:
         store.finish(_final_results(store))
 
@@ -304,7 +303,7 @@ def test_a_worker_of_a_former_run_writes_no_block_that_ends_where_x_did(
     np.save(tmp_path / "X.npy", X[:, :P])
     work(job())
     late = Store.open(tmp_path / "out.zarr")
-    address = Address(late.path, late.record.id, "run")
+    address = StoreAddress(late.path, late.record.id, "run")
     with hold(late.place, "run"):
         buffers = {name: late.buffer(name) for name in late.record.arrays}
     np.save(tmp_path / "X.npy", X)

@@ -20,7 +20,7 @@ import pytest
 import colonnade as cn
 from colonnade.clusters.stuck import Occupation, Tracker
 from colonnade.events import WorkerReplaced
-from colonnade.progress import told
+from colonnade.progress import describe
 from support import N, Q, bits, make_columns
 from test_cli import COLONNADE, has_shards
 
@@ -76,7 +76,7 @@ class Run:
         return [int(path.name) for path in self.processes.iterdir()]
 
     @property
-    def told(self) -> list[dict[str, Any]]:
+    def describe(self) -> list[dict[str, Any]]:
         text = self._told.read_text()
         assert "Traceback" not in text, text
         lines = text.splitlines(keepends=True)
@@ -332,7 +332,7 @@ def test_a_pause_of_the_run_itself_is_no_fault_of_its_workers() -> None:
     tracker.look({"b": Occupation(7.0, (), ())}, 1007.0, longest=9.0)
     (stuck,) = tracker.stuck(5.0, {})
     assert (stuck.address, stuck.keys, stuck.seconds) == ("b", (), 6.0)
-    assert told(WorkerReplaced("tcp://h:1", 6.0, (), stuck.cause)) == (
+    assert describe(WorkerReplaced("tcp://h:1", 6.0, (), stuck.cause)) == (
         "the worker tcp://h:1 is replaced, and others take its blocks: it has given no sign of "
         "life for 6 s"
     )

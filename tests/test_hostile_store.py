@@ -23,7 +23,7 @@ from colonnade.errors import ColonnadeError, IncompleteError, StoreError
 from colonnade.inputs import open_columns
 from colonnade.job.file import load_job
 from colonnade.running.calibrate import plan
-from colonnade.running.worker import Address, compute_block
+from colonnade.running.worker import StoreAddress, compute_block
 from colonnade.store import Store, hold, input_record
 from support import (
     N,
@@ -64,7 +64,7 @@ def made(request, tmp_path_factory) -> Document:
     store = Store.create(plan(document), network, load_job(document), x)
     with hold(store.place, "run"):
         for block in range(store.grid.blocks):
-            compute_block(Address(store.path, store.record.id, "run"), block)
+            compute_block(StoreAddress(store.path, store.record.id, "run"), block)
     store.finish({"mean": np.zeros((network.q, network.n), np.float32)})
     return document
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 import colonnade as cn
 from colonnade.compute.jacobian import jacobian_by_definition as by_definition
-from colonnade.compute.kernel import sandwich
+from colonnade.compute.kernel import Kernel, diagonal
 from colonnade.errors import InputError
-from colonnade.kernel import Kernel
 from support import M, N, P, Q, make_columns, make_network, refusal
 
 sizes = st.sampled_from([1, 2, 3, 5, 7, 11, 13, 17])
@@ -47,8 +46,8 @@ def test_kernel_equals_the_definition(n, m, q, p, dtype, name, seed) -> None:
 def test_every_method_equals_the_definition(n, m, q, p, dtype, size, method) -> None:
     network, X = make_network(n, m, q, "tanh", dtype), make_columns(n, p, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sandwich, "choose_method", lambda *_: method)
-        patch.setattr(sandwich, "_SLICE_BYTES", size)
+        patch.setattr(diagonal, "choose_method", lambda *_: method)
+        patch.setattr(diagonal, "_SLICE_BYTES", size)
         T = cn.jacobian(network, X)
     assert np.all(np.abs(T - by_definition(network, X)) <= bound(network, dtype))
 
@@ -65,7 +64,7 @@ def test_every_method_equals_the_definition(n, m, q, p, dtype, size, method) -> 
     ],
 )
 def test_method_is_chosen_by_shape(n, m, q, columns, method) -> None:
-    assert sandwich.choose_method(q, m, n, 4, columns) == method
+    assert diagonal.choose_method(q, m, n, 4, columns) == method
 
 
 @given(n=sizes, m=sizes, q=sizes, p=sizes, name=smooth, seed=st.integers(0, 2**32))

@@ -21,10 +21,10 @@ import pytest
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import HolderWatched
 from colonnade.storage import Directory
-from colonnade.store.lease import FILE, Holder, hold, holder
+from colonnade.store.lease import FILE, LeaseOwner, hold, holder
 from support import needs
 
-ELSEWHERE = Holder("other", "another-host.example", 1, "17", "2026-01-01T00:00:00+00:00")
+ELSEWHERE = LeaseOwner("other", "another-host.example", 1, "17", "2026-01-01T00:00:00+00:00")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / FILE
 
 
-def leave(path: Path, found: Holder) -> None:
+def leave(path: Path, found: LeaseOwner) -> None:
     (path / FILE).write_text(json.dumps(asdict(found)))
 
 

@@ -32,7 +32,7 @@ from colonnade.events import FeaturesOrdered
 from colonnade.inputs.labels import Labels
 from colonnade.inputs.pairing import MatchError, Pairing, carry_nothing, pair
 from colonnade.job.file import load_job
-from colonnade.progress import JsonLines, told
+from colonnade.progress import JsonLines, describe
 from colonnade.running.prepare import check_job
 from colonnade.store import Store, hold
 from support import N, P, Q, make_columns, refusal
@@ -503,7 +503,7 @@ def test_the_plan_shows_what_belongs_together(named_job, tmp_path, X) -> None:
 
 def test_the_event_is_told() -> None:
     event = FeaturesOrdered("x.parquet", 7919, 7918, ("a", "b\x1b[2J"))
-    line = told(event)
+    line = describe(event)
     assert line.startswith("7,918 of 7,919 features have another place in x.parquet than in the")
     assert line.endswith("order, a, 'b\\x1b[2J', …")
     file = io.StringIO()

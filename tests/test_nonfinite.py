@@ -12,7 +12,7 @@ import colonnade as cn
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import BlockDone, BlockFailed
 from colonnade.inputs.matrix import nonfinite
-from colonnade.progress import told
+from colonnade.progress import describe
 from colonnade.store import Store
 from support import N, P, make_columns
 
@@ -64,7 +64,7 @@ def test_they_are_counted_and_the_others_are_as_ever(make, job, tmp_path) -> Non
     assert finished.nonfinite == len(SPOILT)
     # The fourth, an infinity, saturates σ
     counts = "; 4 columns of X not finite; results of 3 columns not finite; mean not finite"
-    assert told(finished).endswith(counts)
+    assert describe(finished).endswith(counts)
     status = Store.open(finished.store).status()
     assert status.as_dict()["nonfinite"] == len(SPOILT)
     assert "spoilt.npy; 4 columns are not finite\n" in str(status)
@@ -78,7 +78,7 @@ def test_they_are_counted_and_the_others_are_as_ever(make, job, tmp_path) -> Non
     assert cn.verify(finished.store).sound
     again = cn.run(job)
     assert (again.blocks_computed, again.nonfinite) == (0, len(SPOILT))
-    assert told(again).endswith(f"nothing to compute{counts}")
+    assert describe(again).endswith(f"nothing to compute{counts}")
 
 
 def test_the_count_is_right_after_a_resumption(make) -> None:

@@ -31,7 +31,7 @@ from colonnade.errors import IncompleteError, StoreError, UsageError
 from colonnade.inputs import open_columns
 from colonnade.reading import Backend
 from colonnade.store import Store
-from colonnade.store.lease import FILE, Holder, hold, holder
+from colonnade.store.lease import FILE, LeaseOwner, hold, holder
 from colonnade.verification import check
 from proxy import Proxy
 from support import N, Q, make_columns, make_network, put_npy, refusal, save_network
@@ -376,7 +376,7 @@ def test_one_of_two_runs_holds_a_place(server, prefix) -> None:
 def test_of_many_successors_one_holds_it(server, prefix) -> None:
     """They find a silent run's lease at the same time; conditional puts let one of them in."""
     place = server.place(f"{prefix}/out.zarr")
-    place.write(FILE, json.dumps(asdict(Holder("dead", "elsewhere", 1, "1", "then"))).encode())
+    place.write(FILE, json.dumps(asdict(LeaseOwner("dead", "elsewhere", 1, "1", "then"))).encode())
     barrier, entered, refused, end = threading.Barrier(5), [], [], threading.Event()
 
     def succeed(name: str) -> None:

@@ -17,8 +17,7 @@ from scipy.linalg import block_diag
 import colonnade as cn
 from colonnade.compute.jacobian import slopes
 from colonnade.errors import StoreError, TooLargeError, UsageError
-from colonnade.reader import Backend
-from colonnade.reading import operators
+from colonnade.reading import Backend, operators
 from support import M, N, P, Q, make_columns, make_network, save_network
 
 LAYOUTS = ["dense", "factored"]

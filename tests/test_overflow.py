@@ -15,7 +15,7 @@ import colonnade as cn
 from colonnade import Network
 from colonnade.compute.kernel import Kernel
 from colonnade.events import BlockDone, RunFinished
-from colonnade.progress import measuring, told
+from colonnade.progress import describe, measuring
 from colonnade.reporting.summary import summarise
 from colonnade.store import KEY, Store
 from support import N, P, Q, make_chain, make_columns, make_network, save_network
@@ -63,7 +63,7 @@ def test_they_are_counted_and_told(make, tmp_path) -> None:
     assert (finished.nonfinite, finished.nonfinite_results) == (0, len(LARGE))
     # Where they are few, the mean may be finite all the same
     assert finished.nonfinite_statistics == ()
-    assert told(finished).endswith("; results of 5 columns not finite")
+    assert describe(finished).endswith("; results of 5 columns not finite")
     store = Store.open(finished.store)
     status = store.status()
     assert "; results of 5 columns are not finite\n" in str(status)
@@ -129,7 +129,7 @@ def test_z_that_leaves_the_range(job, tmp_path) -> None:
         assert (finished.nonfinite, finished.nonfinite_results) == (0, 2), products
         if products != ["jacobian"]:
             assert finished.nonfinite_statistics == (products[0],)
-            assert told(finished).endswith(f"of 2 columns not finite; {products[0]} not finite")
+            assert describe(finished).endswith(f"of 2 columns not finite; {products[0]} not finite")
             status = Store.open(finished.store).status()
             assert f"columns are not finite; {products[0]} is not finite\n" in str(status)
             assert f"not finite: {products[0]}." in " ".join(summarise(finished.store).warnings)

@@ -20,13 +20,13 @@ from colonnade.compute.products import needs_blocks
 from colonnade.errors import TooLargeError
 from colonnade.formatting import format_bytes, format_seconds
 from colonnade.grid import Grid, Shapes
-from colonnade.job import Product
+from colonnade.job import ProductName
 from colonnade.planning import sizing
 from colonnade.planning.plan import Capacity, Plan
 from support import make_work
 
 MIB = 2**20
-PRODUCTS = get_args(Product)
+PRODUCTS = get_args(ProductName)
 
 sizes = st.sampled_from([1, 2, 3, 5, 7, 61, 127, 1021])
 columns = st.integers(1, 10**4) | st.sampled_from([531_720, 10**9 + 7, 2**53 + 1])

@@ -20,10 +20,10 @@ from colonnade.errors import JobError, UsageError
 from colonnade.events import StoreLabelled
 from colonnade.job.file import load_job
 from colonnade.planning.plan import Capacity
-from colonnade.progress import told
+from colonnade.progress import describe
 from colonnade.reading import Backend
 from colonnade.running.prepare import check_job
-from colonnade.running.worker import Address, compute_block
+from colonnade.running.worker import StoreAddress, compute_block
 from colonnade.store import Store, hold
 from support import M, N, P, Q, make_columns, no_files, refusal, snapshot
 
@@ -46,7 +46,7 @@ def make(job: dict[str, Any]) -> Store:
     store = create(job)
     with hold(store.place, "run"):
         for block in range(store.grid.blocks):
-            compute_block(Address(store.path, store.record.id, "run"), block)
+            compute_block(StoreAddress(store.path, store.record.id, "run"), block)
     store.finish({})
     return Store.open(store.path)
 
@@ -237,7 +237,7 @@ def test_other_names_need_no_computation(small, tmp_path) -> None:
     cn.run(small(output={"scale": STD}), listener=events.append)
     (labelled,) = [event for event in events if isinstance(event, StoreLabelled)]
     assert (labelled.names, set(labelled.scales)) == ((), {"input", "output"})
-    assert "names of nothing, scales of " in told(labelled)
+    assert "names of nothing, scales of " in describe(labelled)
     assert "output" not in plain(store).coords
     assert cn.open(store.path).output_std.values.tolist() == STD["output_std"]
     assert shards() == before

@@ -22,7 +22,7 @@ import s3
 from colonnade.errors import IncompleteError, StoreError
 from colonnade.events import InputChanged, InputTouched
 from colonnade.inputs import open_columns
-from colonnade.progress import told
+from colonnade.progress import describe
 from colonnade.running import input_guard
 from colonnade.running.input_guard import ChangedError, SteadyColumns, stamp_of
 from colonnade.storage import Directory
@@ -178,7 +178,7 @@ def test_a_feature_that_is_doubled_in_place(
     # The chunks of a Zarr array have no stamps: it is at the end that they are found to be others
     count = BLOCKS if name == "X.zarr" else HELD
     assert changed.blocks == tuple(range(count))
-    assert f"{count} blocks discarded" in told(changed)
+    assert f"{count} blocks discarded" in describe(changed)
     store = Store.open(disturbed.store)
     assert store.done() == set()
     assert "X has changed during the run (its values" in str(store.status())
@@ -317,7 +317,7 @@ def test_a_large_x_is_compared_by_samples(
     disturbed = Disturbed(job, processes, tmp_path, str(tmp_path / "X.npy"))
     assert disturbed.run(lambda: os.utime(tmp_path / "X.npy")).state == "complete"
     (touched,) = disturbed.of(InputTouched)
-    assert "others may have changed" in told(touched)
+    assert "others may have changed" in describe(touched)
     assert [run.touched for run in Store.open(disturbed.store).record.runs] == [True]
 
 

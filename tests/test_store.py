@@ -21,7 +21,7 @@ from colonnade.inputs import open_columns
 from colonnade.job.file import load_job
 from colonnade.planning.plan import Capacity
 from colonnade.planning.sizing import make_plan
-from colonnade.running.worker import Address, Failed, Released, compute_block, compute_blocks
+from colonnade.running.worker import Failed, Skipped, StoreAddress, compute_block, compute_blocks
 from colonnade.store import Store, hold, input_record
 from colonnade.store import arrays as store_arrays
 from colonnade.store.rounding import round_mantissa
@@ -58,7 +58,7 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
 def fill(store: Store, blocks: list[int]) -> None:
     with hold(store.place, "run"):
         for block in blocks:
-            compute_block(Address(store.path, store.record.id, "run"), block)
+            compute_block(StoreAddress(store.path, store.record.id, "run"), block)
 
 
 @pytest.fixture
@@ -259,11 +259,11 @@ def test_rewriting_a_block_gives_the_same_bytes(store: Store) -> None:
 
 def test_a_task_refuses_another_making_of_the_store(store: Store) -> None:
     with pytest.raises(StoreError, match="made anew"):
-        compute_block(Address(store.path, "another", "run"), 0)
+        compute_block(StoreAddress(store.path, "another", "run"), 0)
 
 
 def test_a_task_of_a_run_that_has_lost_the_store_writes_nothing(store: Store) -> None:
-    address = Address(store.path, store.record.id, "run")
+    address = StoreAddress(store.path, store.record.id, "run")
     with pytest.raises(StoreError, match="no longer holds"):
         compute_block(address, 0)
     with hold(store.place, "its successor"), pytest.raises(StoreError, match="no longer holds"):
@@ -272,13 +272,13 @@ def test_a_task_of_a_run_that_has_lost_the_store_writes_nothing(store: Store) ->
 
 
 def test_a_task_of_a_run_that_stops_begins_no_block(store: Store) -> None:
-    address = Address(store.path, store.record.id, "run")
+    address = StoreAddress(store.path, store.record.id, "run")
     with hold(store.place, "run") as lease:
         first = compute_blocks(address, [3])
         lease.stop()
         rest = compute_blocks(address, [5, 7])
     assert [type(receipt) for receipt in first] == [BlockDone]
-    assert rest == [Released(5), Released(7)]
+    assert rest == [Skipped(5), Skipped(7)]
     assert store.done() == {3}
 
 
@@ -287,7 +287,7 @@ def test_a_block_fails_at_once_where_x_has_gone(job, network, X, tmp_path, monke
     path = tmp_path / "X.zarr"
     zarr.create_array(path, data=X)
     store = make_store(job(input={"path": str(path)}), network)
-    address = Address(store.path, store.record.id, "run")
+    address = StoreAddress(store.path, store.record.id, "run")
     with hold(store.place, "run"):
         compute_blocks(address, [3])
         path.rename(tmp_path / "away.zarr")
@@ -299,7 +299,7 @@ def test_a_block_fails_at_once_where_x_has_gone(job, network, X, tmp_path, monke
 
 def test_a_receipt_tells_what_was_done(store: Store) -> None:
     with hold(store.place, "run"):
-        receipt = compute_block(Address(store.path, store.record.id, "run"), 7)
+        receipt = compute_block(StoreAddress(store.path, store.record.id, "run"), 7)
     assert (receipt.start, receipt.stop, receipt.columns) == (91, 101, 10)
     assert receipt.bytes_written == 10 * (Q * N + Q + 1) * 4 + Q * N * 8
     assert receipt.started < receipt.ended

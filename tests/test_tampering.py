@@ -20,7 +20,7 @@ import colonnade as cn
 from colonnade.errors import ColonnadeError
 from colonnade.inputs import open_columns
 from colonnade.store import Store
-from colonnade.verification import _chosen
+from colonnade.verification.verification import _chosen
 from support import bits, make_columns, make_network, save_network
 from test_verify import change, flip
 

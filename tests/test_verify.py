@@ -19,7 +19,7 @@ import colonnade as cn
 from colonnade.errors import IncompleteError, InputError, StoreError, UsageError
 from colonnade.events import BlockChecked, BlockDamaged, BlockDone, RunFinished, RunStarted
 from colonnade.store import Store
-from colonnade.verification import _chosen
+from colonnade.verification.verification import _chosen
 from support import N, P, Q, make_columns, make_network, save_network
 from test_cli import colonnade
 from test_run import bits

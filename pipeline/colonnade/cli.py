@@ -18,7 +18,7 @@ from colonnade import __version__
 from colonnade.doctor import doctor as diagnose
 from colonnade.errors import ColonnadeError, visible
 from colonnade.job import json_schema
-from colonnade.progress import LOGS, JsonLines, forgiving, listening, measuring, told
+from colonnade.progress import LOGS, JsonLines, describe, forgiving, listening, measuring
 from colonnade.running.calibrate import plan as plan_job
 from colonnade.running.materialize import materialize as materialize_store
 from colonnade.running.run import run as run_job
@@ -101,7 +101,7 @@ def run(
             listener = stack.enter_context(measuring(metrics, Path(job).stem, listener))
         finished = run_job(job, overrides, overwrite=overwrite, repair=repair, listener=listener)
     if log != "json":
-        click.echo(told(finished), file=forgiving(sys.stdout))
+        click.echo(describe(finished), file=forgiving(sys.stdout))
 
 
 @_cli.command()
@@ -157,7 +157,7 @@ def materialize(
             listener=listener,
         )
     if log != "json":
-        click.echo(told(finished), file=forgiving(sys.stdout))
+        click.echo(describe(finished), file=forgiving(sys.stdout))
 
 
 @_cli.command()

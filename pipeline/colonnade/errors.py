@@ -39,10 +39,10 @@ __all__ = [
     "TooLargeError",
     "UsageError",
     "has_credentials",
+    "import_optional",
     "listed",
-    "needed",
-    "reason",
-    "shown",
+    "one_line",
+    "sanitize",
     "visible",
 ]
 
@@ -124,7 +124,7 @@ class StoppedError(ColonnadeError):
         self.exit_status = 128 + signum
 
 
-def needed(module: str, extra: str, kind: type[UsageError], told: str) -> Any:
+def import_optional(module: str, extra: str, kind: type[UsageError], told: str) -> Any:
     """Import a module that an extra brings; where it is not there, say how it is had.
 
     Parameters
@@ -139,7 +139,7 @@ def needed(module: str, extra: str, kind: type[UsageError], told: str) -> Any:
     # Not installed, or a library of its own is not
     except ImportError as error:
         raise kind(
-            f"{told}, which cannot be imported ({reason(error).rstrip('.')}): pip install "
+            f"{told}, which cannot be imported ({one_line(error).rstrip('.')}): pip install "
             f"'colonnade[{extra}]'."
         ) from error
 
@@ -149,7 +149,7 @@ def has_credentials(url: str) -> bool:
     return bool(_CREDENTIALS.search(url))
 
 
-def shown(text: str, most: int = 80) -> str:
+def sanitize(text: str, most: int = 80) -> str:
     """Fit a text that a file may have given us into a line, without control characters.
 
     And without passwords in URLs.
@@ -171,10 +171,10 @@ def visible(text: str, most: int = 5000) -> str:
 
 def listed(texts: Iterable[str]) -> str:
     """Tell the first of some texts: a file may give us any number of them."""
-    told = [shown(text) for text in islice(texts, 13)]
+    told = [sanitize(text) for text in islice(texts, 13)]
     return ", ".join(told if len(told) < 13 else [*told[:12], "…"])
 
 
-def reason(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """Tell in a line what an error says, whatever a damaged file has put into it."""
-    return shown(" ".join(str(error).split()) or type(error).__name__, 300)
+    return sanitize(" ".join(str(error).split()) or type(error).__name__, 300)

@@ -49,14 +49,14 @@ def formed(job: dict[str, Any], start: int, stop: int) -> tuple[Any, Any]:
 
     import colonnade as cn  # noqa: PLC0415
     from colonnade.compute.kernel.tiles import Tiles, overlapping  # noqa: PLC0415
-    from colonnade.compute.products import PRODUCTS, Rows  # noqa: PLC0415
+    from colonnade.compute.products import PRODUCTS, BlockAccumulator  # noqa: PLC0415
 
     network = cn.Network.load(job["network"]["weights"], job["network"]["activation"])
     X = np.load(job["input"]["path"], mmap_mode="r")
     tiles = Tiles(network, X.dtype, np.float32)
     n, q = network.n, network.q
     sums = {"mean_blocks": np.zeros((1, q, n)), "gram_blocks": np.zeros((1, n, n))}
-    rows = Rows(lambda name, first, last: sums[name][first:last])
+    rows = BlockAccumulator(lambda name, first, last: sums[name][first:last])
     products = [PRODUCTS[name](tiles.kernel) for name in ("mean", "gram")]
     out = np.empty((tiles.columns, q, n), np.float32)
     for _, a, b in overlapping(start, stop, tiles.columns):

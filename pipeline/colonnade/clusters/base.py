@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import distributed
 from distributed.core import Status
 
-from colonnade.errors import ClusterError, needed, reason
+from colonnade.errors import ClusterError, import_optional, one_line
 from colonnade.planning.plan import Capacity
 
 __all__ = [
@@ -240,9 +240,9 @@ def library(name: str, extra: str) -> Any:
         It is not installed.
     """
     told = f"this kind of cluster (cluster.kind) needs {name.partition('.')[0]}"
-    return needed(name, extra, ClusterError, told)
+    return import_optional(name, extra, ClusterError, told)
 
 
 def refusal(what: str, error: BaseException) -> ClusterError:
     """Say that a cluster cannot be had, and why."""
-    return ClusterError(f"{what}: {reason(error).rstrip('.')}.")
+    return ClusterError(f"{what}: {one_line(error).rstrip('.')}.")

@@ -17,7 +17,7 @@ from colonnade.clusters import address, gateway, kubernetes, local, queues, ssh
 from colonnade.clusters.base import Deployment, Kind, NoAnswer, each_worker, waited, within
 from colonnade.clusters.main_guard import refuse_spawned, refuse_unguarded
 from colonnade.clusters.stuck import Occupation, StuckWorker, Tracker, evict, occupation
-from colonnade.errors import ClusterError, reason
+from colonnade.errors import ClusterError, one_line
 from colonnade.events import ClusterExposed, Listener, WaitingForWorkers, ignore
 from colonnade.job import ClusterSettings, LocalCluster, Sized
 from colonnade.planning.plan import Capacity
@@ -219,7 +219,7 @@ def _check_versions(client: distributed.Client, seconds: float) -> None:
         if isinstance(found, OSError):
             continue
         if isinstance(found, Exception):
-            wrong.append(f"{worker} has no colonnade of this version ({reason(found)})")
+            wrong.append(f"{worker} has no colonnade of this version ({one_line(found)})")
         elif told := differences(found, versions()):
             wrong.append(f"{worker} on {found['host']} has {told}")
     if wrong:

@@ -13,7 +13,7 @@ from typing import Any
 import distributed
 from distributed.core import Status
 
-from colonnade.errors import reason
+from colonnade.errors import one_line
 
 __all__ = ["Processes"]
 
@@ -61,7 +61,7 @@ class Processes:
         while error.__cause__ is not None:
             error = error.__cause__
         return (
-            f"a worker process has ended while it started ({reason(error).rstrip('.')}). The "
+            f"a worker process has ended while it started ({one_line(error).rstrip('.')}). The "
             "kernel ends processes where memory is short; a module that Dask preloads may fail "
             "(distributed.worker.preload), or what a script has outside of its main guard"
         )

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import dask
 
-from colonnade.errors import ClusterError, reason
+from colonnade.errors import ClusterError, one_line
 from colonnade.process import ProcessId
 
 __all__ = ["private_directory", "temporary_directory"]
@@ -62,7 +62,7 @@ def private_directory(parent: str | Path, field: str) -> Iterator[Path]:
         made = Path(tempfile.mkdtemp(prefix=name, dir=parent))
     except OSError as error:
         raise ClusterError(
-            f"{parent}: no private directory can be made there ({field}): {reason(error)}. Name a "
+            f"{parent}: no private directory can be made there ({field}): {one_line(error)}. Name a "
             "directory that you may write to."
         ) from error
     lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

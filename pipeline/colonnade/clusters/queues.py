@@ -27,7 +27,7 @@ from colonnade.clusters import http_servers
 from colonnade.clusters.base import Deployment, close, library
 from colonnade.clusters.private_directory import private_directory, temporary_directory
 from colonnade.clusters.security import run_security, security_in
-from colonnade.errors import ClusterError, reason, shown
+from colonnade.errors import ClusterError, one_line, sanitize
 from colonnade.job import QueueCluster
 from colonnade.planning.plan import Capacity
 
@@ -367,7 +367,7 @@ def _trouble(queue: _Queue, cluster: Any, logs: str | None) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error)
     return (
-        f" Of the jobs {', '.join(ids)} {queue.name} says: {shown(said, 300)}. Their logs are in "
+        f" Of the jobs {', '.join(ids)} {queue.name} says: {sanitize(said, 300)}. Their logs are in "
         f"{logs or Path.cwd()}."
     )
 
@@ -375,4 +375,4 @@ def _trouble(queue: _Queue, cluster: Any, logs: str | None) -> str:
 def _told(error: Exception) -> str:
     """Tell what a command of the queue has said, of what dask-jobqueue tells of its failure."""
     _, found, said = str(error).partition("stderr:\n")
-    return reason(RuntimeError(said) if found else error).rstrip(".")
+    return one_line(RuntimeError(said) if found else error).rstrip(".")

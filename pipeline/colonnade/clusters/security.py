@@ -7,7 +7,7 @@ from pathlib import Path
 
 import distributed
 
-from colonnade.errors import ClusterError, reason
+from colonnade.errors import ClusterError, one_line
 from colonnade.job import Secured, TlsSettings
 
 __all__ = ["from_files", "run_security", "security_in"]
@@ -71,7 +71,7 @@ def _made() -> distributed.Security:
     except Exception as error:
         raise ClusterError(
             "no certificates can be made for this run (cluster.security: auto), since cryptography "
-            f"does not work here: {reason(error).rstrip('.')}. Install it (pip install "
+            f"does not work here: {one_line(error).rstrip('.')}. Install it (pip install "
             "cryptography), name files of your own ({ca_file, cert, key}), or, where no other "
             "user reaches the cluster, give none."
         ) from error

@@ -19,7 +19,7 @@ from colonnade.clusters.base import Deployment, library, refusal
 from colonnade.clusters.private_directory import private_directory, temporary_directory
 from colonnade.clusters.security import security_in
 from colonnade.clusters.ssh_process import Remote
-from colonnade.errors import ClusterError, listed, reason
+from colonnade.errors import ClusterError, listed, one_line
 from colonnade.job import SshCluster
 from colonnade.planning.plan import Capacity
 
@@ -72,7 +72,7 @@ def _client(
         raise ClusterError(
             f"the scheduler by ssh on {_scheduler_host(settings)} listens at {address}, which does "
             f"not answer within {settings.timeout:g} s (cluster.interface, cluster.timeout): "
-            f"{reason(error).rstrip('.')}."
+            f"{one_line(error).rstrip('.')}."
         ) from error
 
 
@@ -328,7 +328,7 @@ class _Workers:
             await remote.ended()
         except ClusterError as error:
             late = isinstance(error.__cause__, TimeoutError)
-            self._error = _late(self._timeout) if late else reason(error.__cause__ or error)
+            self._error = _late(self._timeout) if late else one_line(error.__cause__ or error)
             if not self.first.done():
                 self.first.set_exception(error)
         finally:

@@ -11,7 +11,7 @@ from typing import Any
 
 from colonnade.clusters.base import library
 from colonnade.clusters.ssh_host import MARK
-from colonnade.errors import shown
+from colonnade.errors import sanitize
 
 __all__ = ["HostError", "Remote"]
 
@@ -69,7 +69,7 @@ class Remote:
         """The last two lines of the process's standard error, in one."""
         lines = [line for each in self._stderr.splitlines() if (line := " ".join(each.split()))]
         text = "; ".join(lines[-2:])
-        return shown(text if len(text) <= _SHOWN else f"…{text[1 - _SHOWN :]}", _SHOWN)
+        return sanitize(text if len(text) <= _SHOWN else f"…{text[1 - _SHOWN :]}", _SHOWN)
 
     async def start(self) -> dict[str, Any]:
         """Connect, start the process, and return what it tells once it is ready.
@@ -133,7 +133,7 @@ class Remote:
 
     def _take(self, answer: dict[str, Any]) -> None:
         if "error" in answer:
-            self._told.set_exception(HostError(shown(answer["error"], _SHOWN)))
+            self._told.set_exception(HostError(sanitize(answer["error"], _SHOWN)))
             self._told.exception()
         else:
             self._told.set_result(answer)

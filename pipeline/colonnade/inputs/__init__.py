@@ -1,11 +1,11 @@
 """Where X comes from: one small reader a format, behind `open_columns`."""
 
 from colonnade.inputs.opening import (
-    Columns,
+    InputMatrix,
     open_columns,
 )
 
 __all__ = [
-    "Columns",
+    "InputMatrix",
     "open_columns",
 ]

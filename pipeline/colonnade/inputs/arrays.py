@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.errors import listed
-from colonnade.inputs.base import Source, Stamps, Wanted
+from colonnade.inputs.base import MatrixReader, Selection, Stamps
 from colonnade.inputs.packing import Packing
-from colonnade.inputs.sampling import Piece
+from colonnade.inputs.sampling import ReadUnit
 from colonnade.storage.npy.file import PAGE
 
 __all__ = ["Box", "Stacked", "Stored", "Variable"]
@@ -118,7 +118,7 @@ class Variable:
         return 1, 1
 
     @cached_property
-    def piece(self) -> Piece:
+    def piece(self) -> ReadUnit:
         """Features and columns of one chunk that lie next to each other."""
         features, chunks = self.chunk
         together = 1
@@ -127,7 +127,7 @@ class Variable:
             if chunk < length:
                 break
         size = math.prod(self.stored.chunks or ()) * self.stored.dtype.itemsize
-        return Piece(features, together, max(size, PAGE))
+        return ReadUnit(features, together, max(size, PAGE))
 
     def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
         """Read some of its features, of columns: (features, stop - start)."""
@@ -147,11 +147,11 @@ class Variable:
 
 
 @dataclass(frozen=True)
-class Stacked(Source):
+class Stacked(MatrixReader):
     """X from one array, or from several whose features lie below each other."""
 
     variables: tuple[Variable, ...]
-    wanted: Wanted
+    wanted: Selection
     names: tuple[str, ...] | None
 
     @property
@@ -193,10 +193,10 @@ class Stacked(Source):
         return 1 + (joined or any(v.packing or len(v.columns) > 1 for v in self.variables))
 
     @property
-    def piece(self) -> Piece:
+    def piece(self) -> ReadUnit:
         """The least of what is read at once, and the most bytes that it takes."""
         pieces = [variable.piece for variable in self.variables]
-        return Piece(
+        return ReadUnit(
             min(piece.features for piece in pieces),
             min(piece.columns for piece in pieces),
             max(piece.bytes for piece in pieces),

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import reason
+from colonnade.errors import one_line
 from colonnade.inputs.pairing import carry_nothing
-from colonnade.inputs.sampling import Piece, Sample, samples
+from colonnade.inputs.sampling import ReadUnit, Sample, samples
 
-__all__ = ["Columns", "Orientation", "Source", "Stamps", "Wanted"]
+__all__ = ["InputMatrix", "MatrixReader", "Orientation", "Selection", "Stamps"]
 
 Orientation = Literal["features_by_columns", "columns_by_features"]
 
@@ -30,7 +30,7 @@ Stamps = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Wanted:
+class Selection:
     """What of that which lies at a path is meant, as the job's section `input` has it."""
 
     arrays: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Source(ABC):
+class MatrixReader(ABC):
     """A matrix on a disk, as the mathematics have it: one small class a format.
 
     Attributes
@@ -75,7 +75,7 @@ class Source(ABC):
 
     @property
     @abstractmethod
-    def piece(self) -> Piece:
+    def piece(self) -> ReadUnit:
         """What is read for the sake of a single number."""
 
     @abstractmethod
@@ -156,7 +156,7 @@ class _Window:
 
 
 @dataclass(frozen=True)
-class Columns:
+class InputMatrix:
     """X, n × p: columns of a source, all of its features or some.
 
     A chunk is decoded whole, however little of it is asked for. Where it holds the columns of
@@ -170,7 +170,7 @@ class Columns:
         The source's features, in the order of X's; None: all of them.
     """
 
-    source: Source
+    source: MatrixReader
     first: int
     p: int
     features: tuple[int, ...] | None = None
@@ -254,7 +254,7 @@ class Columns:
             # A disk or a network that fails has a number
             if isinstance(error, OSError) and error.errno is not None:
                 raise
-            raise ValueError(f"{self.path} cannot be read: {reason(error)}") from error
+            raise ValueError(f"{self.path} cannot be read: {one_line(error)}") from error
 
     def _columns(self, start: int, stop: int) -> NDArray[Any]:
         """Read columns of the source, and keep a chunk that reaches beyond them."""
@@ -326,12 +326,12 @@ class Columns:
         return f"sha256:{digest.hexdigest()}"
 
     @property
-    def _piece(self) -> Piece:
+    def _piece(self) -> ReadUnit:
         piece = self.source.piece
         # A selection may lie across the chunks: each feature in its own, the columns in two
         features = piece.features if self.features is None else 1
         across = 1 if self.first % piece.columns == 0 else 2
-        return Piece(features, piece.columns, piece.bytes * across)
+        return ReadUnit(features, piece.columns, piece.bytes * across)
 
     def _pick(self, sample: Sample) -> NDArray[Any]:
         """Read a sample: (features, columns)."""

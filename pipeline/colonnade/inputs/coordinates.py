@@ -8,9 +8,9 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from colonnade.errors import reason
+from colonnade.errors import one_line
 from colonnade.inputs.arrays import Stacked, Variable
-from colonnade.inputs.base import Columns
+from colonnade.inputs.base import InputMatrix
 from colonnade.inputs.labels import Coordinate
 from colonnade.inputs.zarrs import ZarrStored, check_chunks
 from colonnade.limits import ATTRIBUTE_CHARACTERS, COORDINATE_VALUES
@@ -23,7 +23,7 @@ _KEPT = ("long_name", "standard_name", "units", "calendar", "axis", "scale_facto
 _EPOCH = {"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
 
 
-def array_beside(columns: Columns, name: str) -> NDArray[Any] | None:
+def array_beside(columns: InputMatrix, name: str) -> NDArray[Any] | None:
     """Read another array of X's own group; None where there is none, ValueError where no list."""
     found = _variable(columns)
     if found is None:
@@ -36,13 +36,15 @@ def array_beside(columns: Columns, name: str) -> NDArray[Any] | None:
                 return np.asarray(array[...])
     # zarr raises whatever damaged metadata and chunks happen to break
     except Exception as error:
-        raise ValueError(f"{name} cannot be read: {reason(error)}") from error
+        raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
     if array is not None:
         raise ValueError(f"{name} has the shape {array.shape}")
     return None
 
 
-def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -> Coordinate | None:
+def coordinate_beside(
+    columns: InputMatrix, dimension: Literal["input", "column"]
+) -> Coordinate | None:
     """Find the coordinate that xarray would show along a dimension of X, if it is of numbers.
 
     Raises
@@ -68,7 +70,7 @@ def coordinate_beside(columns: Columns, dimension: Literal["input", "column"]) -
         check_chunks(values)
         attributes, dtype = values.attrs.asdict(), np.dtype(values.dtype)
     except Exception as error:
-        raise ValueError(f"{name} cannot be read: {reason(error)}") from error
+        raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
     if values.shape != array.shape[axis : axis + 1]:
         raise ValueError(f"{name} has the shape {values.shape}")
     if dtype.kind not in "iufM":
@@ -99,10 +101,10 @@ def _chosen(values: zarr.Array[Any], features: tuple[int, ...]) -> NDArray[Any]:
     try:
         return np.asarray(values[...])[list(features)]
     except Exception as error:
-        raise ValueError(f"it cannot be read: {reason(error)}") from error
+        raise ValueError(f"it cannot be read: {one_line(error)}") from error
 
 
-def _variable(columns: Columns) -> tuple[Variable, zarr.Array[Any]] | None:
+def _variable(columns: InputMatrix) -> tuple[Variable, zarr.Array[Any]] | None:
     """X's only array, where it is one of Zarr's."""
     source = columns.source
     if not isinstance(source, Stacked) or len(source.variables) != 1:

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pyarrow import csv
 
-from colonnade.errors import InputError, reason, shown
-from colonnade.inputs.base import Stamps, Wanted
+from colonnade.errors import InputError, one_line, sanitize
+from colonnade.inputs.base import Selection, Stamps
 from colonnade.inputs.matrix import check_matrix
-from colonnade.inputs.sampling import Piece
+from colonnade.inputs.sampling import ReadUnit
 from colonnade.inputs.tables import Table, chosen, numbers, refuse_arrays
 from colonnade.limits import CSV_BYTES, CSV_HEAD_BYTES
 from colonnade.storage import Place
@@ -66,11 +66,11 @@ class CsvTable(Table):
         return "csv"
 
     @property
-    def piece(self) -> Piece:
+    def piece(self) -> ReadUnit:
         """The rows from one known place to the next."""
         index = self.index
         size = (index.end - index.offsets[0]) // len(index.offsets) + 1
-        return Piece(self.shape[0], index.step, size)
+        return ReadUnit(self.shape[0], index.step, size)
 
     @property
     def chunk_columns(self) -> int:
@@ -113,7 +113,7 @@ class CsvTable(Table):
             numbers(read.column(name).slice(at, stop - start), out)
 
 
-def open_csv(place: Place, wanted: Wanted) -> CsvTable:
+def open_csv(place: Place, wanted: Selection) -> CsvTable:
     """Open a CSV file.
 
     Raises
@@ -142,7 +142,7 @@ def open_csv(place: Place, wanted: Wanted) -> CsvTable:
     except InputError:
         raise
     except Exception as error:
-        told = f"{path}: this cannot be read as CSV: {reason(error)}"
+        told = f"{path}: this cannot be read as CSV: {one_line(error)}"
         raise InputError(told) from error
     return table
 
@@ -204,7 +204,7 @@ def _names(path: str, line: bytes) -> tuple[str, tuple[str, ...]]:
     if all(map(_is_number, names)):
         raise InputError(
             f"{path}: the first row of a CSV file gives the names of the features, and here it "
-            f"holds numbers ({shown(text)}); write a row of names above them, such as x0,x1,x2."
+            f"holds numbers ({sanitize(text)}); write a row of names above them, such as x0,x1,x2."
         )
     return delimiter, names
 

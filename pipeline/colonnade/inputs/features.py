@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 
-from colonnade.errors import InputError, shown
+from colonnade.errors import InputError, sanitize
 from colonnade.inputs.pairing import match_key
 
 __all__ = ["find_features"]
@@ -56,28 +56,28 @@ def find_features(
         elif names is None:
             raise InputError(
                 f"{path}: its features have no names; give numbers from 0 to {count - 1} instead "
-                f"of {shown(each)!r} (input.features)."
+                f"of {sanitize(each)!r} (input.features)."
             )
         elif often[each] > 1:
             raise InputError(
-                f"{path}: {often[each]} features have the name {shown(each)!r}; give the number of "
+                f"{path}: {often[each]} features have the name {sanitize(each)!r}; give the number of "
                 "the one that is meant (input.features)."
             )
         elif each not in place and match_key(each) in alike:
             at = place[alike[match_key(each)]]
         elif each not in place:
             near = get_close_matches(each, list(place)[:10_000], n=1, cutoff=0.5)
-            hint = f"did you mean {shown(near[0])}? " if near else ""
-            told = ", ".join(shown(name) for name in list(place)[:12])
+            hint = f"did you mean {sanitize(near[0])}? " if near else ""
+            told = ", ".join(sanitize(name) for name in list(place)[:12])
             more = ", …" if len(place) > 12 else ""
             raise InputError(
-                f"{path}: there is no feature {shown(each)!r}; {hint}It has {told}{more} "
+                f"{path}: there is no feature {sanitize(each)!r}; {hint}It has {told}{more} "
                 "(input.features)."
             )
         else:
             at = place[each]
         if at in found:
-            raise InputError(f"{path}: {shown(str(each))} is wanted twice (input.features).")
+            raise InputError(f"{path}: {sanitize(str(each))} is wanted twice (input.features).")
         # In the order in which they are wanted
         found[at] = None
     return tuple(found)

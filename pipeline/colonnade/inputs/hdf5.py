@@ -17,9 +17,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import InputError, reason, shown
+from colonnade.errors import InputError, one_line, sanitize
 from colonnade.inputs.arrays import Box, Stacked, Stored
-from colonnade.inputs.base import Stamps, Wanted
+from colonnade.inputs.base import Selection, Stamps
 from colonnade.inputs.label_texts import labels
 from colonnade.inputs.packing import ATTRIBUTES
 from colonnade.inputs.stacking import choose, stack
@@ -76,13 +76,13 @@ class Hdf5Stored(Stored):
     def _now(self, file: h5py.File) -> h5py.Dataset:
         found = _find(file, self.name)
         if not isinstance(found, h5py.Dataset):
-            raise ValueError(f"there is no {shown(self.name)} any more")
+            raise ValueError(f"there is no {sanitize(self.name)} any more")
         _check_dataset(found)
         self.require(found.shape, found.dtype)
         return found
 
 
-def open_hdf5(place: Place, wanted: Wanted) -> Stacked:
+def open_hdf5(place: Place, wanted: Selection) -> Stacked:
     """Open variables of an HDF5 or NetCDF 4 file.
 
     Raises
@@ -104,11 +104,11 @@ def open_hdf5(place: Place, wanted: Wanted) -> Stacked:
         raise
     # HDF5 raises whatever a damaged file happens to break
     except Exception as error:
-        told = f"{path}: this cannot be read as HDF5: {reason(error)}"
+        told = f"{path}: this cannot be read as HDF5: {one_line(error)}"
         raise InputError(told) from error
 
 
-def _open(path: str, file: h5py.File, wanted: Wanted) -> Stacked:
+def _open(path: str, file: h5py.File, wanted: Selection) -> Stacked:
     def get(name: str) -> Hdf5Stored | None:
         found = _find(file, name)
         return _stored(path, name, found) if isinstance(found, h5py.Dataset) else None
@@ -127,7 +127,7 @@ def _open(path: str, file: h5py.File, wanted: Wanted) -> Stacked:
     return stack(path, chosen, wanted, label)
 
 
-def _group(wanted: Wanted) -> str:
+def _group(wanted: Selection) -> str:
     """Tell in which group the first array lies: its dimensions lie there too."""
     name = wanted.arrays[0] if wanted.arrays else ""
     return name[: name.rfind("/") + 1]
@@ -164,11 +164,11 @@ def _find(file: h5py.File, name: str) -> Any:
             return None
         link = at.get(part, getlink=True)
         if isinstance(link, h5py.ExternalLink):
-            raise ValueError(f"{shown(part)} links to another file; copy it into this one")
+            raise ValueError(f"{sanitize(part)} links to another file; copy it into this one")
         if isinstance(link, h5py.SoftLink):
             links += 1
             if links > HDF5_LINKS:
-                raise ValueError(f"{shown(part)} is a link to a link to a link")
+                raise ValueError(f"{sanitize(part)} is a link to a link to a link")
             absolute = link.path.startswith("/")
             parts = [each for each in link.path.split("/") if each] + parts
             if absolute:
@@ -264,7 +264,7 @@ def _check_stored(dataset: h5py.Dataset, box: Box) -> None:
 
 def _check_dataset(dataset: h5py.Dataset) -> None:
     """Raise ValueError for what lies in other files, or takes an absurd amount of memory."""
-    name = shown(str(dataset.name))
+    name = sanitize(str(dataset.name))
     if dataset.shape is None:
         raise ValueError(f"{name} is empty")
     if dataset.is_virtual or dataset.external:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from colonnade.errors import InputError, reason, shown
+from colonnade.errors import InputError, one_line, sanitize
 from colonnade.limits import NAME_CHARACTERS, NAMES_BYTES
 
 __all__ = ["Coordinate", "Dimension", "Labels", "names_problem", "scale_problem"]
@@ -29,11 +29,11 @@ def names_problem(names: Iterable[str]) -> str | None:
     size = 0
     for at, name in enumerate(names):
         if not name.strip() or _NO_NAME.search(name):
-            return f"name {at} is empty or has control characters: {shown(repr(name))}"
+            return f"name {at} is empty or has control characters: {sanitize(repr(name))}"
         if len(name) > NAME_CHARACTERS:
-            return f"name {at} has more than {NAME_CHARACTERS} characters: {shown(name)}"
+            return f"name {at} has more than {NAME_CHARACTERS} characters: {sanitize(name)}"
         if name in seen:
-            return f"{shown(repr(name))} is there twice; names must differ"
+            return f"{sanitize(repr(name))} is there twice; names must differ"
         seen.add(name)
         size += len(name.encode()) + 3
     if size > NAMES_BYTES:
@@ -147,7 +147,7 @@ class Coordinate:
         # Damaged chunks make zarr and its codecs raise whatever they please
         except Exception as error:
             name = self.attributes.get("long_name")
-            told = f"{name}, a coordinate of X's own store, cannot be read: {reason(error)}"
+            told = f"{name}, a coordinate of X's own store, cannot be read: {one_line(error)}"
             raise InputError(told) from error
         return part.astype("M8[ns]").astype(np.int64) if part.dtype.kind == "M" else part
 

@@ -10,10 +10,10 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from colonnade.errors import InputError, reason, shown
-from colonnade.inputs.base import Source, Stamps, Wanted
+from colonnade.errors import InputError, one_line, sanitize
+from colonnade.inputs.base import MatrixReader, Selection, Stamps
 from colonnade.inputs.matrix import check_matrix
-from colonnade.inputs.sampling import Piece
+from colonnade.inputs.sampling import ReadUnit
 from colonnade.storage import Objects
 from colonnade.storage.npy.file import PAGE, read_window
 from colonnade.storage.npy.header import Header, read_header
@@ -24,7 +24,7 @@ __all__ = ["NpySource", "open_npy", "open_npy_object"]
 
 
 @dataclass(frozen=True)
-class NpySource(Source):
+class NpySource(MatrixReader):
     """A .npy file, wherever it is."""
 
     header: Header
@@ -42,10 +42,10 @@ class NpySource(Source):
         return {"format": "npy"}
 
     @property
-    def piece(self) -> Piece:
+    def piece(self) -> ReadUnit:
         """Features that lie on one page."""
         together = self.header.fortran_order == self.by_columns
-        return Piece(PAGE // self.dtype.itemsize if together else 1, 1, PAGE)
+        return ReadUnit(PAGE // self.dtype.itemsize if together else 1, 1, PAGE)
 
     def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
         """Read its bytes, and few others."""
@@ -113,7 +113,7 @@ class NpyObjectSource(NpySource):
         return {self.path: self.place.stamp()}
 
 
-def open_npy(path: str, wanted: Wanted) -> NpyFileSource:
+def open_npy(path: str, wanted: Selection) -> NpyFileSource:
     """Open a .npy file.
 
     Raises
@@ -126,14 +126,14 @@ def open_npy(path: str, wanted: Wanted) -> NpyFileSource:
         with Path(path).open("rb", buffering=0) as file:
             header = _npy_header(file)
     except (OSError, ValueError) as error:
-        told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
+        told = f"{path}: this cannot be read as a .npy file: {one_line(error)}"
         raise InputError(told) from error
     shape = check_matrix(header.shape, header.dtype, f"{path}: ")
     oriented = shape if wanted.by_columns else shape[::-1]
     return NpyFileSource(path, oriented, header.dtype, header, wanted.by_columns)
 
 
-def open_npy_object(place: Objects, size: int, wanted: Wanted) -> NpyObjectSource:
+def open_npy_object(place: Objects, size: int, wanted: Selection) -> NpyObjectSource:
     """Open a .npy file of so many bytes in an object store.
 
     Raises
@@ -146,18 +146,18 @@ def open_npy_object(place: Objects, size: int, wanted: Wanted) -> NpyObjectSourc
     try:
         header = read_object_header(place, size)
     except OSError as error:
-        raise InputError(f"{path}: this cannot be read: {reason(error)} (input.path).") from error
+        raise InputError(f"{path}: this cannot be read: {one_line(error)} (input.path).") from error
     except ValueError as error:
-        told = f"{path}: this cannot be read as a .npy file: {reason(error)}"
+        told = f"{path}: this cannot be read as a .npy file: {one_line(error)}"
         raise InputError(told) from error
     shape = check_matrix(header.shape, header.dtype, f"{path}: ")
     oriented = shape if wanted.by_columns else shape[::-1]
     return NpyObjectSource(path, oriented, header.dtype, header, wanted.by_columns, place, size)
 
 
-def _refuse_names(path: str, wanted: Wanted) -> None:
+def _refuse_names(path: str, wanted: Selection) -> None:
     if wanted.arrays:
-        told = ", ".join(repr(shown(name)) for name in wanted.arrays)
+        told = ", ".join(repr(sanitize(name)) for name in wanted.arrays)
         raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({told}).")
     if wanted.named:
         raise InputError(

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import InputError, shown
-from colonnade.inputs.base import Source, Stamps, Wanted
+from colonnade.errors import InputError, sanitize
+from colonnade.inputs.base import MatrixReader, Selection, Stamps
 from colonnade.inputs.matrix import check_matrix
 from colonnade.inputs.npy import NpySource, open_npy, open_npy_object
-from colonnade.inputs.sampling import Piece
+from colonnade.inputs.sampling import ReadUnit
 from colonnade.storage import Directory, Objects, Place
 
 __all__ = ["open_npy_folder"]
 
 
 @dataclass(frozen=True)
-class FolderSource(Source):
+class FolderSource(MatrixReader):
     """The .npy files of a folder, one after the other.
 
     Attributes
@@ -40,7 +40,7 @@ class FolderSource(Source):
         return {"format": "folder of npy"}
 
     @property
-    def piece(self) -> Piece:
+    def piece(self) -> ReadUnit:
         """The first file's."""
         return self.parts[0].piece
 
@@ -74,7 +74,7 @@ class FolderSource(Source):
             part.check()
 
 
-def open_npy_folder(place: Place, names: Iterable[str], wanted: Wanted) -> FolderSource:
+def open_npy_folder(place: Place, names: Iterable[str], wanted: Selection) -> FolderSource:
     """Open the .npy files of these names, in the order of the names.
 
     Raises
@@ -87,7 +87,7 @@ def open_npy_folder(place: Place, names: Iterable[str], wanted: Wanted) -> Folde
     if natural != names:
         one, other = next((a, b) for a, b in zip(names, natural, strict=True) if a != b)
         raise InputError(
-            f"{path}: by name, {shown(one)} comes before {shown(other)}; write the numbers in the "
+            f"{path}: by name, {sanitize(one)} comes before {sanitize(other)}; write the numbers in the "
             "names of the .npy files with as many digits each."
         )
     parts: list[NpySource] = []
@@ -96,7 +96,7 @@ def open_npy_folder(place: Place, names: Iterable[str], wanted: Wanted) -> Folde
         n, dtype = parts[0].shape[0], parts[0].dtype
         if (n, dtype) != (parts[-1].shape[0], parts[-1].dtype):
             raise InputError(
-                f"{path}: {shown(names[0])} has {n} features of type {dtype}, and {shown(name)} "
+                f"{path}: {sanitize(names[0])} has {n} features of type {dtype}, and {sanitize(name)} "
                 f"{parts[-1].shape[0]} of type {parts[-1].dtype}; they must be alike."
             )
     ends = np.cumsum([0, *(part.shape[1] for part in parts)], dtype=object).tolist()
@@ -104,7 +104,7 @@ def open_npy_folder(place: Place, names: Iterable[str], wanted: Wanted) -> Folde
     return FolderSource(path, shape, parts[0].dtype, tuple(parts), tuple(ends[:-1]))
 
 
-def _part(place: Place, name: str, wanted: Wanted) -> NpySource:
+def _part(place: Place, name: str, wanted: Selection) -> NpySource:
     if isinstance(place, Directory):
         path = place.path / name
         if not path.is_file():

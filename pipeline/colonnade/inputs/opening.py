@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from colonnade.errors import InputError, needed, reason
-from colonnade.inputs.base import Columns, Orientation, Source, Wanted
+from colonnade.errors import InputError, import_optional, one_line
+from colonnade.inputs.base import InputMatrix, MatrixReader, Orientation, Selection
 from colonnade.inputs.features import find_features
 from colonnade.inputs.npy import open_npy, open_npy_object
 from colonnade.inputs.npy_folder import open_npy_folder
@@ -18,7 +18,7 @@ from colonnade.inputs.zarrs import open_zarr
 from colonnade.storage import Directory, Objects, Place, place_at
 from colonnade.storage.locations import Options, storage_texts
 
-__all__ = ["Columns", "open_columns"]
+__all__ = ["InputMatrix", "open_columns"]
 
 # Suffixes of formats that need a package which an extra brings: reader, package, extra
 _HDF5 = ("hdf5:open_hdf5", "h5py", "hdf5")
@@ -47,7 +47,7 @@ def open_columns(
     column_dims: Sequence[str] | None = None,
     columns: tuple[int, int] | None = None,
     features: Sequence[int | str] | None = None,
-) -> Columns:
+) -> InputMatrix:
     """Open X without reading it.
 
     Parameters
@@ -76,7 +76,7 @@ def open_columns(
         There is nothing to read, or it is no matrix of real numbers.
     """
     arrays = (array,) if isinstance(array, str) else tuple(array or ())
-    wanted = Wanted(
+    wanted = Selection(
         arrays,
         orientation,
         features_dim,
@@ -95,10 +95,10 @@ def open_columns(
     # A table has been opened with those of its columns that are wanted
     if features is not None and "selected_features" not in source.storage:
         found = find_features(source.path, features, n, source.feature_names)
-    return Columns(source, start, stop - start, found)
+    return InputMatrix(source, start, stop - start, found)
 
 
-def _open(path: str | Path, wanted: Wanted, storage_options: Options) -> Source:
+def _open(path: str | Path, wanted: Selection, storage_options: Options) -> MatrixReader:
     place = place_at(path, storage_texts(storage_options))
     if isinstance(place, Objects):
         return _open_object(place, wanted)
@@ -111,7 +111,7 @@ def _open(path: str | Path, wanted: Wanted, storage_options: Options) -> Source:
     return _open_local(Path(path), wanted)
 
 
-def _open_local(path: Path, wanted: Wanted) -> Source:
+def _open_local(path: Path, wanted: Selection) -> MatrixReader:
     if path.is_dir():
         try:
             names = [each.name for each in path.iterdir()]
@@ -126,7 +126,7 @@ def _open_local(path: Path, wanted: Wanted) -> Source:
     return _reader(str(path), suffix)(Directory(path), wanted)
 
 
-def _open_object(place: Objects, wanted: Wanted) -> Source:
+def _open_object(place: Objects, wanted: Selection) -> MatrixReader:
     path = place.url
     suffix = Path(path).suffix.lower()
     try:
@@ -134,7 +134,7 @@ def _open_object(place: Objects, wanted: Wanted) -> Source:
         size = place.size() if file else None
         names = place.names() or set() if size is None else set()
     except OSError as error:
-        raise InputError(f"{path}: this cannot be read: {reason(error)} (input.path).") from error
+        raise InputError(f"{path}: this cannot be read: {one_line(error)} (input.path).") from error
     if size is None and not names:
         raise InputError(f"{path}: there is no such object (input.path).")
     if size is None:
@@ -149,14 +149,14 @@ def _open_object(place: Objects, wanted: Wanted) -> Source:
     )
 
 
-def _open_folder(path: str, place: Place, names: Iterable[str], wanted: Wanted) -> Source:
+def _open_folder(path: str, place: Place, names: Iterable[str], wanted: Selection) -> MatrixReader:
     numpy = [name for name in names if name.lower().endswith(".npy")]
     if numpy and not {"zarr.json", ".zarray", ".zgroup"} & set(names):
         return open_npy_folder(place, numpy, wanted)
     return open_zarr(path, wanted, place.zarr() if isinstance(place, Objects) else None)
 
 
-def _reader(path: str, suffix: str) -> Callable[[Place, Wanted], Source]:
+def _reader(path: str, suffix: str) -> Callable[[Place, Selection], MatrixReader]:
     """Import the reader of a format, and what it needs."""
     if suffix not in _EXTRA:
         raise InputError(
@@ -164,9 +164,11 @@ def _reader(path: str, suffix: str) -> Callable[[Place, Wanted], Source]:
             f"{_HINTS.get(suffix, '')}"
         )
     reader, package, extra = _EXTRA[suffix]
-    needed(package, extra, InputError, f"{path}: {suffix} files are read through {package}")
+    import_optional(
+        package, extra, InputError, f"{path}: {suffix} files are read through {package}"
+    )
     module, _, name = reader.partition(":")
-    found: Callable[[Place, Wanted], Source] = getattr(
+    found: Callable[[Place, Selection], MatrixReader] = getattr(
         import_module(f"colonnade.inputs.{module}"), name
     )
     return found

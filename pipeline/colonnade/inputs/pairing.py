@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from colonnade.errors import listed, shown
+from colonnade.errors import listed, sanitize
 
 __all__ = ["MatchError", "Pairing", "carry_nothing", "difference", "match_key", "pair"]
 
@@ -159,7 +159,7 @@ def difference(inputs: Sequence[str], features: Sequence[str]) -> str:
         if twice:
             return (
                 "the network's inputs and X's features cannot be matched by name: "
-                f"{whose} has {shown(twice[0])!r} twice"
+                f"{whose} has {sanitize(twice[0])!r} twice"
             )
     reduce = _reducer(inputs, features)
     mine, theirs = ({reduce(name) for name in names} for names in (inputs, features))
@@ -173,6 +173,6 @@ def difference(inputs: Sequence[str], features: Sequence[str]) -> str:
     near = []
     for name in alone[:_COMPARED]:
         found = get_close_matches(name, others[:_COMPARED], n=1, cutoff=0.6)
-        near += [f"{shown(name)} may be X's {shown(each)}" for each in found]
+        near += [f"{sanitize(name)} may be X's {sanitize(each)}" for each in found]
     hint = f" ({', '.join(near[:_FEW])})" if near else ""
     return f"the network's inputs and X's features have different names: {told}{hint}"

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from colonnade.errors import InputError, reason, shown
-from colonnade.inputs.base import Stamps, Wanted
+from colonnade.errors import InputError, one_line, sanitize
+from colonnade.inputs.base import Selection, Stamps
 from colonnade.inputs.matrix import check_matrix
 from colonnade.inputs.packing import promoted
-from colonnade.inputs.sampling import Piece
+from colonnade.inputs.sampling import ReadUnit
 from colonnade.inputs.tables import Table, chosen, numbers, refuse_arrays
 from colonnade.limits import PARQUET_STRING_BYTES, ROW_GROUP_BYTES
 from colonnade.storage import Objects, Place
@@ -49,9 +49,9 @@ class ParquetTable(Table):
         return "parquet"
 
     @property
-    def piece(self) -> Piece:
+    def piece(self) -> ReadUnit:
         """A feature of the largest row group."""
-        return Piece(1, self.chunk_columns, self.chunk_columns * self.dtype.itemsize)
+        return ReadUnit(1, self.chunk_columns, self.chunk_columns * self.dtype.itemsize)
 
     @property
     def chunk_columns(self) -> int:
@@ -87,7 +87,7 @@ class ParquetTable(Table):
                     numbers(column, out[lo - start : hi - start])
 
 
-def open_parquet(place: Place, wanted: Wanted) -> ParquetTable:
+def open_parquet(place: Place, wanted: Selection) -> ParquetTable:
     """Open a Parquet file.
 
     Raises
@@ -105,11 +105,11 @@ def open_parquet(place: Place, wanted: Wanted) -> ParquetTable:
         raise
     # A damaged file raises whatever it happens to break
     except Exception as error:
-        told = f"{path}: this cannot be read as Parquet: {reason(error)}"
+        told = f"{path}: this cannot be read as Parquet: {one_line(error)}"
         raise InputError(told) from error
 
 
-def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Wanted) -> ParquetTable:
+def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Selection) -> ParquetTable:
     path, schema, metadata = place.url, file.schema_arrow, file.metadata
     # What pandas keeps of its index is no column of the table
     index = {i for i in (schema.pandas_metadata or {}).get("index_columns", ()) if type(i) is str}
@@ -139,14 +139,14 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Wanted) -> Par
     return table
 
 
-def _type(path: str, given: pa.DataType, name: str, wanted: Wanted) -> np.dtype[Any]:
+def _type(path: str, given: pa.DataType, name: str, wanted: Selection) -> np.dtype[Any]:
     types = pa.types
     if types.is_floating(given) or types.is_integer(given) or types.is_boolean(given):
         known: np.dtype[Any] = np.dtype(given.to_pandas_dtype())
         return known
     remedy = "" if wanted.features else "; choose columns of numbers with input.features"
     raise InputError(
-        f"{path}: the column {shown(name)!r} is of type {shown(str(given))}, and not of "
+        f"{path}: the column {sanitize(name)!r} is of type {sanitize(str(given))}, and not of "
         f"numbers{remedy}."
     )
 

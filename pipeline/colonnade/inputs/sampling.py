@@ -9,14 +9,14 @@ import numpy as np
 
 from colonnade.limits import SAMPLE_BYTES
 
-__all__ = ["Piece", "Sample", "samples"]
+__all__ = ["ReadUnit", "Sample", "samples"]
 
 # Columns, spread evenly over X, the first and the last among them
 _COLUMNS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class ReadUnit:
     """What a single number costs: features and columns that are read with it, and their bytes."""
 
     features: int
@@ -33,7 +33,7 @@ class Sample:
     columns: tuple[int, ...]
 
 
-def samples(n: int, p: int, piece: Piece) -> list[Sample]:
+def samples(n: int, p: int, piece: ReadUnit) -> list[Sample]:
     """Choose the numbers of X, n × p, which lies in pieces.
 
     Whole columns where they are cheap. Where a column costs much, the samples lie in fewer pieces,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from colonnade.errors import InputError, listed, shown
+from colonnade.errors import InputError, listed, sanitize
 from colonnade.inputs.arrays import Stacked, Stored, Variable
-from colonnade.inputs.base import Wanted
+from colonnade.inputs.base import Selection
 from colonnade.inputs.matrix import check_dtype, check_matrix
 from colonnade.inputs.packing import find_packing
 from colonnade.limits import CHUNK_BYTES
@@ -24,7 +24,7 @@ def choose(
     path: str,
     held: Callable[[], Iterable[str]],
     get: Callable[[str], Stored | None],
-    wanted: Wanted,
+    wanted: Selection,
     *,
     kind: str,
 ) -> list[Stored]:
@@ -48,7 +48,7 @@ def choose(
     for name in wanted.arrays:
         array = get(name)
         if array is None:
-            problem = f"there is no array {shown(name)!r}"
+            problem = f"there is no array {sanitize(name)!r}"
             break
         found.append(array)
     else:
@@ -66,18 +66,18 @@ def choose(
     raise InputError(f"{path}: {problem}; the {kind} holds {listed(told) or 'no array'}.")
 
 
-def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Wanted) -> str:
+def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Selection) -> str:
     """Say that X cannot be told, and by which keys it can."""
     if could:
         names = sorted(array.name for array in could)
-        few = ", ".join(map(shown, names[:_FEW])) + ", …" * (len(names) > _FEW)
+        few = ", ".join(map(sanitize, names[:_FEW])) + ", …" * (len(names) > _FEW)
         told = (
             f"{len(names)} of its arrays could be X ({few}); name it with input.array, or several "
-            f"as a list, [{', '.join(map(shown, names[:3]))}]"
+            f"as a list, [{', '.join(map(sanitize, names[:3]))}]"
         )
     elif wanted.named:
         return (
-            f"none of its arrays has the dimensions {', '.join(map(shown, wanted.named))} that "
+            f"none of its arrays has the dimensions {', '.join(map(sanitize, wanted.named))} that "
             "input.features_dim and input.column_dims name"
         )
     else:
@@ -94,7 +94,7 @@ def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Wanted) -> s
 def stack(
     path: str,
     arrays: Sequence[Stored],
-    wanted: Wanted,
+    wanted: Selection,
     label: Callable[[str], Sequence[str] | None] = lambda _: None,
 ) -> Stacked:
     """Make X of arrays.
@@ -124,12 +124,12 @@ def stack(
     return Stacked(path, shape, dtype, tuple(variables), wanted, _names(variables, label))
 
 
-def _could_be(array: Stored, wanted: Wanted) -> bool:
+def _could_be(array: Stored, wanted: Selection) -> bool:
     return set(wanted.named) <= set(array.dims) if wanted.named else len(array.shape) == 2
 
 
-def _variable(path: str, array: Stored, wanted: Wanted) -> Variable:
-    place = f"{path}: " if len(wanted.arrays) < 2 else f"{path}: {shown(array.name)}: "
+def _variable(path: str, array: Stored, wanted: Selection) -> Variable:
+    place = f"{path}: " if len(wanted.arrays) < 2 else f"{path}: {sanitize(array.name)}: "
     try:
         packing = find_packing(array.dtype, array.attributes)
     except ValueError as error:
@@ -137,7 +137,7 @@ def _variable(path: str, array: Stored, wanted: Wanted) -> Variable:
     if not wanted.named:
         if len(array.shape) != 2 and any(array.dims):
             raise InputError(
-                f"{place}X must be a matrix; {shown(array.name)} is {_dimensions(array)}. Say "
+                f"{place}X must be a matrix; {sanitize(array.name)} is {_dimensions(array)}. Say "
                 "which dimension holds the features with input.features_dim; the others, or those "
                 "of input.column_dims in that order, are stacked to columns."
             )
@@ -151,9 +151,9 @@ def _variable(path: str, array: Stored, wanted: Wanted) -> Variable:
         for name in wanted.named
         if name not in array.dims and not (several and name == wanted.features_dim)
     ]
-    told = f"{place}{shown(array.name)} is {_dimensions(array)}"
+    told = f"{place}{sanitize(array.name)} is {_dimensions(array)}"
     if absent:
-        raise InputError(f"{told}, and has no dimension {', '.join(map(shown, absent))}.")
+        raise InputError(f"{told}, and has no dimension {', '.join(map(sanitize, absent))}.")
     if len(set(array.dims)) < len(array.dims):
         raise InputError(f"{told}, and two of its dimensions have one name.")
     axes = {name: axis for axis, name in enumerate(array.dims)}
@@ -166,7 +166,7 @@ def _variable(path: str, array: Stored, wanted: Wanted) -> Variable:
         if wanted.features_dim is None and len(rest) == 1:
             features_axis = rest.pop()
         if rest:
-            names = ", ".join(shown(str(array.dims[axis])) for axis in rest)
+            names = ", ".join(sanitize(str(array.dims[axis])) for axis in rest)
             raise InputError(f"{told}; input.features_dim and input.column_dims leave out {names}.")
     if not chosen:
         raise InputError(f"{told}, and none of its dimensions is left for the columns.")
@@ -178,9 +178,9 @@ def _check_chunks(path: str, variable: Variable) -> None:
     size = variable.grid[0] * variable.count * variable.dtype.itemsize
     if variable.stored.chunks is not None and len(variable.columns) > 1 and size > CHUNK_BYTES:
         raise InputError(
-            f"{path}: the chunks {variable.stored.chunks} of {shown(variable.stored.name)} hold "
+            f"{path}: the chunks {variable.stored.chunks} of {sanitize(variable.stored.name)} hold "
             f"columns that lie far apart: to read one of them once, {size:,} bytes must be held. "
-            f"Store it in chunks of 1 along {shown(str(_outermost(variable)))}, or choose another "
+            f"Store it in chunks of 1 along {sanitize(str(_outermost(variable)))}, or choose another "
             "order of input.column_dims."
         )
 

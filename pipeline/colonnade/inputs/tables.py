@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from colonnade.errors import InputError, shown
-from colonnade.inputs.base import Source, Wanted
+from colonnade.errors import InputError, sanitize
+from colonnade.inputs.base import MatrixReader, Selection
 from colonnade.inputs.features import find_features
 
 __all__ = ["Table", "chosen", "numbers", "refuse_arrays"]
 
 
 @dataclass(frozen=True)
-class Table(Source):
+class Table(MatrixReader):
     """X from the rows of a table; it has the features that are wanted and no others.
 
     Attributes
@@ -84,7 +84,7 @@ class Table(Source):
         """Read features by name into an array, (features, rows)."""
 
 
-def refuse_arrays(path: str, wanted: Wanted) -> None:
+def refuse_arrays(path: str, wanted: Selection) -> None:
     """Raise InputError for settings that say nothing of a table."""
     for key, given in (
         ("array", wanted.arrays),
@@ -103,11 +103,11 @@ def refuse_arrays(path: str, wanted: Wanted) -> None:
         )
 
 
-def chosen(path: str, names: Sequence[str], wanted: Wanted) -> list[str]:
+def chosen(path: str, names: Sequence[str], wanted: Selection) -> list[str]:
     """Choose the columns of a table that are wanted as features: all of them by default."""
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise InputError(f"{path}: two columns have the name {shown(twice)!r}.")
+        raise InputError(f"{path}: two columns have the name {sanitize(twice)!r}.")
     found = find_features(path, wanted.features, len(names), tuple(names))
     return list(names) if found is None else [names[i] for i in found]
 

@@ -15,9 +15,9 @@ from zarr.core.buffer import default_buffer_prototype
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
-from colonnade.errors import InputError, reason, shown
+from colonnade.errors import InputError, one_line, sanitize
 from colonnade.inputs.arrays import Box, Stacked, Stored
-from colonnade.inputs.base import Stamps, Wanted
+from colonnade.inputs.base import Selection, Stamps
 from colonnade.inputs.label_texts import labels
 from colonnade.inputs.stacking import choose, stack
 from colonnade.limits import CHUNK_BYTES
@@ -80,7 +80,7 @@ class ZarrStored(Stored):
         return bounded(node)
 
 
-def open_zarr(path: str, wanted: Wanted, store: Any = None) -> Stacked:
+def open_zarr(path: str, wanted: Selection, store: Any = None) -> Stacked:
     """Open a Zarr array, or one or several of a Zarr group.
 
     Parameters
@@ -98,7 +98,7 @@ def open_zarr(path: str, wanted: Wanted, store: Any = None) -> Stacked:
         if isinstance(node, zarr.Group):
             return _of_group(path, node, wanted)
         if wanted.arrays:
-            told = ", ".join(repr(shown(name)) for name in wanted.arrays)
+            told = ", ".join(repr(sanitize(name)) for name in wanted.arrays)
             raise InputError(
                 f"{path}: this is a single Zarr array; leave out input.array ({told})."
             )
@@ -111,10 +111,10 @@ def open_zarr(path: str, wanted: Wanted, store: Any = None) -> Stacked:
         ) from None
     # zarr raises whatever its metadata happens to break
     except Exception as error:
-        raise InputError(f"{path}: this cannot be read as Zarr: {reason(error)}") from error
+        raise InputError(f"{path}: this cannot be read as Zarr: {one_line(error)}") from error
 
 
-def _of_group(path: str, group: zarr.Group, wanted: Wanted) -> Stacked:
+def _of_group(path: str, group: zarr.Group, wanted: Selection) -> Stacked:
     def get(name: str) -> ZarrStored | None:
         node = group.get(name)
         return _stored(name, node) if isinstance(node, zarr.Array) else None

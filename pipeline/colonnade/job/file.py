@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from colonnade.errors import JobError, reason, shown
+from colonnade.errors import JobError, one_line, sanitize
 from colonnade.formatting import counted
 from colonnade.job import pathfields
 from colonnade.job.job import Job
@@ -111,7 +111,10 @@ def _unique_mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
         if isinstance(key, yaml.ScalarNode):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {shown(str(key.value))} is written twice", key.start_mark
+                    None,
+                    None,
+                    f"the key {sanitize(str(key.value))} is written twice",
+                    key.start_mark,
                 )
             seen.add(key.value)
     return loader.construct_mapping(node, deep=True)
@@ -126,7 +129,7 @@ def _parsed(text: str) -> Any:
         return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     # PyYAML raises whatever !!int "", 2001-99-99 or a thousand brackets happen to break
     except Exception as error:
-        raise ValueError(reason(error).replace('in "<unicode string>", ', "at ")) from error
+        raise ValueError(one_line(error).replace('in "<unicode string>", ', "at ")) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -135,7 +138,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise JobError(f"{path}: there is no such job file.") from None
     except (OSError, ValueError) as error:
-        raise JobError(f"{path}: this job file cannot be read: {reason(error)}") from None
+        raise JobError(f"{path}: this job file cannot be read: {one_line(error)}") from None
     try:
         document = _parsed(text)
     except ValueError as error:
@@ -150,7 +153,7 @@ def _override(document: dict[str, Any], text: str) -> list[str]:
     """Apply one ``section.key=value``; return the problems it has."""
     dotted, equals, value = text.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
-    said = f"--set {shown(text)}"
+    said = f"--set {sanitize(text)}"
     if not equals or not all(keys):
         return [f"{said}: expected section.key=value"]
     try:
@@ -271,7 +274,7 @@ def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
         case "literal_error":
             told = _choice(given, context["expected"])
         case "value_error" if given == problem["input"] or "allowed: " in str(context["error"]):
-            told = f"given {_brief(given)}; {shown(str(context['error']), 400)}"
+            told = f"given {_brief(given)}; {sanitize(str(context['error']), 400)}"
         case "value_error":
             told = f"given {_brief(given)}; with these variables it is not allowed"
         case locations.SECRET:
@@ -282,7 +285,7 @@ def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
         case _:
             told = f"given {_brief(given)}; {problem['msg'].lower()}"
     # no place where a key is no Unicode
-    return ".".join(shown(str(part)) for part in location) or "keys", told
+    return ".".join(sanitize(str(part)) for part in location) or "keys", told
 
 
 def _at(document: Any, location: Sequence[int | str], default: Any) -> Any:
@@ -299,7 +302,7 @@ def _at(document: Any, location: Sequence[int | str], default: Any) -> Any:
 
 def _brief(given: Any) -> str:
     try:
-        return shown(repr(given))
+        return sanitize(repr(given))
     except ValueError:  # Python writes no integer of thousands of digits
         return "a number too long to show"
 

@@ -19,7 +19,7 @@ from colonnade.job.cluster import (
 from colonnade.job.cluster.base import placed
 from colonnade.job.input import InputSettings
 from colonnade.job.network import SCALINGS, ArrayNames, NetworkSettings
-from colonnade.job.output import OutputSettings, Product, ScaleSettings
+from colonnade.job.output import OutputSettings, ProductName, ScaleSettings
 from colonnade.storage.locations import Settings
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "LocalCluster",
     "NetworkSettings",
     "OutputSettings",
-    "Product",
+    "ProductName",
     "QueueCluster",
     "ScaleSettings",
     "Secured",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, PlainValidator, TypeAdapter, WithJsonSchema
 
-from colonnade.errors import UsageError, shown
+from colonnade.errors import UsageError, sanitize
 from colonnade.job.lists import Names
 from colonnade.job.values import number
 from colonnade.network.activations import ACTIVATIONS, COLUMNWISE, activation
@@ -100,7 +100,7 @@ def _layer_names(given: dict[str, str]) -> dict[str, str]:
     unknown = [key for key in given if key not in known]
     if unknown:
         raise ValueError(
-            f"{', '.join(map(shown, unknown))}: allowed: W1, b1, W2, b2 and so on, without a gap"
+            f"{', '.join(map(sanitize, unknown))}: allowed: W1, b1, W2, b2 and so on, without a gap"
         )
     absent = [key for key in known[::2] if key not in given]
     if absent or not known:

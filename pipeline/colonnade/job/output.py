@@ -18,9 +18,9 @@ from colonnade.job.values import Size, number
 from colonnade.storage.locations import FilePath, Settings, StorageOptions
 from colonnade.storage.urls import SCHEMES
 
-__all__ = ["Layout", "OutputSettings", "Product", "ScaleSettings"]
+__all__ = ["Layout", "OutputSettings", "ProductName", "ScaleSettings"]
 
-Product = Literal[
+ProductName = Literal[
     "jacobian", "value", "norm", "spectral_norm", "mean", "mean_abs", "max_abs", "gram"
 ]
 """What a store may hold; this order is the order in which stores list it."""
@@ -28,7 +28,7 @@ Layout = Literal["dense", "factored"]
 
 # Bits of the mantissa that are stored, less one: to keep all of them is no rounding
 _MANTISSA = {"float32": 22, "float64": 51}
-_PRODUCTS: tuple[Product, ...] = get_args(Product)
+_PRODUCTS: tuple[ProductName, ...] = get_args(ProductName)
 
 
 def _bits(given: Any) -> int | None:
@@ -75,7 +75,7 @@ Bits = Annotated[
     ),
 ]
 Products = Annotated[
-    tuple[Product, ...],
+    tuple[ProductName, ...],
     BeforeValidator(_listed),
     AfterValidator(lambda chosen: tuple(p for p in _PRODUCTS if p in chosen)),
     WithJsonSchema(

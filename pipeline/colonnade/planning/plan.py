@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from colonnade.errors import shown
+from colonnade.errors import sanitize
 from colonnade.formatting import counted, format_bytes, format_seconds
 from colonnade.grid import ArrayPlan, Grid, Shapes
 
@@ -230,13 +230,13 @@ class Plan:
         first, few = self.features[0], self.features[:_FEW]
         more = ", …" * (len(self.features) > _FEW)
         if first.input is None or first.feature is None:
-            names = ", ".join(shown(str(f.input or f.feature), 40) for f in few)
+            names = ", ".join(sanitize(str(f.input or f.feature), 40) for f in few)
             whose = "X" if first.input is None else "the network"
             return [f"features  {names}{more}: names that {whose} alone has; X's order is taken"]
         if all(feature.place == at for at, feature in enumerate(self.features)):
-            names = ", ".join(shown(str(feature.input), 40) for feature in few)
+            names = ", ".join(sanitize(str(feature.input), 40) for feature in few)
             return [f"features  {names}{more}: the same names in the network and in X"]
-        pairs = ", ".join(f"{shown(str(f.feature), 40)} (number {f.place} of X)" for f in few)
+        pairs = ", ".join(f"{sanitize(str(f.feature), 40)} (number {f.place} of X)" for f in few)
         return [f"features  {pairs}{more}: matched by name, in the network's order"]
 
     def _told_rate(self) -> str:

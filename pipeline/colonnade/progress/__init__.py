@@ -3,17 +3,17 @@
 from colonnade.progress.log import (
     LOGS,
     JsonLines,
+    describe,
     forgiving,
     listening,
     measuring,
-    told,
 )
 
 __all__ = [
     "LOGS",
     "JsonLines",
+    "describe",
     "forgiving",
     "listening",
     "measuring",
-    "told",
 ]

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from colonnade.events import BlockChecked, BlockDone, ClusterReady, Event, Listener, RunFinished
 from colonnade.progress.meter import Meter
-from colonnade.progress.telling import Few, told
+from colonnade.progress.telling import Few, describe
 
 __all__ = ["bar"]
 
@@ -65,7 +65,7 @@ class _Bar:
         if isinstance(event, RunFinished):
             return
         if self._few.lets(event):
-            self._say(told(event))
+            self._say(describe(event))
         if isinstance(event, ClusterReady):
             self._bar.update(
                 self._task,

@@ -10,7 +10,7 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
-from colonnade.errors import has_credentials, shown
+from colonnade.errors import has_credentials, sanitize
 from colonnade.events import BlockDone, Event, Stopping
 from colonnade.formatting import now
 from colonnade.limits import EVENT_CHARACTERS
@@ -50,7 +50,7 @@ def _plain(value: Any) -> Any:
         return None
     # A credential in a URL is left out of whatever an event repeats
     if isinstance(value, str) and (has_credentials(value) or len(value) > EVENT_CHARACTERS):
-        return shown(value, EVENT_CHARACTERS)
+        return sanitize(value, EVENT_CHARACTERS)
     return value
 
 

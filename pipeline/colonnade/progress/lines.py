@@ -8,7 +8,7 @@ from rich.console import Console
 
 from colonnade.events import BlockChecked, BlockDone, Event, RunFinished
 from colonnade.progress.meter import Meter
-from colonnade.progress.telling import Few, told
+from colonnade.progress.telling import Few, describe
 
 __all__ = ["Lines"]
 
@@ -32,10 +32,10 @@ class Lines:
         if isinstance(event, BlockChecked):
             if time.monotonic() >= self._next_checked:
                 self._next_checked = time.monotonic() + _EVERY
-                self._say(told(event))
+                self._say(describe(event))
         elif not isinstance(event, BlockDone | RunFinished):
             if self._few.lets(event):
-                self._say(told(event))
+                self._say(describe(event))
         elif isinstance(event, BlockDone) and time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY
             meter = self._meter

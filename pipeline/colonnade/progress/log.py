@@ -13,9 +13,9 @@ from colonnade.progress.bar import bar
 from colonnade.progress.jsonlines import JsonLines
 from colonnade.progress.lines import Lines
 from colonnade.progress.metrics import measuring
-from colonnade.progress.telling import forgiving, told
+from colonnade.progress.telling import describe, forgiving
 
-__all__ = ["LOGS", "JsonLines", "forgiving", "listening", "measuring", "told"]
+__all__ = ["LOGS", "JsonLines", "describe", "forgiving", "listening", "measuring"]
 
 LOGS = ("auto", "bar", "plain", "json")
 """How a run tells of itself on stderr; auto is a bar on a terminal, and plain lines elsewhere."""

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from colonnade.errors import ColonnadeError, UsageError, needed
+from colonnade.errors import ColonnadeError, UsageError, import_optional
 from colonnade.events import (
     BlockChecked,
     BlockDamaged,
@@ -68,7 +68,7 @@ def measuring(path: str, name: str, listener: Listener) -> Iterator[Listener]:
         The file cannot be written, or prometheus_client is not installed.
     """
     told = "--metrics writes through prometheus_client"
-    needed("prometheus_client", "metrics", UsageError, told)
+    import_optional("prometheus_client", "metrics", UsageError, told)
     file = _File(Path(path), name)
     try:
         file.write()

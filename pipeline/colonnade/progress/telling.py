@@ -31,14 +31,14 @@ from colonnade.events import (
 )
 from colonnade.formatting import counted, format_seconds
 
-__all__ = ["Few", "forgiving", "told"]
+__all__ = ["Few", "describe", "forgiving"]
 
 # Of events that may come by the thousand
 _FEW = 10
 _FEW_WORKERS = 3
 
 
-def told(event: Event) -> str:
+def describe(event: Event) -> str:
     """One line that tells an event."""
     return visible(_told(event))
 

@@ -15,7 +15,7 @@ import xarray as xr
 import yaml
 from xarray.backends import BackendEntrypoint, ZarrBackendEntrypoint
 
-from colonnade.errors import IncompleteError, StoreError, UsageError, reason, visible
+from colonnade.errors import IncompleteError, StoreError, UsageError, one_line, visible
 from colonnade.limits import METADATA_BYTES
 from colonnade.reading.deviations import scaled as scaled_view
 from colonnade.reading.deviations import with_deviations
@@ -144,7 +144,7 @@ class Backend(BackendEntrypoint):
                 dataset = scaled_view(_chunked(dataset))
         # xarray decodes attributes too, and raises whatever damaged ones happen to break
         except Exception as error:
-            raise StoreError(f"{path}: xarray cannot open this store: {reason(error)}") from error
+            raise StoreError(f"{path}: xarray cannot open this store: {one_line(error)}") from error
         dataset.attrs = _attributes(store, dataset, status)
         return dataset.drop_vars(dropped, errors="ignore")
 

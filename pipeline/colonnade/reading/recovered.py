@@ -19,7 +19,7 @@ from xarray.core.indexing import (
 )
 
 from colonnade.compute.blas import one_blas_thread
-from colonnade.compute.kernel.few import FewColumns
+from colonnade.compute.kernel.partial import PartialTiles
 from colonnade.compute.kernel.tiles import Tiles, overlapping
 from colonnade.store import Store
 from colonnade.store.attributes import attributes
@@ -131,17 +131,17 @@ def _at_once(slopes: Slopes, tiles: Tiles) -> int:
 _opening = threading.Lock()
 
 
-def _opened(source: SlopesAddress) -> tuple[Slopes, FewColumns]:
+def _opened(source: SlopesAddress) -> tuple[Slopes, PartialTiles]:
     # lru_cache lets each of a reader's threads make the kernel that they are to share
     with _opening:
         return _cached(source)
 
 
 @lru_cache(maxsize=4)
-def _cached(source: SlopesAddress) -> tuple[Slopes, FewColumns]:
+def _cached(source: SlopesAddress) -> tuple[Slopes, PartialTiles]:
     slopes = Slopes.open(source)
     network, record = slopes.store.network(imports=False), slopes.store.record
-    return slopes, FewColumns(Tiles(network, np.dtype(record.input.dtype), slopes.dtype))
+    return slopes, PartialTiles(Tiles(network, np.dtype(record.input.dtype), slopes.dtype))
 
 
 def _indices(key: Any, size: int) -> range | NDArray[np.intp]:

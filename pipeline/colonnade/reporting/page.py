@@ -9,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from colonnade.errors import IncompleteError, StoreError, UsageError, reason, visible
+from colonnade.errors import IncompleteError, StoreError, UsageError, one_line, visible
 from colonnade.formatting import counted, format_bytes, format_seconds
 from colonnade.reporting import draw
 from colonnade.reporting.summary import Part, Summary, summarise
@@ -59,10 +59,10 @@ def report(
     try:
         page = _page(summarise(store, storage_options))
     except OSError as error:
-        raise StoreError(f"{store} cannot be read: {reason(error).rstrip('.')}.") from error
+        raise StoreError(f"{store} cannot be read: {one_line(error).rstrip('.')}.") from error
     except ValueError as error:
         raise IncompleteError(
-            f"{store} is damaged: {reason(error).rstrip('.')}. colonnade verify says where, and "
+            f"{store} is damaged: {one_line(error).rstrip('.')}. colonnade verify says where, and "
             "colonnade run --repair JOB computes it again."
         ) from error
     path = Path(output)

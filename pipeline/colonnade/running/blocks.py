@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from colonnade.buffers import Buffers
 from colonnade.compute.kernel.tiles import STRIP, Tiles, overlapping
-from colonnade.compute.products import Product, Rows
+from colonnade.compute.products import BlockAccumulator, Product
 from colonnade.inputs.matrix import nonfinite
 from colonnade.running.input_guard import SteadyColumns
 from colonnade.store import Store
@@ -70,7 +70,7 @@ class BlockWork:
         """
         buffers = self._buffers()
         bad = np.zeros(X.shape[1], np.bool_)
-        rows = Rows(lambda name, first, last: buffers[name].rows(first, last))
+        rows = BlockAccumulator(lambda name, first, last: buffers[name].rows(first, last))
         for product in self.products:
             product.begin(rows)
         for _, a, b in overlapping(start, start + X.shape[1], STRIP):
@@ -99,7 +99,7 @@ class BlockWork:
         first: int,
         start: int,
         buffers: dict[str, ShardBuffer],
-        rows: Rows,
+        rows: BlockAccumulator,
         bad: NDArray[np.bool_],
     ) -> None:
         """Compute the columns from number `first` on, of a block that begins at `start`."""
@@ -143,7 +143,7 @@ class BlockWork:
         at: int,
         buffers: dict[str, ShardBuffer],
         products: Sequence[Product],
-        rows: Rows,
+        rows: BlockAccumulator,
     ) -> NDArray[Any]:
         chunk = self.store.grid.chunk_columns
         main, bits = buffers.get("jacobian"), self.store.record.job.output.significant_bits

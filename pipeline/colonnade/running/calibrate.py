@@ -15,7 +15,7 @@ from colonnade.errors import IncompleteError, UsageError
 from colonnade.events import BlockDone, BlockFailed, ignore
 from colonnade.job.file import JobLike, load_job
 from colonnade.planning.plan import Calibration, Plan
-from colonnade.running.prepare import Checked, check_job
+from colonnade.running.prepare import PreparedJob, check_job
 from colonnade.running.retries import compute
 from colonnade.signals.stopping import Stop, stoppable
 from colonnade.store import Store, hold
@@ -52,7 +52,7 @@ def plan(job: JobLike, overrides: Iterable[str] = (), *, calibrate: bool = False
     return calibrated(checked)
 
 
-def calibrated(checked: Checked) -> Plan:
+def calibrated(checked: PreparedJob) -> Plan:
     """Plan a job on its cluster, and time some of its blocks there.
 
     Raises
@@ -106,7 +106,7 @@ def sample(plan: Plan) -> list[int]:
 
 
 def _computed(
-    cluster: clusters.Cluster, store: Store, plan: Plan, run: str, stop: Stop, checked: Checked
+    cluster: clusters.Cluster, store: Store, plan: Plan, run: str, stop: Stop, checked: PreparedJob
 ) -> list[BlockDone]:
     done = []
     with hold(store.place, run) as lease:

@@ -21,7 +21,7 @@ from distributed.scheduler import KilledWorker
 from colonnade.clusters import StuckWorker, waited, within
 from colonnade.errors import ColonnadeError
 
-__all__ = ["Lost", "Watch", "answering", "batches", "dispatch", "in_flight"]
+__all__ = ["LostBatch", "RunMonitor", "answering", "batches", "dispatch", "in_flight"]
 
 # In flight for each thread at the most; when half of them are done as many are sent. At the least
 # one is computed, one on its way there, and two are for the scheduler's delays; on a small cluster
@@ -41,7 +41,7 @@ Batch = tuple[int, ...]
 Receipt = TypeVar("Receipt")
 
 
-class Lost(Exception):  # noqa: N818 (what happened to a batch, handed on as a value)
+class LostBatch(Exception):  # noqa: N818 (what happened to a batch, handed on as a value)
     """A batch of which nothing came back but this: its workers died, or could not take it.
 
     Attributes
@@ -55,7 +55,7 @@ class Lost(Exception):  # noqa: N818 (what happened to a batch, handed on as a v
         self.killed = killed
 
 
-class Watch(Protocol):
+class RunMonitor(Protocol):
     """Who looks after a run while it waits; whatever its methods raise ends the wait."""
 
     def goes_on(self) -> bool:
@@ -93,8 +93,8 @@ def dispatch(
     compute: Callable[[Batch], Sequence[Receipt]],
     todo: Iterable[Batch],
     most: int,
-    watch: Watch,
-) -> Iterator[tuple[Batch, Sequence[Receipt] | Lost]]:
+    watch: RunMonitor,
+) -> Iterator[tuple[Batch, Sequence[Receipt] | LostBatch]]:
     """Compute batches on a cluster and yield each with its receipts, or with why there are none.
 
     Parameters
@@ -161,10 +161,10 @@ class _Flight:
         client: distributed.Client,
         compute: Callable[[Batch], Sequence[Any]],
         todo: Iterable[Batch],
-        watch: Watch,
+        watch: RunMonitor,
     ) -> None:
         self.sent: dict[Any, Batch] = {}
-        self.given_up: dict[Any, Lost] = {}
+        self.given_up: dict[Any, LostBatch] = {}
         self.collected = distributed.as_completed(loop=client.loop)
         self._client = client
         self._compute = compute
@@ -240,7 +240,7 @@ class _Flight:
             if self._stuck[key] >= _STICKS and key in self.sent and key not in self._gathering
         }
         for key in tired:
-            self.given_up[key] = Lost(
+            self.given_up[key] = LostBatch(
                 f"{self._stuck[key]} workers were stuck while they had it, the last at "
                 f"{stuck.address}: {stuck.cause} (cluster.stall_timeout); a disk that does not "
                 "answer is the usual cause",
@@ -266,13 +266,15 @@ def answering(client: distributed.Client) -> Iterator[None]:
         raise CommClosedError("the scheduler is lost") from error
 
 
-def _lost(future: distributed.Future[Any]) -> Lost:
+def _lost(future: distributed.Future[Any]) -> LostBatch:
     error = future.exception()
     if isinstance(error, KilledWorker):
-        return Lost(
+        return LostBatch(
             f"{error.allowed_failures + 1} workers died while they had it, the last at "
             f"{error.last_worker.address}; too little memory is the usual cause "
             "(cluster.memory_per_worker, output.block_size)",
             killed=True,
         )
-    return Lost(f"{type(error).__name__}: {error}" if error is not None else str(future.status))
+    return LostBatch(
+        f"{type(error).__name__}: {error}" if error is not None else str(future.status)
+    )

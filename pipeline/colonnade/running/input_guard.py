@@ -20,15 +20,15 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from colonnade.errors import IncompleteError, InputError, reason
+from colonnade.errors import IncompleteError, InputError, one_line
 from colonnade.events import BlockFailed, InputChanged, Listener
 from colonnade.formatting import counted
-from colonnade.inputs import Columns
+from colonnade.inputs import InputMatrix
 from colonnade.inputs.base import Stamps
 from colonnade.store import InputRecord, Lease, Store, input_record
 from colonnade.store.status import ranges
 
-__all__ = ["ChangedError", "Guard", "SteadyColumns", "stamp_of"]
+__all__ = ["ChangedError", "InputGuard", "SteadyColumns", "stamp_of"]
 
 # A writer may be at work: X has changed where it looks the same twice, so many seconds apart
 _PAUSE = 1.0
@@ -42,7 +42,7 @@ _RARELY = 100
 # What is raised where X cannot be read, as when it has gone
 _UNREADABLE = (InputError, OSError, ValueError)
 
-Opener = Callable[[], Columns]
+Opener = Callable[[], InputMatrix]
 
 
 class ChangedError(Exception):
@@ -52,7 +52,7 @@ class ChangedError(Exception):
 class _Seen(NamedTuple):
     """X as it is open, and its stamps when it was found to be the store's."""
 
-    columns: Columns
+    columns: InputMatrix
     stamps: Stamps
 
 
@@ -171,7 +171,7 @@ class SteadyColumns:
                 self.touched = self.touched or not whole
 
 
-class Guard:
+class InputGuard:
     """Looks, on the client, whether X is still the one of which a store is being made.
 
     As a context, around the computation of the blocks: where that fails, X is looked at too.
@@ -255,7 +255,7 @@ class Guard:
                 return
             path, x = self._store.path, self._store.record.job.input.path
             raise IncompleteError(
-                f"{path} is incomplete: {x} cannot be read any more ({reason(error).rstrip('.')}), "
+                f"{path} is incomplete: {x} cannot be read any more ({one_line(error).rstrip('.')}), "
                 "so that it is not known whether it changed during the run. Once it can be read, "
                 "the same command finishes the store."
             ) from error

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import ColonnadeError, JobError, listed, reason, shown
-from colonnade.inputs import Columns
+from colonnade.errors import ColonnadeError, JobError, listed, one_line, sanitize
+from colonnade.inputs import InputMatrix
 from colonnade.inputs.coordinates import array_beside, coordinate_beside
 from colonnade.inputs.labels import Coordinate, Dimension, Labels, names_problem, scale_problem
 from colonnade.inputs.pairing import Pairing
@@ -32,7 +32,7 @@ __all__ = ["find_labels", "network_names"]
 
 
 def find_labels(
-    job: Job, columns: Columns, pairing: Pairing, sizes: Mapping[str, int]
+    job: Job, columns: InputMatrix, pairing: Pairing, sizes: Mapping[str, int]
 ) -> tuple[Labels, dict[Dimension, Coordinate]]:
     """Find a job's names and scales, and the coordinates of X's own store that are numbers.
 
@@ -93,8 +93,8 @@ def network_names(job: Job, network: Network) -> tuple[str, ...] | None:
     for at, name in enumerate(given):
         if told[at] != name and name in places:
             raise JobError(
-                f"network.input_names: input {at} is {shown(repr(name))} there, which is input "
-                f"{places[name]} in {settings.weights}; its input {at} is {shown(repr(told[at]))}. "
+                f"network.input_names: input {at} is {sanitize(repr(name))} there, which is input "
+                f"{places[name]} in {settings.weights}; its input {at} is {sanitize(repr(told[at]))}. "
                 "Leave network.input_names out: X's features are matched with the file's names."
             )
     return given
@@ -140,7 +140,7 @@ def _deviations(
     dimension: str,
     given: tuple[float, ...] | str | None,
     job: Job,
-    columns: Columns,
+    columns: InputMatrix,
     pairing: Pairing,
     sizes: Mapping[str, int],
 ) -> tuple[float, ...] | None:
@@ -174,7 +174,7 @@ def _deviations(
     return std
 
 
-def _wanted(numbers: NDArray[Any], columns: Columns) -> NDArray[Any]:
+def _wanted(numbers: NDArray[Any], columns: InputMatrix) -> NDArray[Any]:
     """Take those of the features that are wanted, in their order, of all that the file has."""
     if columns.features is None:
         return numbers
@@ -195,7 +195,7 @@ def _numbers_of(path: str, data: bytes, name: str) -> NDArray[Any]:
         arrays = load_npz(path, io.BytesIO(data)).arrays
         if name in arrays or len(arrays) == 1:
             return arrays[name] if name in arrays else next(iter(arrays.values()))
-        raise ValueError(f"none of its arrays is {name}: {shown(', '.join(arrays))}")
+        raise ValueError(f"none of its arrays is {name}: {sanitize(', '.join(arrays))}")
     return np.array([float(number) for number in data.decode().split()])
 
 
@@ -224,4 +224,4 @@ def _telling(key: str) -> Iterator[None]:
     except FileNotFoundError:
         raise JobError(f"{key}: there is no such file.") from None
     except (OSError, ValueError, RecursionError, ColonnadeError) as error:
-        raise JobError(f"{key}: {reason(error).rstrip('.')}.") from error
+        raise JobError(f"{key}: {one_line(error).rstrip('.')}.") from error

@@ -12,7 +12,7 @@ from colonnade.errors import IncompleteError, UsageError
 from colonnade.events import Listener, RunFinished, ignore
 from colonnade.job import Job
 from colonnade.job.file import load_job, unexpanded
-from colonnade.running.prepare import Checked
+from colonnade.running.prepare import PreparedJob
 from colonnade.running.run import carry_out, refuse_both
 from colonnade.storage.locations import Options, StorageOptions, absolute
 from colonnade.storage.urls import is_url, overlap
@@ -101,7 +101,7 @@ def materialize(
     if overlap(source.path, located.output.path):
         raise UsageError(f"{factored} and {dense} overlap: choose another place for the tensor.")
     record = source.record
-    checked = Checked(
+    checked = PreparedJob(
         located,
         source.network(),
         Slopes(source),

@@ -11,23 +11,23 @@ from colonnade.compute.kernel import kernel_bytes, scratch_bytes, slope_numbers,
 from colonnade.compute.kernel.order import cheapest
 from colonnade.compute.kernel.tiles import STRIP, tile_columns
 from colonnade.compute.products import kept_bytes, needs_blocks
-from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError, listed, shown
+from colonnade.errors import InputError, NetworkError, StoreError, TooLargeError, listed, sanitize
 from colonnade.events import FeaturesOrdered, Listener
 from colonnade.grid import Grid, Shapes
-from colonnade.inputs import Columns, open_columns
+from colonnade.inputs import InputMatrix, open_columns
 from colonnade.inputs.labels import Coordinate, Dimension, Labels
 from colonnade.inputs.pairing import MatchError, Pairing, difference, match_key, pair
 from colonnade.job import SCALINGS, Job
 from colonnade.network.network import Network
 from colonnade.planning.plan import Capacity, Feature, Plan, Work
 from colonnade.planning.sizing import make_plan
-from colonnade.running.input_guard import Guard, stamp_of
+from colonnade.running.input_guard import InputGuard, stamp_of
 from colonnade.running.labels import find_labels, network_names
 from colonnade.storage.urls import is_url, overlap
 from colonnade.store import InputRecord, Lease, Store, input_record
 from colonnade.store.slopes import Slopes, SlopesAddress
 
-__all__ = ["Checked", "check_job"]
+__all__ = ["PreparedJob", "check_job"]
 
 _NO_NAMES = Pairing()
 # Names that an event tells
@@ -35,7 +35,7 @@ _FEW = 12
 
 
 @dataclass(frozen=True)
-class Checked:
+class PreparedJob:
     """A job whose files have been opened and found to fit.
 
     Attributes
@@ -54,7 +54,7 @@ class Checked:
 
     job: Job
     network: Network
-    columns: Columns | Slopes
+    columns: InputMatrix | Slopes
     x: InputRecord
     labels: Labels
     coordinates: dict[Dimension, Coordinate]
@@ -62,12 +62,14 @@ class Checked:
     trust: bool = True
     stamp: str = ""
 
-    def guard(self, store: Store, lease: Lease, missing: list[int], listener: Listener) -> Guard:
+    def guard(
+        self, store: Store, lease: Lease, missing: list[int], listener: Listener
+    ) -> InputGuard:
         """Look after X from now on, while the missing blocks of a store are made of it."""
         asked = self.job.input.asked
         # Slopes that stand for X look after themselves
         reopen = None if isinstance(self.columns, Slopes) else (lambda: open_columns(**asked))
-        return Guard(reopen, self.x, store, lease, missing, listener)
+        return InputGuard(reopen, self.x, store, lease, missing, listener)
 
     def first(self, columns: int) -> InputRecord:
         """Describe X as it was when it had so many columns, if it has grown since.
@@ -88,7 +90,7 @@ class Checked:
         pairing = self.pairing
         if pairing.order is None:
             return None
-        names = tuple(shown(name) for name in (pairing.features or ())[:_FEW])
+        names = tuple(sanitize(name) for name in (pairing.features or ())[:_FEW])
         return FeaturesOrdered(self.job.input.path, self.network.n, pairing.moved, names)
 
     @property
@@ -153,7 +155,7 @@ class Checked:
         return replace(plan, features=_features(self.pairing, network.n))
 
 
-def check_job(job: Job) -> Checked:
+def check_job(job: Job) -> PreparedJob:
     """Open what a job names, and refuse what does not fit; nothing is changed.
 
     Raises
@@ -192,17 +194,17 @@ def check_job(job: Job) -> Checked:
     before = _stamp(columns)
     found = _described(columns)
     stamp = before if _stamp(columns) == before else ""
-    return Checked(job, network, columns, found, labels, coordinates, pairing, stamp=stamp)
+    return PreparedJob(job, network, columns, found, labels, coordinates, pairing, stamp=stamp)
 
 
-def _stamp(columns: Columns) -> str:
+def _stamp(columns: InputMatrix) -> str:
     try:
         return stamp_of(columns.stamps())
     except (OSError, ValueError) as error:
         raise InputError(f"{columns.path}: X cannot be read: {error}") from error
 
 
-def _paired(job: Job, names: tuple[str, ...] | None, columns: Columns) -> Pairing:
+def _paired(job: Job, names: tuple[str, ...] | None, columns: InputMatrix) -> Pairing:
     """Match X's features with the network's inputs; InputError where their names differ."""
     try:
         return pair(names, columns.feature_names, numbered=columns.numbered)
@@ -222,7 +224,7 @@ def _paired(job: Job, names: tuple[str, ...] | None, columns: Columns) -> Pairin
         ) from None
 
 
-def _selection(columns: Columns, order: tuple[int, ...]) -> tuple[int | str, ...]:
+def _selection(columns: InputMatrix, order: tuple[int, ...]) -> tuple[int | str, ...]:
     """Say which features are X in another order, as `input.features` does: by name if possible."""
     names = [(columns.feature_names or ())[at] for at in order]
     held = columns.source.all_names or ()
@@ -241,7 +243,7 @@ def _features(pairing: Pairing, n: int) -> tuple[Feature, ...]:
     return tuple(Feature(*each) for each in pairs)
 
 
-def _described(columns: Columns, most: int | None = None) -> InputRecord:
+def _described(columns: InputMatrix, most: int | None = None) -> InputRecord:
     try:
         return input_record(columns, most)
     except (OSError, ValueError, MemoryError) as error:
@@ -276,7 +278,7 @@ def _refuse_factored(job: Job, network: Network) -> None:
 
 
 def _shapes_side_by_side(
-    job: Job, network: Network, columns: Columns, names: tuple[str, ...] | None
+    job: Job, network: Network, columns: InputMatrix, names: tuple[str, ...] | None
 ) -> str:
     other = "columns_by_features"
     if job.input.orientation == other:

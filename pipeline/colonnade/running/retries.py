@@ -18,9 +18,16 @@ from colonnade.events import (
     WorkerReplaced,
 )
 from colonnade.job import ClusterSettings, LocalCluster
-from colonnade.running.dispatch import Lost, answering, batches, dispatch, in_flight
-from colonnade.running.input_guard import Guard
-from colonnade.running.worker import Address, Changed, Failed, Unfit, compute_blocks, reach
+from colonnade.running.dispatch import LostBatch, answering, batches, dispatch, in_flight
+from colonnade.running.input_guard import InputGuard
+from colonnade.running.worker import (
+    Changed,
+    Failed,
+    StoreAddress,
+    VersionMismatch,
+    compute_blocks,
+    reach,
+)
 from colonnade.signals.stopping import Stop
 from colonnade.storage.locations import storage_texts
 from colonnade.store import Lease, Store
@@ -56,7 +63,7 @@ def compute(
     settings: ClusterSettings,
     stop: Stop,
     listener: Listener,
-    guard: Guard,
+    guard: InputGuard,
     stamp: str,
     slopes: SlopesAddress | None = None,
 ) -> Iterator[BlockDone | BlockFailed]:
@@ -84,9 +91,9 @@ def compute(
     """
     options = tuple(storage_texts(store.record.job.output.storage_options).items())
     here = tuple(versions().items())
-    address = Address(store.path, store.record.id, lease.run, options, slopes, here, stamp)
-    watch = _Watch(cluster, store, lease, settings, stop, listener, guard)
-    rounds = _Rounds(cluster, store, address, watch)
+    address = StoreAddress(store.path, store.record.id, lease.run, options, slopes, here, stamp)
+    watch = _RunMonitor(cluster, store, lease, settings, stop, listener, guard)
+    rounds = _Retries(cluster, store, address, watch)
     try:
         # What this process can reach, so can those of this machine
         if not isinstance(settings, LocalCluster):
@@ -96,8 +103,10 @@ def compute(
         return
 
 
-class _Rounds:
-    def __init__(self, cluster: Cluster, store: Store, address: Address, watch: _Watch) -> None:
+class _Retries:
+    def __init__(
+        self, cluster: Cluster, store: Store, address: StoreAddress, watch: _RunMonitor
+    ) -> None:
         self._client = cluster.client
         self._most = in_flight(cluster.most_threads)
         self._path = store.path
@@ -133,7 +142,7 @@ class _Rounds:
         self, todo: Iterable[tuple[int, ...]], most: int, failed: list[Failed]
     ) -> Iterator[BlockDone]:
         for blocks, back in dispatch(self._client, self._compute, todo, most, self._watch):
-            if isinstance(back, Lost):
+            if isinstance(back, LostBatch):
                 failed += [Failed(block, str(back), killed=back.killed) for block in blocks]
                 continue
             done = [receipt for receipt in back if isinstance(receipt, BlockDone)]
@@ -146,7 +155,7 @@ class _Rounds:
                     self._watch.changed(receipt)
                 elif isinstance(receipt, Failed):
                     failed.append(receipt)
-                elif isinstance(receipt, Unfit):
+                elif isinstance(receipt, VersionMismatch):
                     raise IncompleteError(
                         f"{self._path} is incomplete: a worker has joined, {receipt.process}, that "
                         f"has {receipt.cause}. Install there what the client has; the same command "
@@ -154,7 +163,7 @@ class _Rounds:
                     )
 
 
-def _check_reach(cluster: Cluster, store: Store, address: Address, watch: _Watch) -> None:
+def _check_reach(cluster: Cluster, store: Store, address: StoreAddress, watch: _RunMonitor) -> None:
     """Refuse workers that do not reach the store or X."""
     found: dict[str, str] = {}
     workers: list[str] | None = None
@@ -192,7 +201,7 @@ class _TimeIsUp(Exception):  # noqa: N818 (it ends a wait, and is no error)
     """Blocks in flight have had their time."""
 
 
-class _Watch:
+class _RunMonitor:
     """Looks, while a run waits, for a signal, and after its lease and its workers."""
 
     def __init__(
@@ -203,7 +212,7 @@ class _Watch:
         settings: ClusterSettings,
         stop: Stop,
         listener: Listener,
-        guard: Guard,
+        guard: InputGuard,
     ) -> None:
         self._cluster = cluster
         self._guard = guard

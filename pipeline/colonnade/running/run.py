@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from colonnade import clusters
 from colonnade.compute.products import PRODUCTS
-from colonnade.errors import IncompleteError, StoreError, UsageError, reason
+from colonnade.errors import IncompleteError, StoreError, UsageError, one_line
 from colonnade.events import (
     BlockDamaged,
     BlockDone,
@@ -33,7 +33,7 @@ from colonnade.grid import Grid
 from colonnade.job import Job
 from colonnade.job.file import JobLike, load_job
 from colonnade.network.network import Network
-from colonnade.running.prepare import Checked, check_job
+from colonnade.running.prepare import PreparedJob, check_job
 from colonnade.running.retries import compute
 from colonnade.signals.stopping import Stop, stoppable
 from colonnade.store import Lease, RunLog, Store, hold, network_record
@@ -89,7 +89,7 @@ def refuse_both(*, overwrite: bool, repair: bool) -> None:
 
 
 def carry_out(
-    checked: Checked,
+    checked: PreparedJob,
     path: str,
     *,
     overwrite: bool = False,
@@ -137,7 +137,7 @@ class _Run:
     """One run, and its hold of the store."""
 
     def __init__(
-        self, path: str, checked: Checked, tally: _Tally, stop: Stop, held: ExitStack
+        self, path: str, checked: PreparedJob, tally: _Tally, stop: Stop, held: ExitStack
     ) -> None:
         self._path = path
         self._checked = checked
@@ -270,7 +270,7 @@ class _Tally:
         )
 
 
-def _refuse_another_job(store: Store, checked: Checked) -> None:
+def _refuse_another_job(store: Store, checked: PreparedJob) -> None:
     columns, now = store.grid.columns, checked.x.columns
     x = checked.first(columns)
     different = store.record.differences(checked.job, network_record(checked.network), x)
@@ -298,7 +298,7 @@ def _refuse_another_job(store: Store, checked: Checked) -> None:
         )
 
 
-def _verified(store: Store, checked: Checked, listener: Listener) -> Verification:
+def _verified(store: Store, checked: PreparedJob, listener: Listener) -> Verification:
     X = None if isinstance(checked.columns, Slopes) else checked.columns
     found = check(store, X, checked.network, trust=checked.trust, listener=listener)
     for failure in found.failures:
@@ -315,7 +315,7 @@ def _discard(store: Store, network: Network, found: Verification) -> None:
         store.discard(block)
 
 
-def _is_finished(store: Store, checked: Checked) -> bool:
+def _is_finished(store: Store, checked: PreparedJob) -> bool:
     return store.grid.columns == checked.x.columns and store.is_whole() and not store.missing()
 
 
@@ -388,7 +388,7 @@ def _final_results(store: Store) -> dict[str, NDArray[Any]]:
                 results[product.statistic] = product.final(parts, store.grid.columns)
     except ValueError as error:
         raise IncompleteError(
-            f"{store.path} is incomplete: what is there is damaged: {reason(error).rstrip('.')}. "
+            f"{store.path} is incomplete: what is there is damaged: {one_line(error).rstrip('.')}. "
             "colonnade run --repair JOB computes it again."
         ) from error
     return results

@@ -31,16 +31,16 @@ from colonnade.events import BlockDone
 from colonnade.running.blocks import BlockWork
 from colonnade.running.input_guard import ChangedError, SteadyColumns
 from colonnade.storage import Place, place_at
-from colonnade.store import Holder, Store, holder
+from colonnade.store import LeaseOwner, Store, holder
 from colonnade.store.slopes import Slopes, SlopesAddress
 from colonnade.versions import differences, versions
 
 __all__ = [
-    "Address",
     "Changed",
     "Failed",
-    "Released",
-    "Unfit",
+    "Skipped",
+    "StoreAddress",
+    "VersionMismatch",
     "compute_block",
     "compute_blocks",
     "reach",
@@ -59,7 +59,7 @@ _TAKEN = "{}: the run that this block was for no longer holds the store, so noth
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class StoreAddress:
     """Where a store is, which making of it, and for which run, that must hold it.
 
     On a cluster that outlives a run, the path may be overwritten before the next one, and the
@@ -87,7 +87,7 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class Skipped:
     """A block that was not begun, because its run stops."""
 
     block: int
@@ -102,14 +102,14 @@ class Changed:
 
 
 @dataclass(frozen=True, slots=True)
-class Unfit:
+class VersionMismatch:
     """A process that must not compute blocks of the run, and why."""
 
     process: str
     cause: str
 
 
-def reach(address: Address) -> str | None:
+def reach(address: StoreAddress) -> str | None:
     """Tell what keeps this process from reading X, or from writing the store; None if nothing."""
     try:
         store = Store.open(address.path, dict(address.options))
@@ -129,13 +129,13 @@ def reach(address: Address) -> str | None:
 
 
 def compute_blocks(
-    address: Address, blocks: Sequence[int]
-) -> list[BlockDone | Failed | Released | Changed | Unfit]:
+    address: StoreAddress, blocks: Sequence[int]
+) -> list[BlockDone | Failed | Skipped | Changed | VersionMismatch]:
     """Compute a batch of blocks; one that fails does not stop the others, but another X does."""
     # A worker that joins late has not been asked before
     if different := differences(versions(), dict(address.versions) or versions()):
-        return [Unfit(_process(), different)]
-    done: list[BlockDone | Failed | Released | Changed | Unfit] = []
+        return [VersionMismatch(_process(), different)]
+    done: list[BlockDone | Failed | Skipped | Changed | VersionMismatch] = []
     for block in blocks:
         done.append(_attempt(address, block))
         if isinstance(done[-1], Changed):
@@ -143,12 +143,12 @@ def compute_blocks(
     return done
 
 
-def _attempt(address: Address, block: int) -> BlockDone | Failed | Released | Changed:
+def _attempt(address: StoreAddress, block: int) -> BlockDone | Failed | Skipped | Changed:
     """Compute a block, patiently where a disk or a network may recover."""
     for pause in (*_BACKOFF, None):
         try:
             if _holder(address).stopping:
-                return Released(block)
+                return Skipped(block)
             return compute_block(address, block)
         except ChangedError as error:
             return Changed(_process(), str(error))
@@ -173,7 +173,7 @@ def _cause(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def compute_block(address: Address, block: int) -> BlockDone:
+def compute_block(address: StoreAddress, block: int) -> BlockDone:
     """Compute one block of the store at an address and write it; safe to repeat.
 
     Raises
@@ -222,7 +222,7 @@ def _process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _holder(address: Address) -> Holder:
+def _holder(address: StoreAddress) -> LeaseOwner:
     found = holder(_place(address))
     if found is None or found.run != address.run:
         raise StoreError(_TAKEN.format(address.path))
@@ -241,12 +241,12 @@ def peak_memory() -> int:
 
 
 @lru_cache(maxsize=1)
-def _place(address: Address) -> Place:
+def _place(address: StoreAddress) -> Place:
     return place_at(address.path, dict(address.options))
 
 
 @lru_cache(maxsize=1)
-def _cached(address: Address) -> BlockWork:
+def _cached(address: StoreAddress) -> BlockWork:
     store = Store.open(address.path, dict(address.options))
     if store.record.id != address.id:
         raise StoreError(_REPLACED.format(address.path))
@@ -269,7 +269,7 @@ def _cached(address: Address) -> BlockWork:
 _preparing = threading.Lock()
 
 
-def _prepare(address: Address) -> BlockWork:
+def _prepare(address: StoreAddress) -> BlockWork:
     # lru_cache lets two threads compute the same thing; the kernel is too large for that
     with _preparing:
         return _cached(address)

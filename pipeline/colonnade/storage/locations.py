@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from colonnade.errors import UsageError, shown
+from colonnade.errors import UsageError, sanitize
 from colonnade.storage.urls import SCHEMES, URL, is_url
 
 __all__ = [
@@ -218,7 +218,7 @@ def absolute(path: str) -> str:
     found = str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
     if _NO_PATH.search(found):
         raise UsageError(
-            f"{shown(path)} is {shown(found, 300)}: this directory's name has control characters, "
+            f"{sanitize(path)} is {sanitize(found, 300)}: this directory's name has control characters, "
             "or bytes that are no UTF-8, which no job and no store can hold. Rename the "
             "directory, or give paths outside of it."
         )

@@ -18,7 +18,7 @@ from zarr.abc.store import ByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import ObjectStore
 
-from colonnade.errors import UsageError, needed, reason, shown
+from colonnade.errors import UsageError, import_optional, one_line, sanitize
 from colonnade.storage.base import Place
 
 __all__ = ["Objects"]
@@ -62,7 +62,7 @@ class Objects(Place):
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
         told = f"{url}: object stores are read and written through obstore"
-        needed("obstore", "cloud", UsageError, told)
+        import_optional("obstore", "cloud", UsageError, told)
         parts = urlsplit(url)
         self.url = url.rstrip("/")
         self.scheme, self.bucket, self._prefix = parts.scheme, parts.netloc, parts.path.strip("/")
@@ -192,7 +192,9 @@ class Objects(Place):
                 retry_config=_RETRIES,
             )
         except Exception as error:
-            raise UsageError(f"{url}: this object store cannot be used: {reason(error)}") from error
+            raise UsageError(
+                f"{url}: this object store cannot be used: {one_line(error)}"
+            ) from error
 
     def _do(self, action: Callable[[], T], name: str = "") -> T:
         for pause in (*_PAUSES, None):
@@ -289,7 +291,7 @@ def _as_os_error(error: Exception, place: str) -> Exception:
     if "HTTP error" in text:
         asked = re.search(r"https?://[^/ ]+", text)
         return OSError(errno.EIO, f"no answer from {asked[0] if asked else 'the server'}", place)
-    return OSError(errno.EIO, shown(" ".join(text.split()), 300), place)
+    return OSError(errno.EIO, sanitize(" ".join(text.split()), 300), place)
 
 
 def _remedy(place: str) -> str:
@@ -300,4 +302,4 @@ def _remedy(place: str) -> str:
 
 def _told(text: str, part: str) -> str:
     found = re.search(rf"<{part}>(.*?)</{part}>", text, re.DOTALL)
-    return shown(found[1].strip(), 200) if found else ""
+    return sanitize(found[1].strip(), 200) if found else ""

@@ -2,9 +2,9 @@
 
 from colonnade.store.store import (
     KEY,
-    Holder,
     InputRecord,
     Lease,
+    LeaseOwner,
     RunLog,
     Status,
     Store,
@@ -16,9 +16,9 @@ from colonnade.store.store import (
 
 __all__ = [
     "KEY",
-    "Holder",
     "InputRecord",
     "Lease",
+    "LeaseOwner",
     "RunLog",
     "Status",
     "Store",

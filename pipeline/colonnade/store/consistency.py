@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from colonnade.errors import StoreError, shown
+from colonnade.errors import StoreError, sanitize
 from colonnade.grid import ArrayPlan, Grid, count_plan
 from colonnade.store import arrays
 from colonnade.store.metadata import KEY, REMEDY, why
@@ -43,7 +43,7 @@ def check(path: str, record: Record, array: Callable[[str], zarr.Array[Any]]) ->
     if found is not None:
         name, told = found
         raise StoreError(
-            f"{path}: the store is damaged: its array {name} {shown(told, 300)}, as its attribute "
+            f"{path}: the store is damaged: its array {name} {sanitize(told, 300)}, as its attribute "
             f"{KEY!r} tells. {REMEDY}"
         )
 

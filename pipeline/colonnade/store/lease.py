@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
-from colonnade.errors import IncompleteError, StoreError, reason, shown
+from colonnade.errors import IncompleteError, StoreError, one_line, sanitize
 from colonnade.events import HolderWatched, Listener, ignore
 from colonnade.formatting import now
 from colonnade.limits import LEASE_BYTES
 from colonnade.process import ProcessId
 from colonnade.storage import Place
 
-__all__ = ["FILE", "TERM", "Holder", "Lease", "acquire", "create", "hold", "holder", "release"]
+__all__ = ["FILE", "TERM", "Lease", "LeaseOwner", "acquire", "create", "hold", "holder", "release"]
 
 # In an array's directory: readers list that of the group, and warn of files that they do not know
 FILE = "W1/lease.json"
@@ -39,7 +39,7 @@ _RENEWALS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class LeaseOwner:
     """Who holds a store.
 
     Attributes
@@ -96,25 +96,25 @@ class Holder:
         return ProcessId(self.host, self.boot, self.namespace, self.pid, self.process_started)
 
     def __str__(self) -> str:
-        return f"a run on {shown(self.host)} (process {self.pid}, since {shown(self.since)})"
+        return f"a run on {sanitize(self.host)} (process {self.pid}, since {sanitize(self.since)})"
 
 
 # Runs of this process that hold a store
 _OURS: set[str] = set()
 
 # Half written by one who died, or not ours: somebody's, who gives no sign of life
-_UNKNOWN = Holder("", "a host that is not known", 0, "", "a time that is not known")
+_UNKNOWN = LeaseOwner("", "a host that is not known", 0, "", "a time that is not known")
 
 
 class Lease:
     """A run's hold of a store, until it is released or another run takes it."""
 
-    def __init__(self, place: Place, me: Holder, term: float) -> None:
+    def __init__(self, place: Place, me: LeaseOwner, term: float) -> None:
         self.run = me.run
         self._place = place
         self._me = me
         self._term = term
-        self._rival: Holder | None = None
+        self._rival: LeaseOwner | None = None
         self._lock = threading.Lock()
 
     def check(self) -> None:
@@ -161,7 +161,7 @@ class Lease:
                 self._rival = found
 
 
-def holder(place: Place) -> Holder | None:
+def holder(place: Place) -> LeaseOwner | None:
     """Read who holds the store at a place; None where nobody does.
 
     Raises
@@ -211,10 +211,10 @@ def hold(
         release(place, run)
 
 
-def _myself(run: str) -> Holder:
+def _myself(run: str) -> LeaseOwner:
     _OURS.add(run)
     me, since = ProcessId.current(), now()
-    return Holder(
+    return LeaseOwner(
         run,
         me.host,
         me.pid,
@@ -228,7 +228,7 @@ def _myself(run: str) -> Holder:
 
 def acquire(
     place: Place, run: str, term: float | None = None, listener: Listener = ignore
-) -> Holder:
+) -> LeaseOwner:
     """Make a run the holder of a place, which need not hold a store yet.
 
     Raises
@@ -246,7 +246,7 @@ def acquire(
     except OSError as error:
         # It may be there, and the answer that told so be lost
         release(place, run)
-        raise StoreError(f"{place}: the store cannot be written: {reason(error)}.") from error
+        raise StoreError(f"{place}: the store cannot be written: {one_line(error)}.") from error
     return me
 
 
@@ -259,7 +259,7 @@ def release(place: Place, run: str) -> None:
             place.remove(FILE)
 
 
-def _acquired(place: Place, me: Holder, term: float, listener: Listener) -> bool:
+def _acquired(place: Place, me: LeaseOwner, term: float, listener: Listener) -> bool:
     text = _read(place)
     if text is None:
         # Of two who find nobody, one makes the file
@@ -278,7 +278,7 @@ def _acquired(place: Place, me: Holder, term: float, listener: Listener) -> bool
     return place.take_over(FILE, text, _written(me))
 
 
-def _is_alive(place: Place, found: Holder, term: float, listener: Listener) -> bool:
+def _is_alive(place: Place, found: LeaseOwner, term: float, listener: Listener) -> bool:
     if found.is_here:
         return not found.is_gone
     listener(HolderWatched(str(place), str(found), term))
@@ -304,13 +304,13 @@ def _read(place: Place) -> bytes | None:
         return b""
 
 
-def _written(held: Holder) -> bytes:
+def _written(held: LeaseOwner) -> bytes:
     return json.dumps(asdict(held)).encode()
 
 
-def _parsed(text: bytes) -> Holder:
+def _parsed(text: bytes) -> LeaseOwner:
     try:
-        found = Holder(**json.loads(text))
+        found = LeaseOwner(**json.loads(text))
     except (ValueError, TypeError, RecursionError):
         return _UNKNOWN
     place = (found.host, found.boot, found.namespace)

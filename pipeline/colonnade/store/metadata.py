@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import zarr
 from pydantic import ValidationError
 
-from colonnade.errors import StoreError, reason, shown
+from colonnade.errors import StoreError, one_line, sanitize
 from colonnade.limits import METADATA_BYTES
 from colonnade.storage import Directory, Place
 from colonnade.store.creation import unfinished
@@ -50,14 +50,16 @@ def opened(place: Place) -> tuple[zarr.Group, Record] | None:
     made = attributes[KEY]
     if isinstance(made, Mapping) and made.get("format") != FORMAT:
         raise StoreError(
-            f"{place}: the store has format {shown(repr(made.get('format')))}; this version of "
+            f"{place}: the store has format {sanitize(repr(made.get('format')))}; this version of "
             f"colonnade reads format {FORMAT}."
         )
     try:
         record = Record.model_validate(made)
     except ValidationError as error:
         where = ", ".join(
-            shown(f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}", 200)
+            sanitize(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}", 200
+            )
             for e in error.errors()[:5]
         )
         raise StoreError(
@@ -77,4 +79,4 @@ def _is_unfinished(place: Place, names: set[str]) -> bool:
 
 def why(error: Exception) -> str:
     """Tell what an error says, for the middle of a sentence."""
-    return reason(error).rstrip(".")
+    return one_line(error).rstrip(".")

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from colonnade.compute.products import PRODUCTS, make_arrays
-from colonnade.errors import IncompleteError, shown
+from colonnade.errors import IncompleteError, sanitize
 from colonnade.grid import ArrayPlan, Grid, Shapes
-from colonnade.inputs import Columns
+from colonnade.inputs import InputMatrix
 from colonnade.inputs.labels import Labels
 from colonnade.job import Job
 from colonnade.limits import FAILURES_KEPT, RUNS_KEPT
@@ -94,7 +94,7 @@ class InputRecord(BaseModel):
             },
         }
         found = [
-            f"its {shown(key.replace('_', ' '))}{_both(mine, theirs)}"
+            f"its {sanitize(key.replace('_', ' '))}{_both(mine, theirs)}"
             for key, (mine, theirs) in pairs.items()
             if mine != theirs
         ]
@@ -115,8 +115,8 @@ def _plain(value: Any) -> str | None:
     if isinstance(value, list):
         told = f"[{', '.join(map(str, value))}]"
         nested = any(isinstance(each, dict | list) for each in value)
-        return None if nested or len(told) > _MOST_TOLD else shown(told)
-    return "none" if value is None else shown(str(value))
+        return None if nested or len(told) > _MOST_TOLD else sanitize(told)
+    return "none" if value is None else sanitize(str(value))
 
 
 class Growth(BaseModel):
@@ -139,7 +139,7 @@ class Growth(BaseModel):
     resized: bool = False
 
     def __str__(self) -> str:
-        return f"{shown(self.begun)}, from {self.columns:,} columns"
+        return f"{sanitize(self.begun)}, from {self.columns:,} columns"
 
 
 class FailedBlock(BaseModel):
@@ -292,7 +292,7 @@ def network_record(network: Network) -> NetworkRecord:
     )
 
 
-def input_record(columns: Columns, most: int | None = None) -> InputRecord:
+def input_record(columns: InputMatrix, most: int | None = None) -> InputRecord:
     """Describe X, or its first `most` columns, for a store's attributes.
 
     Reads up to 32 MiB, or samples, of it. X that has grown since a store was made is, up to the

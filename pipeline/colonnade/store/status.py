@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from colonnade.errors import shown, visible
+from colonnade.errors import sanitize, visible
 from colonnade.formatting import counted, format_seconds
-from colonnade.store.lease import Holder
+from colonnade.store.lease import LeaseOwner
 from colonnade.store.record import Record
 
 __all__ = ["Status", "ranges"]
@@ -26,7 +26,7 @@ class Status:
     path: str
     record: Record
     missing: tuple[int, ...]
-    holder: Holder | None
+    holder: LeaseOwner | None
     absent: tuple[str, ...] = ()
     """Arrays that were written at the end, and have gone."""
 
@@ -112,7 +112,7 @@ class Status:
         named = [*labels.names, *labels.copied]
         if named or labels.left_out:
             words = [f"coordinates of {', '.join(named)}"] if named else []
-            words += [f"left out {shown(word, 200)}" for word in labels.left_out]
+            words += [f"left out {sanitize(word, 200)}" for word in labels.left_out]
             lines.insert(-1, f"labels    {'; '.join(words)}")
         if record.folded:
             lines.insert(4, f"folded    into the layers: {'; '.join(record.folded)}")
@@ -123,7 +123,8 @@ class Status:
         if self.missing:
             lines.insert(2, f"missing   blocks {ranges(self.missing)}")
         lines += [
-            f"failed    block {block}: {shown(cause, 500)}" for block, cause in self.failed.items()
+            f"failed    block {block}: {sanitize(cause, 500)}"
+            for block, cause in self.failed.items()
         ]
         if self.holder:
             silent = self.holder.silent
@@ -142,7 +143,7 @@ def _not_finite(record: Record) -> str:
     if record.nonfinite_results:
         told = f"; results of {counted(record.nonfinite_results, 'column')} are not finite"
     if record.nonfinite_statistics:
-        names = [shown(name) for name in record.nonfinite_statistics]
+        names = [sanitize(name) for name in record.nonfinite_statistics]
         told += f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite"
     return told
 

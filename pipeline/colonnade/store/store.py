@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 
-from colonnade.errors import StoreError, shown
+from colonnade.errors import StoreError, sanitize
 from colonnade.events import BlockFailed, Listener, ignore
 from colonnade.formatting import now
 from colonnade.inputs.labels import Coordinate, Dimension, Labels
@@ -32,7 +32,7 @@ from colonnade.store import arrays
 from colonnade.store.consistency import array_plans
 from colonnade.store.creation import clear_makings, destroy, make
 from colonnade.store.history import RunLog, RunRecord
-from colonnade.store.lease import Holder, Lease, hold, holder, release
+from colonnade.store.lease import Lease, LeaseOwner, hold, holder, release
 from colonnade.store.metadata import KEY, why
 from colonnade.store.record import (
     FailedBlock,
@@ -44,14 +44,14 @@ from colonnade.store.record import (
 )
 from colonnade.store.shards import ShardBuffer
 from colonnade.store.status import Status
-from colonnade.store.view import Opened
+from colonnade.store.view import StoreView
 from colonnade.versions import versions
 
 __all__ = [
     "KEY",
-    "Holder",
     "InputRecord",
     "Lease",
+    "LeaseOwner",
     "RunLog",
     "Status",
     "Store",
@@ -72,7 +72,7 @@ _UNFINISHED: Mapping[str, Any] = {
 }
 
 
-class Store(Opened):
+class Store(StoreView):
     """A store at a path, as it was when it was opened, and what a run and its tasks write."""
 
     @classmethod
@@ -231,7 +231,7 @@ class Store(Opened):
 
     def fail(self, failures: Iterable[BlockFailed]) -> None:
         """Note the first blocks that have failed, and why, for those who ask for the status."""
-        noted = (FailedBlock(block=f.block, cause=shown(f.cause, 500)) for f in failures)
+        noted = (FailedBlock(block=f.block, cause=sanitize(f.cause, 500)) for f in failures)
         # If its disk fails, so have the blocks, which is told anyway
         with suppress(OSError):
             self._update(failed=tuple(islice(noted, FAILURES_KEPT)))

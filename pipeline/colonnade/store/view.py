@@ -12,9 +12,9 @@ from typing import Any, Self
 import zarr
 from numpy.typing import NDArray
 
-from colonnade.errors import InputError, StoreError, shown
+from colonnade.errors import InputError, StoreError, sanitize
 from colonnade.grid import ArrayPlan, Grid
-from colonnade.inputs import Columns, open_columns
+from colonnade.inputs import InputMatrix, open_columns
 from colonnade.inputs.labels import Coordinate, Dimension
 from colonnade.network.network import Network, array_names
 from colonnade.storage import Place, place_at
@@ -29,13 +29,13 @@ from colonnade.store.record import (
 )
 from colonnade.store.status import Status
 
-__all__ = ["Opened"]
+__all__ = ["StoreView"]
 
 # Of an array that is read some rows at a time
 _PART_BYTES = 64 * 2**20
 
 
-class Opened:
+class StoreView:
     """A store at a path, as it was when it was opened."""
 
     def __init__(
@@ -129,7 +129,7 @@ class Opened:
         """Names of the activations that are the user's own code."""
         return self.record.job.network.imported
 
-    def columns(self, *, trust: bool) -> Columns:
+    def columns(self, *, trust: bool) -> InputMatrix:
         """Open X where the store's job says that it is.
 
         Parameters
@@ -151,7 +151,7 @@ class Opened:
         if options is None:
             variable = SERVERS[x.path.partition("://")[0]][0]
             raise InputError(
-                f"{shown(x.path, 200)} is not asked for, since the store may be another's, and "
+                f"{sanitize(x.path, 200)} is not asked for, since the store may be another's, and "
                 "neither its bucket nor its server is one that you named. If you trust the store's "
                 f"job, verify with --trust (trust=True); or name the server ({variable}, or "
                 "storage_options with an endpoint)"

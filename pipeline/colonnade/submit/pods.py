@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from colonnade.clusters.kubernetes import SMALL, namespace, reached
-from colonnade.errors import ClusterError, IncompleteError, reason, shown
+from colonnade.errors import ClusterError, IncompleteError, one_line, sanitize
 from colonnade.job import Job, KubernetesCluster
 from colonnade.job.file import unexpanded
 from colonnade.submit.base import PATIENCE, POLL
@@ -196,6 +196,6 @@ def _told(error: Exception) -> str:
     """Tell in a line what the API answers; it says why in JSON, at the end of many headers."""
     body = str(getattr(error, "body", ""))
     try:
-        return shown(str(yaml.safe_load(body)["message"]), 300).rstrip(".")
+        return sanitize(str(yaml.safe_load(body)["message"]), 300).rstrip(".")
     except (KeyError, TypeError, yaml.YAMLError):
-        return reason(error).rstrip(".")
+        return one_line(error).rstrip(".")

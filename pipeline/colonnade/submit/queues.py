@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from colonnade.clusters.queues import arguments, queue_class
-from colonnade.errors import ClusterError, IncompleteError, reason, shown
+from colonnade.errors import ClusterError, IncompleteError, one_line, sanitize
 from colonnade.job import QueueCluster, pathfields
 from colonnade.submit.base import PATIENCE, POLL
 
@@ -135,14 +135,14 @@ class BatchJob:
         try:
             Path(self._log).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            told = f"the run's log cannot be made (cluster.log_directory): {reason(error)}"
+            told = f"the run's log cannot be made (cluster.log_directory): {one_line(error)}"
             raise ClusterError(f"{told}.") from error
         command, text = self._batch.submit, self.text
         try:
             answer = _call(command, text)
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ClusterError(
-                f"{command[0]} cannot be run here: {reason(error)}. Call colonnade submit on a "
+                f"{command[0]} cannot be run here: {one_line(error)}. Call colonnade submit on a "
                 f"host from which {self.settings.kind} takes jobs."
             ) from error
         found = _ID.search(answer.stdout)
@@ -165,7 +165,7 @@ class BatchJob:
                 answer = _call((*self._batch.ask, job_id))
             # A queue that is busy, a machine short of processes: the job knows nothing of it
             except (OSError, subprocess.TimeoutExpired) as error:
-                unanswered, last = unanswered + 1, reason(error)
+                unanswered, last = unanswered + 1, one_line(error)
             else:
                 told = answer.stdout + answer.stderr
                 if _GONE.search(told) or (answer.returncode == 0 and not told.strip()):
@@ -217,4 +217,6 @@ def _call(command: Sequence[str], given: str | None = None) -> subprocess.Comple
 
 
 def _said(answer: subprocess.CompletedProcess[str]) -> str:
-    return shown(" ".join((answer.stderr or answer.stdout).split()) or "nothing", 300).rstrip(".")
+    return sanitize(" ".join((answer.stderr or answer.stdout).split()) or "nothing", 300).rstrip(
+        "."
+    )

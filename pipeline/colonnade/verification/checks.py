@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from colonnade.compute.products import PRODUCTS
 from colonnade.errors import NetworkError, StoreError, UsageError
-from colonnade.inputs import Columns
+from colonnade.inputs import InputMatrix
 from colonnade.inputs.coordinates import coordinate_beside
 from colonnade.inputs.pairing import MatchError, pair
 from colonnade.network.network import Network
@@ -61,7 +61,7 @@ class Checks:
     refused: str | None = None
     _counted: set[int] = field(default_factory=set)
     _overflowed: set[int] = field(default_factory=set)
-    _X: Columns | None = None
+    _X: InputMatrix | None = None
     _reference: Reference | DeepReference | None = None
     _slopes_left: int = _SLOPES
     _usual: Usual = field(default_factory=Usual)
@@ -72,7 +72,7 @@ class Checks:
     _largest: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
 
     def open(
-        self, X: Columns | None, network: Network | None, *, imports: bool, trust: bool
+        self, X: InputMatrix | None, network: Network | None, *, imports: bool, trust: bool
     ) -> None:
         """Check the weights and X, without which no column can be computed again."""
         self._counted = self.store.counted()

@@ -18,7 +18,7 @@ from colonnade.compute.blas import one_blas_thread
 from colonnade.errors import StoreError, UsageError
 from colonnade.events import BlockChecked, Listener, ignore
 from colonnade.grid import Grid
-from colonnade.inputs import Columns
+from colonnade.inputs import InputMatrix
 from colonnade.network.network import Network
 from colonnade.storage.locations import Options
 from colonnade.store import Store
@@ -87,7 +87,7 @@ def verify(
 
 def check(
     store: Store,
-    X: Columns | None = None,
+    X: InputMatrix | None = None,
     network: Network | None = None,
     *,
     columns: int = 64,

@@ -3,7 +3,7 @@
 D_l is σ′ of hidden layer l at column k: diagonal, or diagonal plus low rank where σ mixes the
 entries of a column. The order of the products is `order`'s; products of a few columns at a time
 stay in cache, and the last one is written where it is to be. With one hidden layer all of it is one
-`Sandwich` for all columns.
+`DiagonalProduct` for all columns.
 
 All numbers of the D of a column are kept as a column of S, (s, B). Of one hidden layer and an
 elementwise σ they are the slopes S′ = σ′(Z), and s = m.
@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from colonnade.buffers import PIECE_BYTES, Buffers, made_once
-from colonnade.compute.kernel.order import Product, cheapest
-from colonnade.compute.kernel.sandwich import Sandwich, add_outer, kept_bytes, slice_bytes
+from colonnade.compute.kernel.diagonal import DiagonalProduct, add_outer, kept_bytes, slice_bytes
+from colonnade.compute.kernel.order import MatrixProduct, cheapest
 from colonnade.network.activations.formulas import Array, LowRank, Slope
 from colonnade.network.network import Network
 
@@ -102,7 +102,7 @@ def scratch_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
 
 
 def _shapes(network: Network) -> list[tuple[int, int, int, bool]]:
-    """List outputs, hidden units and inputs of each `Sandwich`, and whether it is `turned`."""
+    """List outputs, hidden units and inputs of each `DiagonalProduct`, and whether it is `turned`."""
     found = []
     for i, turned in _pairs(cheapest(network.sizes)):
         n, m, q = network.sizes[i - 1 : i + 2]
@@ -110,8 +110,8 @@ def _shapes(network: Network) -> list[tuple[int, int, int, bool]]:
     return found
 
 
-def _pairs(product: Product, *, turned: bool = False) -> list[tuple[int, bool]]:
-    """Hidden layers, by number, whose two weights make a `Sandwich`, and whether it is `turned`."""
+def _pairs(product: MatrixProduct, *, turned: bool = False) -> list[tuple[int, bool]]:
+    """Hidden layers, by number, whose two weights make a `DiagonalProduct`, and whether it is `turned`."""
     if product.is_layer:
         return []
     left, right = product.parts
@@ -120,7 +120,7 @@ def _pairs(product: Product, *, turned: bool = False) -> list[tuple[int, bool]]:
     return _pairs(left) + _pairs(right, turned=True)
 
 
-def _width(product: Product, itemsize: int, columns: int) -> int:
+def _width(product: MatrixProduct, itemsize: int, columns: int) -> int:
     """Columns whose products are made at a time."""
     if not product.numbers:
         return columns
@@ -156,13 +156,13 @@ class Kernel:
             import_module("scipy.linalg.blas")
         self._weights = [layer.W.astype(self.dtype, copy=False) for layer in network.layers]
         self._width = _width(self.product, self.dtype.itemsize, columns)
-        self._sandwiches: dict[int, Sandwich] = {}
+        self._diagonals: dict[int, DiagonalProduct] = {}
         self._buffers = Buffers()
         for i, turned in _pairs(self.product):
             W, U = self._weights[i - 1 : i + 1]
             if turned:
                 U, W = np.ascontiguousarray(W.T), np.ascontiguousarray(U.T)
-            self._sandwiches[i] = Sandwich(U, W, self._width)
+            self._diagonals[i] = DiagonalProduct(U, W, self._width)
 
     @property
     def numbers(self) -> int:
@@ -299,7 +299,7 @@ class Kernel:
             out[...] = self._weights[0]
             out *= S.T[:, :, None].astype(self.dtype, copy=False)
         elif not product.numbers:
-            self._sandwiches[1].blocks(self._split(S)[0], out)
+            self._diagonals[1].blocks(self._split(S)[0], out)
         else:
             for k in range(0, B, self._width):
                 part = out[k : k + self._width]
@@ -324,7 +324,7 @@ class Kernel:
 
     def _made(
         self,
-        product: Product,
+        product: MatrixProduct,
         S: list[Slope],
         out: Array | None = None,
         *,
@@ -337,11 +337,11 @@ class Kernel:
         left, right = product.parts
         s, (r, c), b = S[product.inner - 1], product.shape, S[0].shape[-1]
         if left.is_layer and right.is_layer:
-            sandwich = self._sandwiches[product.inner]
+            diagonal = self._diagonals[product.inner]
             if turned:
-                made = sandwich.blocks(_turned(s), self._room(product, b, (c, r)))
+                made = diagonal.blocks(_turned(s), self._room(product, b, (c, r)))
                 return made.transpose(0, 2, 1)
-            return sandwich.blocks(s, self._room(product, b, (r, c), out))
+            return diagonal.blocks(s, self._room(product, b, (r, c), out))
         if right.is_layer:
             P = self._made(left, S)
             _scale(P, s)
@@ -358,7 +358,7 @@ class Kernel:
         return np.matmul(self._made(left, S), P.transpose(0, 2, 1), out=made)
 
     def _room(
-        self, product: Product, b: int, shape: tuple[int, int], out: Array | None = None
+        self, product: MatrixProduct, b: int, shape: tuple[int, int], out: Array | None = None
     ) -> Array:
         return self._buffers.array(product, (b, *shape), self.dtype) if out is None else out
 

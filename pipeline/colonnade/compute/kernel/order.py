@@ -3,7 +3,7 @@
 J = W_L D_(L−1) W_(L−1) … D_1 W_1. The D are other ones at each column, the W are not. A product of
 neighbours is one of four kinds, of 2rmc flops each for (r × m) D (m × c):
 
-    W D W   both are weights: what a network with one hidden layer is, a `Sandwich`
+    W D W   both are weights: what a network with one hidden layer is, a `DiagonalProduct`
     P D W   P is of each column: P is scaled, then one matrix product for many columns
     W D P   the same, transposed
     P D P   a small matrix product for each column
@@ -14,15 +14,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["Product", "cheapest"]
+__all__ = ["MatrixProduct", "cheapest"]
 
-# What a kind costs beyond its flops; measured, as `sandwich.choose_method` has it: to scale a row
+# What a kind costs beyond its flops; measured, as `diagonal.choose_method` has it: to scale a row
 # of P takes as long as 25 flops for each of its numbers, and a small matrix product runs slower
 _SCALE, _SMALL, _TRANSPOSE = 25.0, 0.5, 50.0
 
 
 @dataclass(frozen=True)
-class Product:
+class MatrixProduct:
     """W_last D … D W_first, layers counted from 1 at X on; a single layer has no parts.
 
     Attributes
@@ -34,8 +34,8 @@ class Product:
     first: int
     last: int
     sizes: tuple[int, ...]
-    left: Product | None = None
-    right: Product | None = None
+    left: MatrixProduct | None = None
+    right: MatrixProduct | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,7 +48,7 @@ class Product:
         return self.left is None
 
     @property
-    def parts(self) -> tuple[Product, Product]:
+    def parts(self) -> tuple[MatrixProduct, MatrixProduct]:
         """Left and right of the last D to be multiplied."""
         assert self.left is not None  # noqa: S101 (for the type checker)
         assert self.right is not None  # noqa: S101
@@ -81,16 +81,16 @@ class Product:
         return f"{left} D{self.inner} {right}"
 
 
-def _area(product: Product) -> int:
+def _area(product: MatrixProduct) -> int:
     return product.shape[0] * product.shape[1]
 
 
 @lru_cache
-def cheapest(sizes: tuple[int, ...]) -> Product:
+def cheapest(sizes: tuple[int, ...]) -> MatrixProduct:
     """Find the cheapest order for a network of these sizes: inputs, hidden units, outputs."""
     layers = len(sizes) - 1
-    best: dict[tuple[int, int], tuple[float, Product]] = {
-        (i, i): (0.0, Product(i, i, sizes)) for i in range(1, layers + 1)
+    best: dict[tuple[int, int], tuple[float, MatrixProduct]] = {
+        (i, i): (0.0, MatrixProduct(i, i, sizes)) for i in range(1, layers + 1)
     }
     for length in range(2, layers + 1):
         for first in range(1, layers - length + 2):
@@ -98,13 +98,13 @@ def cheapest(sizes: tuple[int, ...]) -> Product:
             ways = []
             for middle in range(first, last):
                 (cost_right, right), (cost_left, left) = best[first, middle], best[middle + 1, last]
-                product = Product(first, last, sizes, left, right)
+                product = MatrixProduct(first, last, sizes, left, right)
                 ways.append((cost_left + cost_right + _cost(product), product))
             best[first, last] = min(ways, key=lambda way: way[0])
     return best[1, layers][1]
 
 
-def _cost(product: Product) -> float:
+def _cost(product: MatrixProduct) -> float:
     (left, right), (r, c) = product.parts, product.shape
     m = left.shape[1]
     if left.is_layer and right.is_layer:

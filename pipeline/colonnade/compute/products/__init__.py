@@ -2,8 +2,8 @@
 
 from colonnade.compute.products.registry import (
     PRODUCTS,
+    BlockAccumulator,
     Product,
-    Rows,
     kept_bytes,
     make_arrays,
     needs_blocks,
@@ -12,8 +12,8 @@ from colonnade.compute.products.registry import (
 
 __all__ = [
     "PRODUCTS",
+    "BlockAccumulator",
     "Product",
-    "Rows",
     "kept_bytes",
     "make_arrays",
     "needs_blocks",

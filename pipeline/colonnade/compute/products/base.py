@@ -12,13 +12,13 @@ from colonnade.buffers import Buffers
 from colonnade.compute.kernel import Kernel
 from colonnade.grid import ArrayPlan, Grid, Shapes
 
-__all__ = ["Cut", "Product", "Rows", "slices"]
+__all__ = ["BlockAccumulator", "Cut", "Product", "slices"]
 
 # Bytes of float64 that a product works on at a time: about a core's second-level cache
 _SLICE_BYTES = 2**20
 
 
-class Rows:
+class BlockAccumulator:
     """A block's rows of the arrays, and what its products keep until it ends.
 
     Parameters
@@ -98,7 +98,7 @@ class Cut(NamedTuple):
 class Product:
     """One product: for each block `begin`, `slopes` or `blocks` some times, and `end`.
 
-    A process has one of each; what belongs to a block is in its `Rows`.
+    A process has one of each; what belongs to a block is in its `BlockAccumulator`.
 
     Attributes
     ----------
@@ -137,18 +137,18 @@ class Product:
         """Count what a thread takes to make it of a strip of so many columns, in slices."""
         return 8 * shapes.q * shapes.n + 3 * min(_SLICE_BYTES, 8 * shapes.m * strip)
 
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: BlockAccumulator) -> None:
         """Begin a block."""
 
-    def slopes(self, S: NDArray[Any], rows: Rows) -> None:
+    def slopes(self, S: NDArray[Any], rows: BlockAccumulator) -> None:
         """Take the slopes (m, b) of some of a block's columns."""
         raise NotImplementedError
 
-    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+    def blocks(self, T: NDArray[Any], rows: BlockAccumulator) -> None:
         """Take the tensor (b, q, n) of some of a block's columns."""
         raise NotImplementedError
 
-    def end(self, rows: Rows) -> None:
+    def end(self, rows: BlockAccumulator) -> None:
         """End a block."""
 
     def float64(self, A: NDArray[Any]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from colonnade.buffers import made_once
-from colonnade.compute.products.base import Cut, Product, Rows, slices
+from colonnade.compute.products.base import BlockAccumulator, Cut, Product, slices
 from colonnade.grid import ArrayPlan, Shapes
 
 __all__ = ["Norm", "SpectralNorm"]
@@ -40,7 +40,7 @@ class Norm(Product):
         return coupling
 
     @override
-    def slopes(self, S: NDArray[Any], rows: Rows) -> None:
+    def slopes(self, S: NDArray[Any], rows: BlockAccumulator) -> None:
         for k, part in slices(S.T, S.shape[0]):
             s = self.float64(part.T)
             coupled = self.buffers.array("coupled", s.shape, np.float64)
@@ -49,7 +49,7 @@ class Norm(Product):
             rows.columns("norm", k, k + s.shape[1])[...] = np.sqrt(np.maximum(squared, 0))
 
     @override
-    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+    def blocks(self, T: NDArray[Any], rows: BlockAccumulator) -> None:
         for k, part in slices(T, T[0].size):
             t = self.float64(part)
             squared = np.einsum("kij,kij->k", t, t)
@@ -84,14 +84,14 @@ class SpectralNorm(Product):
         return 2 * 8 * shapes.m * (shapes.q + shapes.n)
 
     @override
-    def slopes(self, S: NDArray[Any], rows: Rows) -> None:
+    def slopes(self, S: NDArray[Any], rows: BlockAccumulator) -> None:
         left, right = self._ends
         for k, s in slices(S.T, left.size):
             J = (left * s.astype(np.float64)[:, None, :]) @ right
             rows.columns("spectral_norm", k, k + len(s))[...] = _largest(J)
 
     @override
-    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+    def blocks(self, T: NDArray[Any], rows: BlockAccumulator) -> None:
         for k, t in slices(T, T[0].size):
             found = _largest(self.float64(t))
             rows.columns("spectral_norm", k, k + len(t))[...] = found

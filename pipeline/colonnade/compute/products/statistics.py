@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from typing_extensions import override
 
 from colonnade.buffers import made_once
-from colonnade.compute.products.base import Cut, Product, Rows, slices
+from colonnade.compute.products.base import BlockAccumulator, Cut, Product, slices
 from colonnade.grid import ArrayPlan, Shapes
 
 __all__ = ["Gram", "MaxAbs", "Mean", "MeanAbs"]
@@ -32,19 +32,19 @@ class Mean(Product):
         return cut.statistic("mean", cut.output, cut.input)
 
     @override
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: BlockAccumulator) -> None:
         rows.part("mean_blocks")[...] = 0
 
     @override
-    def slopes(self, S: NDArray[Any], rows: Rows) -> None:
+    def slopes(self, S: NDArray[Any], rows: BlockAccumulator) -> None:
         rows.add("slope", S.sum(axis=1, dtype=np.float64))
 
     @override
-    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+    def blocks(self, T: NDArray[Any], rows: BlockAccumulator) -> None:
         rows.part("mean_blocks")[...] += T.sum(axis=0, dtype=np.float64)
 
     @override
-    def end(self, rows: Rows) -> None:
+    def end(self, rows: BlockAccumulator) -> None:
         if "slope" in rows.kept:
             # J is linear in s′
             U, W = self.kernel.weights64
@@ -64,11 +64,11 @@ class MeanAbs(Product):
         return cut.statistic("mean_abs", cut.output, cut.input)
 
     @override
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: BlockAccumulator) -> None:
         rows.part("mean_abs_blocks")[...] = 0
 
     @override
-    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+    def blocks(self, T: NDArray[Any], rows: BlockAccumulator) -> None:
         total = rows.part("mean_abs_blocks")
         for _, t in slices(T, T[0].size):
             size = np.abs(t, out=self.buffers.array("size", t.shape, t.dtype))
@@ -89,11 +89,11 @@ class MaxAbs(Product):
         return cut.statistic("max_abs", cut.output, cut.input, dtype=cut.dtype)
 
     @override
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: BlockAccumulator) -> None:
         rows.part("max_abs_blocks")[...] = 0
 
     @override
-    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+    def blocks(self, T: NDArray[Any], rows: BlockAccumulator) -> None:
         found = rows.part("max_abs_blocks")
         for _, t in slices(T, T[0].size):
             size = np.abs(t, out=self.buffers.array("size", t.shape, t.dtype))
@@ -133,11 +133,11 @@ class Gram(Product):
         return coupling
 
     @override
-    def begin(self, rows: Rows) -> None:
+    def begin(self, rows: BlockAccumulator) -> None:
         rows.part("gram_blocks")[...] = 0
 
     @override
-    def slopes(self, S: NDArray[Any], rows: Rows) -> None:
+    def slopes(self, S: NDArray[Any], rows: BlockAccumulator) -> None:
         outer = self._outer(S)
         # Σ s² on the diagonal: nothing else in it is larger (Cauchy and Schwarz)
         known = _LEAST_SQUARES <= outer.diagonal().max() < np.inf
@@ -153,14 +153,14 @@ class Gram(Product):
             return np.matmul(S, S.T, out=outer)
 
     @override
-    def blocks(self, T: NDArray[Any], rows: Rows) -> None:
+    def blocks(self, T: NDArray[Any], rows: BlockAccumulator) -> None:
         total = rows.part("gram_blocks")
         for _, t in slices(T, T[0].size):
             flat = self.float64(t.reshape(-1, T.shape[2]))
             total += flat.T @ flat
 
     @override
-    def end(self, rows: Rows) -> None:
+    def end(self, rows: BlockAccumulator) -> None:
         if "outer" in rows.kept:
             outer, W = rows.kept["outer"], self.kernel.weights64[1]
             outer *= self._coupling

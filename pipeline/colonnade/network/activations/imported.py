@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from colonnade.errors import UsageError, needed, reason
+from colonnade.errors import UsageError, import_optional, one_line
 from colonnade.network.activations.formulas import FORMATS, Array, LowRank, Slope
 
 __all__ = ["Imported", "check", "derivative", "imported", "is_import", "probes"]
@@ -68,7 +68,7 @@ def imported(name: str) -> Imported:
     # A module that is imported runs, and raises whatever it pleases
     except (Exception, SystemExit) as error:
         raise UsageError(
-            f"{here}{reason(error)} ({type(error).__name__}). The module {module} must be "
+            f"{here}{one_line(error)} ({type(error).__name__}). The module {module} must be "
             "importable wherever the run computes: install it there, or add its folder to "
             "PYTHONPATH."
         ) from error
@@ -92,7 +92,7 @@ def imported(name: str) -> Imported:
 
 def _by_jax(function: Any, here: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
     told = f"{here}it has no methods value and slope, and a plain function's slope is taken by JAX"
-    jax = needed("jax", "jax", UsageError, told)
+    jax = import_optional("jax", "jax", UsageError, told)
 
     @jax.jit  # type: ignore[untyped-decorator]
     def slope(z: Any) -> Any:
@@ -114,7 +114,7 @@ def _call(function: Callable[[Any], Any], z: Array, name: str, what: str) -> Any
     except Exception as error:
         raise UsageError(
             f"the activation {name}: its {what} fails on an array of shape {z.shape} and type "
-            f"{z.dtype}: {type(error).__name__}: {reason(error)}. A plain function is to be in "
+            f"{z.dtype}: {type(error).__name__}: {one_line(error)}. A plain function is to be in "
             "jax.numpy; an object has the methods value and slope, of NumPy arrays."
         ) from error
 

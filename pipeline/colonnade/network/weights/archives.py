@@ -8,7 +8,7 @@ import zipfile
 from collections import Counter
 from typing import IO
 
-from colonnade.errors import listed, shown
+from colonnade.errors import listed, sanitize
 from colonnade.limits import WEIGHTS_INFLATION, WEIGHTS_UNPACKED_BYTES
 from colonnade.storage.npy.header import MAGIC, read_header
 
@@ -72,7 +72,7 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
     for entry in entries:
         # The other methods unpack to any size at once, whatever size the entry claims
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{shown(entry.filename)} is neither stored nor deflated")
+            raise ValueError(f"{sanitize(entry.filename)} is neither stored nor deflated")
         with archive.open(entry) as file:
             if file.read(len(MAGIC)) != MAGIC:
                 continue
@@ -80,4 +80,4 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
             try:
                 read_header(file, entry.file_size)
             except ValueError as error:
-                raise ValueError(f"{shown(entry.filename)}: {error}") from error
+                raise ValueError(f"{sanitize(entry.filename)}: {error}") from error

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from colonnade.errors import NetworkError, listed, shown
+from colonnade.errors import NetworkError, listed, sanitize
 from colonnade.limits import UNNAMED_LAYERS
 
 __all__ = ["SHAPES", "NoWayError", "array_names", "choose", "described"]
@@ -47,7 +47,9 @@ def choose(
                 f"network.names gives {listed(names)}; it must give W1, W2 and so on without a "
                 "gap, and may give their b1, b2 and so on."
             )
-        absent = [f"{key} = {shown(name)!r}" for key, name in names.items() if name not in arrays]
+        absent = [
+            f"{key} = {sanitize(name)!r}" for key, name in names.items() if name not in arrays
+        ]
         if absent:
             raise NetworkError(
                 f"network.names asks for {', '.join(absent)}; the file holds {listed(arrays)}."

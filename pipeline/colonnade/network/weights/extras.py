@@ -6,10 +6,10 @@ from typing import Any
 
 from colonnade import errors
 
-__all__ = ["needed"]
+__all__ = ["import_optional"]
 
 
-def needed(module: str, extra: str) -> Any:
+def import_optional(module: str, extra: str) -> Any:
     """Import a module that an extra brings; NetworkError where it is not installed."""
     told = f"this format is read with {module.partition('.')[0]}"
-    return errors.needed(module, extra, errors.NetworkError, told)
+    return errors.import_optional(module, extra, errors.NetworkError, told)

@@ -13,10 +13,10 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from colonnade.errors import NetworkError, reason
+from colonnade.errors import NetworkError, one_line
 from colonnade.limits import KERAS_CONFIG_BYTES
 from colonnade.network.weights.archives import check_archive
-from colonnade.network.weights.extras import needed
+from colonnade.network.weights.extras import import_optional
 from colonnade.network.weights.hdf5 import read_hdf5
 from colonnade.network.weights.keras_layers import chained, steps_of_layer
 from colonnade.network.weights.loaded import Loaded
@@ -82,12 +82,12 @@ def load_h5(path: str | Path, file: IO[bytes]) -> Loaded:
 
 def _said(error: Exception) -> str:
     if isinstance(error, KeyError | IndexError | TypeError | AttributeError):
-        return f"its config, or its weights, lack something ({reason(error)})"
-    return reason(error)
+        return f"its config, or its weights, lack something ({one_line(error)})"
+    return one_line(error)
 
 
 def _read(file: IO[bytes]) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, Any]]]:
-    needed("h5py", "keras")
+    import_optional("h5py", "keras")
     return read_hdf5(file)
 
 

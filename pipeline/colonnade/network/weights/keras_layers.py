@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import shown
+from colonnade.errors import sanitize
 from colonnade.network.weights.steps import IDENTITY, Dense, Scale, Sigma, Step
 
 __all__ = ["chained", "steps_of_layer"]
@@ -58,7 +58,9 @@ def chained(model: Any) -> list[Mapping[str, Any]]:
     if kind == "Sequential":
         return list(layers)
     if kind not in ("Functional", "Model"):
-        raise ValueError(f"it is a {shown(str(kind))}; read are Sequential and functional models")
+        raise ValueError(
+            f"it is a {sanitize(str(kind))}; read are Sequential and functional models"
+        )
     by_name = {layer["name"]: layer for layer in layers}
     ends = [_ends(model["config"][key]) for key in ("input_layers", "output_layers")]
     if any(len(names) != 1 for names in ends):
@@ -74,8 +76,10 @@ def chained(model: Any) -> list[Mapping[str, Any]]:
             raise ValueError("its layers follow each other in a circle")
         before = _inbound(layer["inbound_nodes"])
         if len(before) != 1:
-            told = ", ".join(map(shown, before)) or "none"
-            raise ValueError(f"its layer {shown(name)} has the inputs {told}, where one is known")
+            told = ", ".join(map(sanitize, before)) or "none"
+            raise ValueError(
+                f"its layer {sanitize(name)} has the inputs {told}, where one is known"
+            )
         name = before[0]
     return found
 
@@ -182,7 +186,7 @@ def _activation(given: Any, version: int) -> list[Step]:
             return [Sigma({"name": "leaky_relu", "negative_slope": float(slope)})]
         case "ReLU":
             return _relu(number)
-    raise ValueError(f"it has a {shown(str(kind))}, which is none that is known here")
+    raise ValueError(f"it has a {sanitize(str(kind))}, which is none that is known here")
 
 
 def _relu(number: Mapping[str, float]) -> list[Step]:
@@ -209,5 +213,5 @@ def _function(name: str, version: int) -> list[Step]:
         if name == "leaky_relu":
             raise ValueError("its leaky_relu has another slope from version to version of Keras 2")
     if name not in _FUNCTIONS:
-        raise ValueError(f"its activation {shown(name)} is none that is known here")
+        raise ValueError(f"its activation {sanitize(name)} is none that is known here")
     return [Sigma(_FUNCTIONS[name])]

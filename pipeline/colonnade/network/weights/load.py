@@ -9,7 +9,7 @@ from typing import IO, Any
 
 from numpy.typing import NDArray
 
-from colonnade.errors import NetworkError, reason
+from colonnade.errors import NetworkError, one_line
 from colonnade.limits import WEIGHTS_FETCHED_BYTES
 from colonnade.network.weights.choice import array_names
 from colonnade.network.weights.keras_files import load_h5, load_keras
@@ -146,6 +146,6 @@ def _read_npy(key: str, path: str, storage_options: Options) -> NDArray[Any]:
             return read_array(file)
         except (OSError, ValueError) as error:
             raise NetworkError(
-                f"{path}: this cannot be read as .npy: {reason(error)}; save the numbers anew with "
+                f"{path}: this cannot be read as .npy: {one_line(error)}; save the numbers anew with "
                 f"np.save (network.{key})."
             ) from error

@@ -7,7 +7,7 @@ from typing import IO
 
 import numpy as np
 
-from colonnade.errors import NetworkError, reason
+from colonnade.errors import NetworkError, one_line
 from colonnade.network.weights.archives import check_archive
 from colonnade.network.weights.loaded import Loaded
 
@@ -25,5 +25,5 @@ def load_npz(path: str | Path, file: IO[bytes]) -> Loaded:
         raise
     # zipfile and zlib raise whatever the damage happens to break
     except Exception as error:
-        told = f"{path}: this cannot be read as a .npz archive: {reason(error)}"
+        told = f"{path}: this cannot be read as a .npz archive: {one_line(error)}"
         raise NetworkError(told) from error

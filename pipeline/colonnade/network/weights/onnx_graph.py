@@ -8,9 +8,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import NetworkError, reason, shown
+from colonnade.errors import NetworkError, one_line, sanitize
 from colonnade.limits import ONNX_NODES
-from colonnade.network.weights.extras import needed
+from colonnade.network.weights.extras import import_optional
 from colonnade.network.weights.loaded import Loaded, told_names
 from colonnade.network.weights.onnx_operators import OPERATORS
 from colonnade.network.weights.onnx_tensors import read_tensors
@@ -49,7 +49,7 @@ class _Graph:
 
     def _value(self, node: Any, name: str) -> Value:
         if name not in OPERATORS:
-            raise ValueError(f"the operator {shown(name)} is none that is known here")
+            raise ValueError(f"the operator {sanitize(name)} is none that is known here")
         given = Node(node, self.values, self.constants, self.opset)
         try:
             return OPERATORS[name](given)
@@ -77,7 +77,7 @@ def load_onnx(path: str | Path, file: IO[bytes], folder: Path | None) -> Loaded:
     NetworkError
         The file cannot be read, or its graph is no chain of layers.
     """
-    onnx = needed("onnx", "onnx")
+    onnx = import_optional("onnx", "onnx")
     try:
         return _read(onnx.load_model_from_string(file.read()), folder)
     except MemoryError:
@@ -86,7 +86,7 @@ def load_onnx(path: str | Path, file: IO[bytes], folder: Path | None) -> Loaded:
         raise NetworkError(f"{path}: {error}") from error
     # protobuf raises errors of its own
     except Exception as error:
-        raise NetworkError(f"{path}: this cannot be read as ONNX: {reason(error)}") from error
+        raise NetworkError(f"{path}: this cannot be read as ONNX: {one_line(error)}") from error
 
 
 def _read(model: Any, folder: Path | None) -> Loaded:
@@ -101,7 +101,7 @@ def _read(model: Any, folder: Path | None) -> Loaded:
     inputs = [given for given in graph.input if given.name not in named]
     for what, given in (("inputs", inputs), ("outputs", graph.output)):
         if len(given) != 1:
-            told = ", ".join(shown(value.name) for value in given[:12]) or "none"
+            told = ", ".join(sanitize(value.name) for value in given[:12]) or "none"
             raise _GraphError(f"its graph has the {what} {told}; a network here has one.")
     dimensions = inputs[0].type.tensor_type.shape.dim
     walked.values[inputs[0].name] = Value(flat=len(dimensions) <= 2)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import shown
+from colonnade.errors import sanitize
 from colonnade.network.weights.expressions import Z, apply, clip, constant
 from colonnade.network.weights.onnx_values import Node, Value
 from colonnade.network.weights.steps import Dense, Scale
@@ -241,7 +241,7 @@ def _reshape(node: Node) -> Value:
         return replace(value, flat=True)
     if wanted == [-1] and width == 1:
         return value
-    raise ValueError(f"the shape {shown(str(wanted))} is another one")
+    raise ValueError(f"the shape {sanitize(str(wanted))} is another one")
 
 
 def _transpose(node: Node) -> Value:

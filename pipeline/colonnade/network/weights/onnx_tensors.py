@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from colonnade.errors import shown
-from colonnade.network.weights.extras import needed
+from colonnade.errors import sanitize
+from colonnade.network.weights.extras import import_optional
 
 __all__ = ["read_tensors"]
 
@@ -45,7 +45,7 @@ def read_tensors(
             continue
         shape = tuple(tensor.dims)
         if any(length < 0 for length in shape):
-            raise ValueError(f"its tensor {shown(name)} has the shape {shape}")
+            raise ValueError(f"its tensor {sanitize(name)} has the shape {shape}")
         claimed = math.prod(shape) * size
         if tensor.data_location == _EXTERNAL:
             tensor = _with_data(tensor, name, claimed, folder, external)  # noqa: PLW2901
@@ -58,7 +58,7 @@ def read_tensors(
                               tensor.int64_data, tensor.uint64_data)
             )  # fmt: skip
             _check(name, shape, claimed, count * size)
-        array = needed("onnx.numpy_helper", "onnx").to_array(tensor)
+        array = import_optional("onnx.numpy_helper", "onnx").to_array(tensor)
         # bfloat16, which NumPy does not know
         found[name] = array.astype(np.float32) if array.dtype.kind == "V" else array
     return found
@@ -67,7 +67,7 @@ def read_tensors(
 def _check(name: str, shape: tuple[int, ...], claimed: int, there: int) -> None:
     if claimed != there:
         raise ValueError(
-            f"its tensor {shown(name)} claims the shape {shape}, {claimed:,} bytes, and {there:,} "
+            f"its tensor {sanitize(name)} claims the shape {shape}, {claimed:,} bytes, and {there:,} "
             "are there"
         )
 
@@ -77,28 +77,30 @@ def _with_data(
 ) -> Any:
     """Copy a tensor with the data that lies in a file of its own."""
     said = {entry.key: entry.value for entry in tensor.external_data}
-    told, location = f"its tensor {shown(name)} lies in", said.get("location", "")
+    told, location = f"its tensor {sanitize(name)} lies in", said.get("location", "")
     if folder is None:
-        raise ValueError(f"{told} another file, {shown(location)}; save the model in one file")
+        raise ValueError(f"{told} another file, {sanitize(location)}; save the model in one file")
     path = (folder / location).resolve()
     outside = not path.is_relative_to(folder.resolve()) or ".." in Path(location).parts
     if outside or Path(location).is_absolute() or not location:
-        raise ValueError(f"{told} {shown(repr(location))}, outside the model's folder")
+        raise ValueError(f"{told} {sanitize(repr(location))}, outside the model's folder")
     if not path.is_file():
-        raise ValueError(f"{told} {shown(location)}, which is no file")
+        raise ValueError(f"{told} {sanitize(location)}, which is no file")
     try:
         offset, length = (int(said.get(key, default)) for key, default in
                           (("offset", 0), ("length", claimed)))  # fmt: skip
     except ValueError:
-        raise ValueError(f"{told} {shown(location)}, at no place that can be read") from None
+        raise ValueError(f"{told} {sanitize(location)}, at no place that can be read") from None
     size = path.stat().st_size
     _check(name, tuple(tensor.dims), claimed, length)
     if offset < 0 or offset + claimed > size:
-        raise ValueError(f"{told} {shown(location)} at byte {offset}, which ends at byte {size:,}")
+        raise ValueError(
+            f"{told} {sanitize(location)} at byte {offset}, which ends at byte {size:,}"
+        )
     # Many tensors on the same bytes would take more than there is
     external[path] = external.get(path, 0) + claimed
     if external[path] > size:
-        raise ValueError(f"its tensors claim {shown(location)} more than once")
+        raise ValueError(f"its tensors claim {sanitize(location)} more than once")
     with path.open("rb") as file:
         file.seek(offset)
         data = file.read(claimed)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from colonnade.errors import NetworkError, shown
+from colonnade.errors import NetworkError, sanitize
 from colonnade.network.weights.steps import Scale
 
 __all__ = ["Given", "Scaling"]
@@ -79,7 +79,7 @@ def _numbers(
         elif given in arrays:
             given = arrays[given]
         else:
-            raise NetworkError(f"{key}: the weights' file holds no array {shown(repr(given))}.")
+            raise NetworkError(f"{key}: the weights' file holds no array {sanitize(repr(given))}.")
     try:
         found = np.asarray(given)
     except ValueError as error:

@@ -10,9 +10,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from colonnade.errors import NetworkError, reason, shown
+from colonnade.errors import NetworkError, one_line, sanitize
 from colonnade.network.weights.archives import check_archive
-from colonnade.network.weights.extras import needed
+from colonnade.network.weights.extras import import_optional
 from colonnade.network.weights.loaded import Loaded
 from colonnade.network.weights.steps import Dense, Scale, Sigma, Step
 
@@ -28,14 +28,14 @@ _ACTIVATIONS = {"logistic": "sigmoid", "tanh": "tanh", "relu": "relu", "identity
 
 def load_skops(path: str | Path, file: IO[bytes]) -> Loaded:
     """Read an estimator; NetworkError where the file holds types that are not trusted."""
-    skops = needed("skops.io", "sklearn")
+    skops = import_optional("skops.io", "sklearn")
     try:
         check_archive(file)
         content = file.read()
         others = set(skops.get_untrusted_types(data=content)) - _TRUSTED
         if others:
             raise ValueError(
-                f"it holds types that are not trusted: {shown(', '.join(sorted(others)), 200)}"
+                f"it holds types that are not trusted: {sanitize(', '.join(sorted(others)), 200)}"
             )
         # of another version of scikit-learn, whose networks are the same
         with warnings.catch_warnings():
@@ -45,7 +45,7 @@ def load_skops(path: str | Path, file: IO[bytes]) -> Loaded:
         raise
     # skops raises whatever the damage happens to break
     except Exception as error:
-        told = f"{path}: this cannot be read as a skops file: {reason(error)}"
+        told = f"{path}: this cannot be read as a skops file: {one_line(error)}"
         raise NetworkError(told) from error
     try:
         return Loaded({}, steps_of(estimator), input_names=names_of(estimator))
@@ -82,7 +82,7 @@ def _fitted(estimator: Any) -> Iterator[None]:
     try:
         yield
     except (AttributeError, TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
-        told = f"this {shown(type(estimator).__name__)} is not fitted, or damaged: {reason(error)}"
+        told = f"this {sanitize(type(estimator).__name__)} is not fitted, or damaged: {one_line(error)}"
         raise NetworkError(told) from error
 
 
@@ -134,7 +134,7 @@ def _network(estimator: Any) -> list[Step]:
     if last in ("softmax", "logistic"):
         layers.append(Scale(1.0, 0.0, f"Y is the classifier's logits, before its {last}"))
     elif last != "identity":
-        raise NetworkError(f"its output passes through {shown(str(last))}.")
+        raise NetworkError(f"its output passes through {sanitize(str(last))}.")
     return layers
 
 
@@ -157,7 +157,7 @@ def _scaling(estimator: Any) -> Scale:
         case "MaxAbsScaler":
             return Scale(1 / np.asarray(estimator.scale_, np.float64), 0.0, name)
     raise NetworkError(
-        f"it holds a {shown(name)}; read are MLPRegressor and MLPClassifier, with StandardScaler, "
+        f"it holds a {sanitize(name)}; read are MLPRegressor and MLPClassifier, with StandardScaler, "
         "MinMaxScaler, MaxAbsScaler or RobustScaler before them in a Pipeline, or in a "
         "TransformedTargetRegressor."
     )

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from colonnade.errors import NetworkError, shown
+from colonnade.errors import NetworkError, sanitize
 
 __all__ = ["IDENTITY", "Chain", "Dense", "Scale", "Sigma", "Step", "assemble", "told_sigma"]
 
@@ -153,7 +153,7 @@ def assemble(steps: Iterable[Step]) -> Chain:
     last: Step | None = None  # but for scalings
     for step in steps:
         if isinstance(step, Scale):
-            folded += [shown(step.text, 200)] * bool(step.text)
+            folded += [sanitize(step.text, 200)] * bool(step.text)
             if isinstance(last, Dense):
                 layers[-1].after(step)
             else:

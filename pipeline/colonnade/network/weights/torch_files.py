@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from colonnade.errors import NetworkError, reason, shown
+from colonnade.errors import NetworkError, one_line, sanitize
 from colonnade.network.weights.archives import check_archive
-from colonnade.network.weights.extras import needed
+from colonnade.network.weights.extras import import_optional
 from colonnade.network.weights.loaded import Loaded
 
 __all__ = ["load_torch"]
@@ -30,7 +30,7 @@ def load_torch(path: str | Path, file: IO[bytes]) -> Loaded:
     """Read the tensors of a state dict; NetworkError where the file is another one."""
     try:
         _check(file)
-        torch = needed("torch", "torch")
+        torch = import_optional("torch", "torch")
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
         found = torch.load(file, map_location="cpu", weights_only=True)
@@ -39,7 +39,7 @@ def load_torch(path: str | Path, file: IO[bytes]) -> Loaded:
         raise
     # torch raises whatever the damage happens to break
     except Exception as error:
-        told = f"{path}: this cannot be read as a state dict of torch: {reason(error)}"
+        told = f"{path}: this cannot be read as a state dict of torch: {one_line(error)}"
         raise NetworkError(told) from error
 
 
@@ -61,7 +61,7 @@ def _check(file: IO[bytes]) -> None:
         if opcode.name in ("GLOBAL", "INST") and _ALLOWED.fullmatch(str(argument)):
             continue
         if opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"):
-            what = shown(str(argument or opcode.name).replace(" ", "."))
+            what = sanitize(str(argument or opcode.name).replace(" ", "."))
             raise ValueError(
                 f"it is a pickle with {what}, which is more than tensors; save the state_dict() of "
                 "the model, or that as safetensors"
@@ -76,9 +76,9 @@ def _arrays(torch: Any, found: Any, size: int) -> dict[str, Any]:
     arrays = {}
     for name, tensor in found.items():
         if not isinstance(tensor, torch.Tensor) or not isinstance(name, str):
-            raise TypeError(f"it holds {shown(repr(name))}, which is no tensor with a name")
+            raise TypeError(f"it holds {sanitize(repr(name))}, which is no tensor with a name")
         if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > size:
-            raise ValueError(f"{shown(name)} claims more than there is, or is sparse")
+            raise ValueError(f"{sanitize(name)} claims more than there is, or is sparse")
         if tensor.dtype in (torch.bfloat16, torch.float16):
             tensor = tensor.float()  # noqa: PLW2901
         arrays[name] = tensor.detach().numpy()

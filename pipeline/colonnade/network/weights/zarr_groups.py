@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from colonnade.errors import NetworkError, UsageError, reason, shown
+from colonnade.errors import NetworkError, UsageError, one_line, sanitize
 from colonnade.network.weights.archives import most_unpacked
 from colonnade.network.weights.loaded import Loaded
 from colonnade.storage import Objects, Place
@@ -31,7 +31,7 @@ def load_zarr(path: str | Path, place: Place) -> Loaded:
             # A chunk that is not there reads as its fill value
             if max(claimed, chunk) > most_unpacked(array.nbytes_stored()):
                 raise ValueError(
-                    f"its array {shown(name)} claims the shape {array.shape} in chunks of "
+                    f"its array {sanitize(name)} claims the shape {array.shape} in chunks of "
                     f"{array.chunks}, and has {array.nbytes_stored():,} bytes"
                 )
             arrays[name] = np.asarray(bounded(array)[...])
@@ -40,5 +40,5 @@ def load_zarr(path: str | Path, place: Place) -> Loaded:
         raise
     # zarr raises whatever its metadata happens to break
     except Exception as error:
-        told = f"{path}: this cannot be read as a Zarr group: {reason(error)}"
+        told = f"{path}: this cannot be read as a Zarr group: {one_line(error)}"
         raise NetworkError(told) from error

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from colonnade.errors import reason
+from colonnade.errors import one_line
 from colonnade.limits import NPY_HEADER_BYTES
 
 __all__ = ["MAGIC", "Header", "read_header"]
@@ -58,7 +58,7 @@ def read_header(file: IO[bytes], size: int) -> Header:
         raise ValueError("its header is nested too deeply") from None
     # A damaged header raises whatever it happens to break, in Python's tokenizer for one
     except Exception as error:
-        raise ValueError(f"its header cannot be read: {reason(error)}") from error
+        raise ValueError(f"its header cannot be read: {one_line(error)}") from error
     if any(isinstance(length, bool) or length < 0 for length in shape):
         raise ValueError(f"its header claims a negative length, or none, {shape}")
     claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from colonnade.buffers import Buffers, made_once
 from colonnade.compute.kernel.tiles import Tiles
 
-__all__ = ["FewColumns"]
+__all__ = ["PartialTiles"]
 
 # Columns of a group, of which the first that will do is taken: BLAS take 2, 4, 6, 8, 12, 16 or 24
 _GROUPS = (24, 48)
@@ -34,7 +34,7 @@ _GROUPS = (24, 48)
 _NUMBERS = 2**14
 
 
-class FewColumns:
+class PartialTiles:
     """Blocks of any columns of a network, of which the slopes are known.
 
     Parameters

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from colonnade.buffers import PIECE_BYTES, Buffers, made_once
 from colonnade.network.activations.formulas import Array, LowRank, Slope
 
-__all__ = ["Method", "Sandwich", "add_outer", "choose_method", "kept_bytes", "slice_bytes"]
+__all__ = ["DiagonalProduct", "Method", "add_outer", "choose_method", "kept_bytes", "slice_bytes"]
 
 # K is made once and kept: worth its memory up to here
 _PRODUCT_LIMIT = 64 * 2**20
@@ -47,7 +47,7 @@ def choose_method(q: int, m: int, n: int, itemsize: int, columns: int) -> Method
 
 
 def kept_bytes(q: int, m: int, n: int, itemsize: int, columns: int) -> int:
-    """Bytes that a `Sandwich` keeps beside U and W, for all threads."""
+    """Bytes that a `DiagonalProduct` keeps beside U and W, for all threads."""
     method = choose_method(q, m, n, itemsize, columns)
     return m * q * n * itemsize if method == "product" else 0
 
@@ -63,7 +63,7 @@ def slice_bytes(q: int, m: int, n: int, itemsize: int, columns: int) -> int:
     return min(max(4 * _SLICE_BYTES, one), columns * one) + m * n * itemsize
 
 
-class Sandwich:
+class DiagonalProduct:
     """What is prepared once to compute T for any number of columns.
 
     Parameters
