@@ -39,6 +39,7 @@ bench: $(VENV)/.test
 	$(VENV)/bin/python tests/benchmarks/scale.py
 	$(VENV)/bin/python tests/benchmarks/columns.py
 	$(VENV)/bin/python tests/benchmarks/factored.py
+	$(VENV)/bin/python tests/benchmarks/verification.py
 	$(VENV)/bin/python tests/benchmarks/store.py
 	$(VENV)/bin/python tests/benchmarks/store.py --chunks 16MiB --pipelines zarr fused zarrs
 	$(VENV)/bin/python tests/benchmarks/store.py --chunks 16MiB --codecs none lz4 zstd --bits all 12 8
@@ -52,6 +53,8 @@ $(VENV)/.demo: pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --editable '.[dashboard]'
 	touch $@
 
+# Dependency groups came with pip 25.1
 $(VENV)/.test: $(VENV)/.demo
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable . --group dev
 	touch $@

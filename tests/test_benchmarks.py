@@ -87,3 +87,10 @@ def test_scale(tmp_path: Path) -> None:
     assert growth == ["64", "256", "1,024"]
     for title in ("Growth", "Dispatch of 50 tasks", "1,000 blocks of one column", "Start"):
         assert title in told
+
+
+def test_verification(tmp_path: Path) -> None:
+    told = benchmark(tmp_path, "verification.py", "--gigabytes 0.001 --rounds 1 --shape 11,7,5")
+    rows = {line.split("|")[1].strip(): line for line in told.splitlines() if line[:2] == "| "}
+    assert {"dense", "factored"} < {*rows}
+    assert "5 of 5" in rows["the next column"]

@@ -215,4 +215,4 @@ def test_hdf5_changed_after_it_was_compressed(tmp_path: Path) -> None:
         created.set_shuffle()
 
     path = save_hdf5(tmp_path / "X.h5", make_columns(), b"0", filters)
-    assert "store it anew" in frugal_refusal(lambda: open_columns(path))
+    assert "store it again with" in frugal_refusal(lambda: open_columns(path))

@@ -157,7 +157,7 @@ def test_nan_stays_in_its_column() -> None:
 def test_slopes_are_those_of_one_hidden_layer() -> None:
     X = make_columns()
     for network in (make_chain((5, 7, 11, 3)), make_network(activation="softmax")):
-        assert "one hidden layer whose σ is elementwise" in refusal(
+        assert "one hidden layer with an elementwise σ" in refusal(
             lambda n=network: cn.slopes(n, X)
         )
     with pytest.raises(NetworkError, match="2 hidden layers"):
@@ -167,7 +167,7 @@ def test_slopes_are_those_of_one_hidden_layer() -> None:
 @pytest.mark.parametrize(
     ("activations", "told"),
     [
-        (["tanh"], "1 activations are given, and the weights have 3 layers, which take 2"),
+        (["tanh"], "1 activations are given, but the weights have 3 layers, which take 2"),
         ([], "0 act"),
     ],
 )

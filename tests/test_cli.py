@@ -141,7 +141,7 @@ def w2_of_shape_q_n(path: Path, _: dict[str, Any]) -> list[str]:
     return []
 
 
-@wrong("n = 5 inputs and X has n = 7 rows")
+@wrong("n = 5 inputs, but X has n = 7 rows")
 def rows_too_many(path: Path, _: dict[str, Any]) -> list[str]:
     np.save(path / "X.npy", make_columns(N + 2))
     return []

@@ -540,7 +540,8 @@ def test_what_is_no_input(tmp_path, X, monkeypatch) -> None:
         if content:
             Path("d.zarr", content).write_text("x")
         assert refused("d.zarr") == (
-            "this directory holds neither a Zarr array nor a Zarr group, nor .npy files."
+            "this directory holds neither a Zarr array nor a Zarr group, nor .npy files; "
+            "give the path of one of these (input.path)."
         )
     Path("d.zarr/zarr.json").write_text("nonsense")
     assert refused("d.zarr").startswith("this cannot be read as Zarr: ")

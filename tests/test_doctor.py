@@ -37,7 +37,7 @@ def test_an_extra_that_is_not_whole() -> None:
     extra = make_extra("some", asked)
     assert extra == Extra(
         "some", {"numpy": np.__version__},
-        (f"numpy>=99 (there is {np.__version__})", "no-such-package"),
+        (f"numpy>=99 (installed: {np.__version__})", "no-such-package"),
     )  # fmt: skip
     assert str(extra).endswith("no-such-package: pip install 'colonnade[some]'")
 

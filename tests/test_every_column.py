@@ -170,7 +170,7 @@ def test_columns_that_lie_together_are_named_together() -> None:
     comparison.rows("value", 1000, stored, right)
     first, second = comparison.failures(9)
     assert (first.start, first.stop, first.block) == (1005, 1008, 9)
-    assert first.cause == "column 1006, entry [1] is 3, and must be 1 ± 1e-06"
+    assert first.cause == "column 1006, entry [1] is 3, but must be 1 ± 1e-06"
     assert (second.start, second.stop) == (1040, 1041)
     comparison.rows("value", 1000, np.where(np.arange(101)[:, None] % 2, stored, 7), right)
     (all_of_them,) = comparison.failures(9)

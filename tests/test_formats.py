@@ -263,7 +263,7 @@ def test_what_is_left_out_of_the_dimensions(tmp_path, climate) -> None:
     same(open_columns(path, "t", column_dims=dims), stacked(climate, ["t"], dims))
     same(open_columns(path, "ps", column_dims=dims), stacked(climate, ["ps"], dims))
     for asked, told in {
-        ("t", None, None): "is (time: 5, lev: 3, lat: 7, lon: 11). Say which dimension",
+        ("t", None, None): "is (time: 5, lev: 3, lat: 7, lon: 11). Name the dimension",
         ("t", "level", None): "has no dimension level",
         ("t", "lev", ("time", "lat", "long")): "has no dimension long",
         ("t", "lev", ("time", "lat")): "leave out lon",
@@ -271,9 +271,9 @@ def test_what_is_left_out_of_the_dimensions(tmp_path, climate) -> None:
         ("lev", "lev", None): "none of its dimensions is left",
         (None, "lev", None): "3 of its arrays could be X (lev, q, t); name it with input.array, or "
         "several as a list, [lev, q, t]; the file holds",
-        (None, None, None): "none of its arrays could be X; name it with input.array, and where it "
-        "has more dimensions than two, that of the features with input.features_dim or those of "
-        "the columns with input.column_dims; the file holds",
+        (None, None, None): "none of its arrays could be X; name it with input.array, and if it "
+        "has more than two dimensions, name that of the features with input.features_dim or those "
+        "of the columns with input.column_dims; the file holds",
         (None, "level", ("time",)): "none of its arrays has the dimensions level, time that "
         "input.features_dim and input.column_dims name; the file holds",
         ("tt", "lev", None): "there is no array 'tt'; the file holds lat (lat: 7), ",
@@ -291,7 +291,7 @@ def test_what_is_left_out_of_the_dimensions(tmp_path, climate) -> None:
     path = WRITERS["h5netcdf"](climate.assign(a=climate.ps[0], b=climate.ps[1]), tmp_path)
     said = refusal(lambda: open_columns(path))
     assert "2 of its arrays could be X (a, b); name it with input.array, or several as" in said
-    assert "[a, b], and where it has more dimensions than two, that of the features" in said
+    assert "[a, b], and if it has more than two dimensions, name that of the features" in said
     said = refusal(lambda: open_columns(path, ["t", "lat"], features_dim="lev"))
     assert "have different columns: t (time: 5, lev: 3, lat: 7, lon: 11), lat (lat: 7)" in said
 
@@ -363,7 +363,7 @@ def test_attributes_that_are_no_numbers(tmp_path, X) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["X"] = X
         file["X"].attrs["scale_factor"] = "ten"
-    assert "scale_factor is no number" in refusal(lambda: open_columns(tmp_path / "x.h5"))
+    assert "scale_factor must be a number" in refusal(lambda: open_columns(tmp_path / "x.h5"))
 
 
 # Folders of .npy
@@ -413,7 +413,7 @@ def test_selections_are_checked(tmp_path, X) -> None:
         path = tmp_path / name
         for asked, told in {
             (("columns", (200, 212)),): "there are no columns 200 to 211; X has 211, from 0 to 210",
-            (("features", (7,)),): "there is no feature 7; it has 7, from 0 to 6",
+            (("features", (7,)),): "no feature 7; the file has 7; give numbers from 0 to 6",
         }.items():
             assert told in refusal(
                 lambda p=path, a=asked: open_columns(p, **dict(a)), (name, asked)
@@ -423,11 +423,10 @@ def test_selections_are_checked(tmp_path, X) -> None:
             assert "its features have no names; give numbers from 0 to 6 instead of 't'" in said
         else:
             said = refusal(lambda p=path: open_columns(p, features=["solar_flux"]), name)
-            assert (
-                "there is no feature 'solar_flux'; did you mean solar flux? It has t, q, " in said
-            )
+            assert "there is no feature 'solar_flux'. Did you mean solar flux? " in said
+            assert "The file has t, q, " in said
             said = refusal(lambda p=path: open_columns(p, features=["q", 1]), (name, 1))
-            assert "1 is wanted twice" in said
+            assert "1 is selected twice" in said
 
 
 def test_a_part_is_another_x(tmp_path, X) -> None:
@@ -497,7 +496,7 @@ def test_a_run_on_a_part_of_a_table(job, tmp_path) -> None:
 def test_what_does_not_fit_the_network(job, tmp_path) -> None:
     table(make_columns(9, 101), list("abcdefghi")).to_csv(tmp_path / "x.csv", index=False)
     said = refusal(lambda: cn.plan(job(input={"path": str(tmp_path / "x.csv")})))
-    assert "X (9, 101), of a table of 101 rows, in " in said
+    assert "X (9, 101), from a table of 101 rows, in " in said
     assert "input.features" in said
 
 

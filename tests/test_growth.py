@@ -135,9 +135,9 @@ def changed(columns: np.ndarray, column: int) -> np.ndarray:
     ("now", "told"),
     [
         (X[:, : P - 1], "its columns 101 in the store, 100 in the job"),
-        (changed(X, 0), "X (its values) (of X, which has grown to 138 columns, the first 101"),
-        (changed(X, P - 1), "X (its values) (of X, which has grown to 138 columns, the first 101"),
-        (X.astype(np.float64), "its type float32 in the store, float64 in the job) (of X, which"),
+        (changed(X, 0), "X (its values) (X has grown to 138 columns; its first 101"),
+        (changed(X, P - 1), "X (its values) (X has grown to 138 columns; its first 101"),
+        (X.astype(np.float64), "its type float32 in the store, float64 in the job) (X has grown"),
     ],
 )
 def test_old_columns_must_be_as_they_were(make, tmp_path: Path, now, told: str) -> None:

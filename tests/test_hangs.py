@@ -76,7 +76,7 @@ class Run:
         return [int(path.name) for path in self.processes.iterdir()]
 
     @property
-    def describe(self) -> list[dict[str, Any]]:
+    def lines(self) -> list[dict[str, Any]]:
         text = self._told.read_text()
         assert "Traceback" not in text, text
         lines = text.splitlines(keepends=True)
@@ -92,7 +92,7 @@ class Run:
         self.process.wait(timeout=500)
         # No process is left, not even a stopped one
         wait_for(lambda: not self.alive())
-        return self.process.returncode, self.told
+        return self.process.returncode, self.lines
 
     def kill(self) -> None:
         for pid in [*self.workers, self.process.pid]:
@@ -165,7 +165,7 @@ def test_a_second_signal_while_a_cluster_closes(job_file, start) -> None:
     wait_for(lambda: len(run.workers) == 2 and any(state(p) == "stopped" for p in run.workers))
     (first,) = [pid for pid in run.workers if state(pid) != "stopped"]
     # The scheduler knows it
-    wait_for(lambda: [line.get("missing") for line in run.told[-1:]] == [1])
+    wait_for(lambda: [line.get("missing") for line in run.lines[-1:]] == [1])
     os.kill(first, signal.SIGSTOP)
     run.process.send_signal(signal.SIGTERM)
     # What has not started is killed at once
@@ -270,7 +270,7 @@ def test_a_block_that_sticks_every_worker(start, sticking, tmp_path: Path) -> No
     assert status == 3, lines
     (failed,) = [line for line in lines if line["event"] == "block_failed"]
     assert (failed["start"], failed["stop"]) == (36, 38)
-    assert "workers were stuck while they had it" in failed["cause"]
+    assert "workers were stuck at its task" in failed["cause"]
     assert "cluster.stall_timeout" in failed["cause"]
     assert len([line for line in lines if line["event"] == "block_done"]) == 50
     (tmp_path / "never").touch()

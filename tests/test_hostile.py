@@ -36,8 +36,8 @@ VALID = "network: {weights: w, activation: tanh}\ninput: {path: x}\noutput: {pat
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (LAUGHS, "it stands for more than 100,000 values"),
-        (MERGES, "it stands for more than 100,000 values"),
+        (LAUGHS, "it expands to more than 100,000 values"),
+        (MERGES, "it expands to more than 100,000 values"),
         ("output: &a {path: *a}", "recursive"),
         ("[" * 30_000, "recursion"),
         ("{a: " * 10_000, "recursion"),
@@ -76,7 +76,7 @@ def test_job_files(tmp_path, monkeypatch, content: str | bytes, told: str) -> No
 
 
 def test_what_is_no_file(tmp_path) -> None:
-    told = "this job file cannot be read: it is no regular file"
+    told = "this job file cannot be read: it is not a regular file"
     for path in (*no_files(tmp_path), Path("/dev/zero")):
         assert told in refusal(lambda path=path: load_job(path))
     long = tmp_path / ("x" * 300)
@@ -206,7 +206,7 @@ def change(path: Path, by: Callable[[dict[str, Any]], None]) -> None:
         (zip_bomb, "would unpack to 8,589,934,592"),
         (sparse_weights, "do not fit into the memory"),
         (chunk_of_everything, "take 20,000,000,000,000 bytes to read"),
-        (laughs, "stands for more than 100,000 values"),
+        (laughs, "expands to more than 100,000 values"),
         (pipe_for_x, "neither a file nor a directory"),
     ],
 )

@@ -144,7 +144,7 @@ LIES: list[tuple[Callable[[Path], None], str]] = [
     (said(grid__block_columns=24), "its array mean_blocks has the shape (9, 3, 5), not (5, 3, 5)"),
     (said(grid__block_columns=14), "block_columns must be a multiple of chunk_columns"),
     (said(grid__chunk_columns=1), "jacobian has the chunks (3, 3, 5), not (1, 3, 5)"),
-    (said(grid__columns=102), "input.columns are not grid.columns"),
+    (said(grid__columns=102), "input.columns and grid.columns differ"),
     (said(grid__columns=102, input__columns=102), "norm has the shape (101,), not (102,)"),
     (said(grid__columns=10**18), "blocks in"),
     (said(grid=[P, B, C]), f"{DAMAGED}grid"),
@@ -199,9 +199,9 @@ LIES: list[tuple[Callable[[Path], None], str]] = [
     (said(failed=[{"block": 0, "cause": ""}] * 21), f"{DAMAGED}failed"),
     (said(failed=[{"block": -1, "cause": ""}]), f"{DAMAGED}failed.0.block"),
     *((said(growth={"columns": value, "begun": "", "resized": True}),
-       "growth.columns must be from block_columns on, and below columns")
+       "growth.columns must be at least block_columns and less than columns")
       for value in (B - 1, P, 10**30)),
-    (said(growth={"columns": 50, "begun": ""}), "a store that is growing is not complete"),
+    (said(growth={"columns": 50, "begun": ""}), "a store that is growing cannot be complete"),
     (said(growth={"columns": 50, "begun": ""}, state="writing", grid__columns=102,
           input__columns=102), "norm has the shape (101,), not (102,)"),
     (said(nonfinite=-1), f"{DAMAGED}nonfinite"),
@@ -278,13 +278,13 @@ def test_what_is_stored_is_no_pipe(made, store: Path, name: str, kind: str, monk
     try:
         assert Store.open(store).status().record.state == "complete"
         found = cn.verify(store)
-        assert [f.array for f in found.failures if "no regular file" in f.cause] == [
+        assert [f.array for f in found.failures if "not a regular file" in f.cause] == [
             name.partition("/")[0]
         ]
         assert cn.run(made).blocks_computed == 0
         ds = cn.open(store)
         if name.partition("/")[0] in ds:
-            with pytest.raises(ValueError, match="no regular file"):
+            with pytest.raises(ValueError, match="not a regular file"):
                 ds[name.partition("/")[0]].load()
     finally:
         path.unlink()

@@ -166,8 +166,8 @@ def test_kinks_are_taken_from_either_side(module: str) -> None:
         ("mixing", "mixes the entries of a column"),
         ("wide", "it must keep the shape and the type"),
         ("number", "is of type int"),
-        ("numpy_function", "is to be in jax.numpy"),
-        ("Elementwise", "is a class; name an object of it"),
+        ("numpy_function", "Write a plain function in jax.numpy"),
+        ("Elementwise", "is a class; name an instance"),
         ("nothing", "has no attribute 'nothing'"),
     ],
 )
@@ -177,7 +177,7 @@ def test_refused(module: str, name: str, told: str) -> None:
 
 def test_what_cannot_be_imported_names_the_module_and_the_host() -> None:
     told = refusal(lambda: make_network(activation="no_such_package.sigmas:f"))
-    assert "no_such_package.sigmas:f cannot be had on" in told
+    assert "no_such_package.sigmas:f cannot be imported on" in told
     assert "PYTHONPATH" in told
 
 
@@ -272,4 +272,4 @@ def test_a_worker_that_has_it_not_says_so(
                 job | {"cluster": {"kind": "address", "address": cluster.scheduler_address}}
             )
         )
-    assert f"{module}:good cannot be had on" in told
+    assert f"{module}:good cannot be imported on" in told

@@ -222,5 +222,5 @@ def test_wrong_dtype_is_refused(network: cn.Network, X: np.ndarray) -> None:
 
 
 def test_what_is_no_network_or_no_array_is_refused(network: cn.Network, X: np.ndarray) -> None:
-    assert "not a str: Network.load" in refusal(lambda: cn.jacobian("network.npz", X))
+    assert "not a str: load its file" in refusal(lambda: cn.jacobian("network.npz", X))
     assert "not a list" in refusal(lambda: cn.forward(network, X.tolist()))

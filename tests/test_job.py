@@ -776,10 +776,10 @@ def test_fields_of_the_output_path(monkeypatch, tmp_path) -> None:
         ("{date", "given '{'; known: {date}"),
         ("date}", "given '}'; known: {date}"),
         ("{{date}", "given '}'; known: {date}"),
-        ("{date:%Q}", "given '{date:%Q}'; a format has %Y, %m"),
-        ("{date:%}", "given '{date:%}'; a format has %Y, %m"),
-        ("{date:}", "given '{date:}'; a format has %Y, %m"),
-        ("{job}", "given '{job}'; {job} is a job file's name, and this job is no file"),
+        ("{date:%Q}", "given '{date:%Q}'; a format may use %Y, %m"),
+        ("{date:%}", "given '{date:%}'; a format may use %Y, %m"),
+        ("{date:}", "given '{date:}'; a format may use %Y, %m"),
+        ("{job}", "given '{job}'; {job} is a job file's name, but this job is not a file"),
     ],
 )
 def test_fields_that_are_not_known(path: str, said: str) -> None:
@@ -791,7 +791,7 @@ def test_fields_that_are_not_known(path: str, said: str) -> None:
 def test_a_night_that_is_no_date(monkeypatch, given: str) -> None:
     monkeypatch.setenv("COLONNADE_DATE", given)
     (line,) = told(job(output__path="{date}"))
-    assert "the environment's COLONNADE_DATE is no date such as 2026-03-01" in line
+    assert "variable COLONNADE_DATE is not a date; set it to one such as 2026-03-01" in line
     assert load_job(job())
 
 

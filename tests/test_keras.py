@@ -127,7 +127,7 @@ def test_layers(tmp_path, keras, suffix: str) -> None:
 def test_weights_alone(tmp_path, keras) -> None:
     model = sequential(keras, activation="tanh")
     model.save_weights(tmp_path / "w.weights.h5")
-    assert "does not tell the activation" in refused_network(tmp_path / "w.weights.h5")
+    assert "does not state the activation" in refused_network(tmp_path / "w.weights.h5")
     X = make_columns()
     check_network(Network.load(tmp_path / "w.weights.h5", "tanh"), X, *truth(model, X))
 
@@ -138,15 +138,15 @@ def test_models_that_are_none(tmp_path, keras) -> None:
     both = layers.Add()([layers.Dense(M)(inputs), layers.Dense(M, "tanh")(inputs)])
     nested = keras.Sequential([keras.Input((N,)), sequential(keras, activation="tanh")])
     for model, problem in (
-        (sequential(keras, activation="softmax"), "its activation softmax is none that is known"),
-        (sequential(keras, activation="exponential"), "its activation exponential is none"),
-        (sequential(keras, layers.PReLU()), "it has a PReLU, which is none"),
+        (sequential(keras, activation="softmax"), "its activation softmax is not supported"),
+        (sequential(keras, activation="exponential"), "its activation exponential is not"),
+        (sequential(keras, layers.PReLU()), "it has a PReLU, which is not"),
         (sequential(keras, layers.LayerNormalization()), "it has a LayerNormalization"),
         (sequential(keras, layers.ReLU(threshold=1.0)), "its ReLU has a threshold"),
-        (keras.Model(inputs, layers.Dense(Q)(both)), "where one is known"),
+        (keras.Model(inputs, layers.Dense(Q)(both)), "a layer must have exactly one"),
         (keras.Model(inputs, [both, layers.Dense(Q)(both)]), "more than one input or output"),
         (keras.Sequential([inputs, layers.Dense(Q, "tanh")]), "its output passes through tanh"),
-        (nested, "it has a Sequential, which is none"),
+        (nested, "it has a Sequential, which is not"),
     ):  # fmt: skip
         model.save(tmp_path / "w.keras")
         assert problem in refused_network(tmp_path / "w.keras")
@@ -183,7 +183,7 @@ def test_hard_sigmoid_of_keras_2_is_another_one(tmp_path) -> None:
     given = keras2(tmp_path / "w.h5", "relu")
     assert Network.load(tmp_path / "w.h5").W1.tolist() == given.W1.tolist()
     keras2(tmp_path / "w.h5", "leaky_relu")
-    assert "from version to version of Keras 2" in refused_network(tmp_path / "w.h5")
+    assert "depends on the version of Keras 2" in refused_network(tmp_path / "w.h5")
 
 
 def test_weights_are_found_without_names(tmp_path, keras) -> None:

@@ -240,7 +240,7 @@ def test_a_store_in_the_wrong_order_is_refused(named_job, tmp_path, X) -> None:
     x = save_shuffled(tmp_path, X)
     path = cn.run(named_job("", x)).store
     said = refusal(lambda: cn.run(named_job("input_names", x)))
-    assert "the order of X's features (the store has them as they lie in X" in said
+    assert "the order of X's features (the store was made with X's own order" in said
     assert "--overwrite" in said
     cn.run(named_job("input_names", x), overwrite=True)
     assert cn.open(path).input.values.tolist() == list(NAMES)
@@ -380,7 +380,7 @@ def test_names_that_are_there_twice(named_job, tmp_path, X) -> None:
     # Without names of the network they are taken in their order, and none is called by them
     checked = check_job(load_job(named_job("", x)))
     assert checked.labels.input_names is None
-    assert "input, since 'q_850' is there twice" in checked.labels.left_out[0]
+    assert "input, since 'q_850' occurs twice" in checked.labels.left_out[0]
     with pytest.raises(InputError, match="2 features have the name 'q_850'; give the number"):
         check_job(load_job(named_job("", x | {"features": ["q_850"]})))
 
@@ -425,7 +425,7 @@ def test_names_of_the_job_and_of_the_file(named_job, tmp_path, fitted, X) -> Non
     check_by_name(finished.store, truth)
     # It must not give one of the file's names to another input
     wrong = [NAMES[1], NAMES[0], *OTHERS[2:]]
-    with pytest.raises(JobError, match="input 0 is 'q_850' there, which is input 1 in") as caught:
+    with pytest.raises(JobError, match="input 0 is 'q_850', but that is input 1 in") as caught:
         cn.plan(named_job("skops", x, network={"input_names": wrong}))
     assert "Leave network.input_names out" in str(caught.value)
 
@@ -492,10 +492,10 @@ def test_the_plan_shows_what_belongs_together(named_job, tmp_path, X) -> None:
         planned
     )
     planned = cn.plan(named_job("", as_parquet(tmp_path, X, NAMES)))
-    assert "u10, …: names that X alone has; X's order is taken" in str(planned)
+    assert "u10, …: only X has names; X's order is used" in str(planned)
     assert planned.as_dict()["features"][2] == {"input": None, "feature": "ω µ", "place": 2}
     planned = cn.plan(named_job("input_names", {"path": str(tmp_path / "X.npy")}))
-    assert "u10, …: names that the network alone has; X's order is taken" in str(planned)
+    assert "u10, …: only the network has names; X's order is used" in str(planned)
     planned = cn.plan(named_job("", {"path": str(tmp_path / "X.npy")}))
     assert "features  " not in str(planned)
     assert planned.as_dict()["features"] == []
@@ -504,7 +504,7 @@ def test_the_plan_shows_what_belongs_together(named_job, tmp_path, X) -> None:
 def test_the_event_is_told() -> None:
     event = FeaturesOrdered("x.parquet", 7919, 7918, ("a", "b\x1b[2J"))
     line = describe(event)
-    assert line.startswith("7,918 of 7,919 features have another place in x.parquet than in the")
+    assert line.startswith("7,918 of 7,919 features have another position in x.parquet than")
     assert line.endswith("order, a, 'b\\x1b[2J', …")
     file = io.StringIO()
     JsonLines(file)(event)

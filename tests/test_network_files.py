@@ -42,7 +42,7 @@ from support import M, N, P, Q, check_network, make_network, refusal, refused_ne
 def test_torch_state_dicts(torch_files, name: str) -> None:
     pytest.importorskip("torch")
     folder, told = torch_files
-    assert "does not tell the activation" in refused_network(folder / name)
+    assert "does not state the activation" in refused_network(folder / name)
     check_network(Network.load(folder / name, "tanh"), *(told[name][key] for key in "XYJ"))
 
 
@@ -56,7 +56,7 @@ def test_torch_pickles_that_are_more(torch_files, tmp_path) -> None:
 
 def test_torch_files_without_tensors(torch_files) -> None:
     pytest.importorskip("torch")
-    assert "'step', which is no tensor" in refused_network(torch_files[0] / "epoch.pt", "tanh")
+    assert "'step', which is not a tensor" in refused_network(torch_files[0] / "epoch.pt", "tanh")
 
 
 # scikit-learn
@@ -135,9 +135,9 @@ def test_sklearn_classifiers_give_logits(fitted, classes: int) -> None:
     [
         (mlp(), "this MLPRegressor is not fitted, or damaged"),
         (StandardScaler(), "this StandardScaler is not fitted"),
-        (PolynomialFeatures(), "it holds a PolynomialFeatures; read are MLPRegressor"),
+        (PolynomialFeatures(), "it holds a PolynomialFeatures; supported are MLPRegressor"),
         (make_pipeline(MinMaxScaler(clip=True)), "its MinMaxScaler clips"),
-        (3, "it holds a int; read are"),
+        (3, "it holds a int; supported are"),
     ],
 )
 def test_estimators_that_are_no_network(estimator: Any, problem: str) -> None:
@@ -270,7 +270,7 @@ def test_given_scalings_are_folded(tmp_path, monkeypatch, network, X) -> None:
         ({"input_mean": [np.nan] * 5}, "input_mean must be finite"),
         ({"input_mean": np.ones((5, 5))}, "input_mean is float64 of the shape (5, 5)"),
         ({"input_mean": []}, "input_mean is float64 of the shape (0,)"),
-        ({"input_mean": [[1.0], [2.0, 3.0]]}, "input_mean is no array of numbers"),
+        ({"input_mean": [[1.0], [2.0, 3.0]]}, "input_mean is not an array of numbers"),
         ({"input_std": 1e-300}, "W1 holds NaN or infinite values"),
     ],
 )
@@ -305,7 +305,7 @@ def test_a_job_takes_the_activation_and_scalers_from_the_file(tmp_path, fitted, 
     assert cn.verify(document["output"]["path"]).sound
     with pytest.raises(StoreError, match="the network"):
         cn.run(document, ["network.output_mean=[1, 1, 2]"])
-    with pytest.raises(NetworkError, match="tells the activation tanh, and given is relu"):
+    with pytest.raises(NetworkError, match="states the activation tanh, but relu is given"):
         cn.run(document, ["network.activation=relu"])
 
 
@@ -316,7 +316,7 @@ def test_the_store_must_tell_the_activation(job) -> None:
     attributes = json.loads(path.read_text())
     attributes["attributes"]["colonnade"]["job"]["network"]["activation"] = None
     path.write_text(json.dumps(attributes))
-    with pytest.raises(StoreError, match="does not tell the activation"):
+    with pytest.raises(StoreError, match="does not state the activation"):
         Store.open(document["output"]["path"])
 
 
@@ -396,7 +396,7 @@ def test_matrices_that_are_not_stored_so(tmp_path, network, fitted, job) -> None
     skops.io.dump(fitted[0], tmp_path / "w.skops")
     for way in ("in_by_out", "out_by_in"):
         said = refused_network(tmp_path / "w.skops", matrices=way)
-        assert f"the file tells its layers itself; network.matrices ({way}) is for files of" in said
+        assert f"the file defines its layers itself; network.matrices ({way}) is for files" in said
     document = job(network={"matrices": "rows"})
     assert "network.matrices: given 'rows'; allowed: 'in_by_out' or 'out_by_in'" in refusal(
         lambda: cn.plan(document)

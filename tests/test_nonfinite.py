@@ -116,7 +116,7 @@ def test_asked_to_fail_their_blocks_do_and_the_others_do_not(make, tmp_path) -> 
         7: (P - 1, "nan", 3),
     }.items():
         assert (
-            f"column {k} of X has {value} as its feature {j}; let it be"
+            f"column {k} of X has {value} as its feature {j}. Accept it"
             in (caught.value.failures[block])
         )
     assert str(caught.value).startswith(f"{tmp_path / 'out.zarr'} is incomplete: block 0")

@@ -314,15 +314,15 @@ TILE = 1009 * 1013 * 4
     ("changes", "told"),
     [
         ({"capacity": Capacity(1, 1, 90 * MIB)},
-         r"of 1 column on 1 thread \(.*\), and has 90\.0 MiB, .* To mend it, raise [a-z_.]+\.$"),
+         r"of 1 column on 1 thread \(.*\), but has 90\.0 MiB, .* To fix this, raise [a-z_.]+\.$"),
         ({"capacity": Capacity(3, 1, 90 * MIB)},
-         r"memory_per_worker, or lower cluster\.workers, whose memory the others then share\.$"),
+         r"memory_per_worker, or lower cluster\.workers, so that each gets more memory\.$"),
         ({"capacity": Capacity(3, 2, 90 * MIB)},
          r"2 threads .*, or lower cluster\.threads_per_worker, or lower cluster\.workers, .*\.$"),
         ({"capacity": Capacity(1, 1, 2**30), "block_size": 500 * MIB},
          r"blocks of 128 columns .*, or lower output\.block_size \(now 500 MiB\)\.$"),
         ({"capacity": Capacity(1, 1, 2**30), "grid": Grid(10**6, 1024, 2)},
-         r"blocks of 1,024 columns .* make the store anew \(--overwrite\) with a lower .*size\.$"),
+         r"blocks of 1,024 columns .* recreate the store \(--overwrite\) with a lower .*size\.$"),
     ],
 )  # fmt: skip
 def test_refusals_say_what_to_do(changes, told) -> None:
@@ -394,11 +394,11 @@ def test_as_text() -> None:
 def test_as_text_small_and_huge() -> None:
     one = str(planned(shapes=Shapes(1, 1, 1, 1)))
     assert "blocks    1 of 1 column, 4 B each; chunks of 1 column\ntasks     1 of 1 block\n" in one
-    assert "of an amount that the cluster will tell" in one
+    assert "of an amount that is known when the cluster runs" in one
     huge = str(planned(shapes=Shapes(10**15, 5, 7, 3)))
     assert "p = 1,000,000,000,000,000;" in huge
     assert "output    54,570 TiB in all" in huge
-    assert "tasks a second (a scheduler passes 200 and more)" in huge
+    assert "tasks a second (a scheduler handles 200 and more)" in huge
 
 
 @pytest.mark.parametrize(

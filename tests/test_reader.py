@@ -114,7 +114,7 @@ def test_names_in_a_text_file(small, tmp_path, text: str) -> None:
 def test_names_that_do_not_fit(small, tmp_path) -> None:
     file = tmp_path / "names.txt"
     for content, why in (
-        ("rain\nsnow", "given 2 names; the network has 3 outputs"), ("a\nb\na", "there twice"),
+        ("rain\nsnow", "given 2 names; the network has 3 outputs"), ("a\nb\na", "occurs twice"),
         ("a\n\nb", "name 1 is empty"), ("a\nb\n\x1b[2J", "control"), ("é".encode("latin-1"), "utf"),
         (None, "no such file"), ("x" * 2**25, "more than"),
     ):  # fmt: skip
@@ -129,7 +129,7 @@ def test_names_that_do_not_fit(small, tmp_path) -> None:
         refusal(lambda: cn.run(small(network={"input_names": str(tmp_path / "names.json")})))
     for path in ("/dev/zero", *map(str, no_files(tmp_path))):
         said = refusal(lambda path=path: cn.run(small(network={"output_names": path})))
-        assert said == f"network.output_names {path}: it is no regular file."
+        assert said == f"network.output_names {path}: it is not a regular file."
     said = refusal(lambda: cn.run(small(network={"input_names": ["a", "b"]})))
     assert "network.input_names: given 2 names; the network has 5 inputs" in said
     assert not (tmp_path / "out.zarr").exists()
@@ -169,7 +169,7 @@ def test_coordinates_that_cannot_be_used(small, labelled_x, tmp_path) -> None:
     store = make(small(input={"path": path, "array": "X"}))
     ds = cn.open(store.path)
     assert not set(ds.coords)
-    assert "only numbers and times are kept of columns" in ds.attrs["coordinates_left_out"]
+    assert "a coordinate of columns must hold numbers or times" in ds.attrs["coordinates_left_out"]
     assert "left out column" in str(store.status())
     # Damaged, of another length, or of a name that leads elsewhere
     for spoil in ("data", "shape", "name"):
@@ -271,9 +271,9 @@ def test_scales_that_do_not_fit(small, tmp_path, labelled_x) -> None:
     (tmp_path / "text.txt").write_text("1 2 three")
     for side, value, why in (
         ("output", [1, 0, 2], "above 0"), ("input", [1, 2], "given 2 numbers"),
-        ("input", "text.txt", "three"), ("input", "matrix.npy", "row of numbers"),
+        ("input", "text.txt", "three"), ("input", "matrix.npy", "one-dimensional"),
         ("input", "pickle.npy", "."), ("input", "absent.npy", "no such file"),
-        ("input", "X", "shape"), ("input", "variable", "row of numbers"),
+        ("input", "X", "shape"), ("input", "variable", "one-dimensional"),
     ):  # fmt: skip
         given = str(tmp_path / value) if isinstance(value, str) and "." in value else value
         scale = {f"{side}_std": given}

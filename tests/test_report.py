@@ -124,7 +124,7 @@ def test_of_a_store_that_is_not_whole(tmp_path: Path, job: Callable[..., dict[st
     path = Path(job()["output"]["path"])
     (path / "jacobian" / "c.3.0.0").unlink()
     page = cn.report(path, tmp_path / "page.html").read_text()
-    assert "The store is not whole: 7 of 8 blocks" in page
+    assert "The store is incomplete: 7 of 8 blocks" in page
 
 
 def test_of_a_damaged_store(tmp_path: Path, job: Callable[..., dict[str, Any]]) -> None:

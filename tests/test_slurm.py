@@ -102,8 +102,8 @@ def test_a_cluster_that_adapts(job, settings, tmp_path: Path, local_bits) -> Non
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"queue": "nowhere"}, "Slurm takes no job: .*invalid partition specified: nowhere"),
-        ({"memory": "1 TiB"}, "Slurm takes no job: .*Memory specification can not be satisfied"),
+        ({"queue": "nowhere"}, "Slurm has not accepted a job: .*invalid partition specified"),
+        ({"memory": "1 TiB"}, "Slurm has not accepted a job: .*Memory specification can not be"),
         ({"interface": "nothing0"}, "no cluster in Slurm: .*'nothing0' is not a valid network int"),
         ({"log_directory": "/proc/logs"}, "no cluster in Slurm: .*/proc/logs"),
     ],
@@ -120,7 +120,7 @@ def test_workers_that_do_not_come(job, settings, tmp_path: Path) -> None:
     events: list[Any] = []
     cluster = settings | {"workers": 1, "timeout": 3, "job_script_prologue": ["exit 7"]}
     told = (
-        r"0 of 1 workers of Slurm came within 3 s .*Of the jobs (\d+) Slurm says: "
+        r"0 of 1 workers of Slurm came within 3 s .*Slurm reports for the jobs (\d+): "
         rf"\1 FAILED NonZeroExitCode\. Their logs are in {tmp_path / 'logs'}\."
     )
     with pytest.raises(ClusterError, match=told):

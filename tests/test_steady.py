@@ -352,7 +352,7 @@ def test_x_that_changes_while_it_is_read(tmp_path: Path) -> None:
     # Once for the fingerprint each time
     assert len(opened) == 3
     changes = [X.copy()] * 100
-    with pytest.raises(OSError, match="somebody goes on writing to it"):
+    with pytest.raises(OSError, match="another process keeps writing to it"):
         found.read(3, 14)
     changes = []
     np.save(path, doubled(X))
@@ -388,7 +388,7 @@ def test_slopes_of_another_store(job, processes: Processes, tmp_path: Path) -> N
     replacing.start()
     dense = tmp_path / "dense.zarr"
     try:
-        with pytest.raises(IncompleteError, match=r"block 4 .*made anew"):
+        with pytest.raises(IncompleteError, match=r"block 4 .*recreated"):
             cn.materialize(slopes, dense, [f"output.block_size={13 * Q * N * 4}"], trust=True)
     finally:
         replacing.join()

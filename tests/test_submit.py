@@ -146,7 +146,7 @@ def test_what_is_wrong_never_reaches_the_queue(
 def test_what_the_queue_says_is_told(queued: JobFile) -> None:
     done = colonnade("submit", queued(), "--set", "cluster.queue=nowhere")
     assert done.returncode == 2
-    assert "sbatch has not taken the job" in done.stderr
+    assert "sbatch has not accepted the job" in done.stderr
     assert "invalid partition" in done.stderr.lower()
 
 
@@ -308,9 +308,9 @@ def test_a_queue_that_never_answers(
     with pytest.raises(IncompleteError) as caught:
         handover.follow("7")
     told = check_refusal(caught.value)
-    assert "squeue does not tell how job 7 is: " in told
+    assert "squeue does not report the state of job 7: " in told
     assert said in told
-    assert "The job may go on all the same" in told
+    assert "The job may still be running" in told
     assert str(tmp_path / "colonnade-job-7.log") in told
 
 

@@ -329,7 +329,7 @@ TAMPERING: dict[str, Tampering] = {
         column("W1", lambda W, _: W.view(np.uint32).__ixor__(np.uint32(1))), "W1, b1, W2, b2"
     ),
     "a bias": Tampering(column("b2", lambda b, _: b.__imul__(1.5)), "W1, b1, W2, b2"),
-    "X changed": Tampering(x_changed, "not the X that the store was made of"),
+    "X changed": Tampering(x_changed, "not the X that the store was made from"),
     "X changed, and its fingerprint": Tampering(x_and_fingerprint_changed, "jacobian"),
     "X moved away": Tampering(x_moved, "X cannot be read"),
     # Names, counts, and what the store says of itself
@@ -364,7 +364,7 @@ TAMPERING: dict[str, Tampering] = {
     "a truncated shard": Tampering(
         shard(lambda path: path.write_bytes(path.read_bytes()[:-100])), "jacobian"
     ),
-    "a missing shard": Tampering(shard(Path.unlink), "what is there is right"),
+    "a missing shard": Tampering(shard(Path.unlink), "everything stored is right"),
 }  # fmt: skip
 
 

@@ -134,7 +134,7 @@ def test_a_run_that_has_lost_its_store_ends(job, tmp_path: Path) -> None:
         if isinstance(event, BlockDone):
             done.append(event)
 
-    with pytest.raises(IncompleteError, match=r"in the hands of a run on another-host\.example"):
+    with pytest.raises(IncompleteError, match=r"taken over by a run on another-host\.example"):
         cn.run(job(), listener=listen)
     assert done == []
     assert Store.open(store).done() == set()

@@ -177,7 +177,7 @@ def test_statuses_for_a_scheduler(path: Path, tmp_path: Path) -> None:
         held = json.loads(colonnade("status", store, "--json").stdout)["held_by"]
         assert (held["pid"], held["gone"]) == (os.getpid(), False)
         assert -1 < held["seconds_silent"] < 60
-        assert "last heard of " in colonnade("status", store).stdout
+        assert "last heartbeat " in colonnade("status", store).stdout
 
     assert colonnade("run", path).returncode == 0
     done = colonnade("status", store, "--json")
@@ -262,7 +262,7 @@ def test_thousands_of_failures_are_few_lines(log: str, capsys) -> None:
         assert err.count("block_failed") == 1234
         return
     assert err.count(" failed: nan") == err.count("damaged: bits") == 10
-    assert "and 1,224 more blocks failed; --log json tells each of them" in err
+    assert "and 1,224 more blocks failed; --log json lists them all" in err
     assert "and 1 more block damaged; " in err
 
 

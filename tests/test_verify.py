@@ -379,7 +379,7 @@ def test_an_unfinished_store(store: Path, make: Any, whole: Any, repaired: Any) 
     )
     found = cn.verify(store)
     assert (found.state, found.missing, found.failures) == ("writing", (6,), ())
-    with pytest.raises(IncompleteError, match=r"blocks 6 \(columns 72–83\) are missing; what is"):
+    with pytest.raises(IncompleteError, match=r"blocks 6 \(columns 72–83\) are missing; every"):
         found.require()
 
     two_columns_exchanged(store)
@@ -422,11 +422,11 @@ def test_without_its_x_checksums_are_still_checked(
     found = cn.verify(tmp_path / "out.zarr")
     assert (found.sampled, found.sums, found.failures, found.sound) == (0, {}, (), False)
     assert found.shards == 4 * BLOCKS + 5
-    told = "not the X that the store was made of" if changed else "X cannot be read"
+    told = "not the X that the store was made from" if changed else "X cannot be read"
     with pytest.raises(InputError, match=f"all checksums are right, but .*{told}") as raised:
         found.require()
     assert not str(raised.value).endswith("..")
-    assert "found     what was looked at is right, but not all was" in str(found)
+    assert "everything checked is right, but not everything could be checked" in str(found)
     flipped_in_a_chunk(tmp_path / "out.zarr")
     with pytest.raises(IncompleteError, match="block 3"):
         cn.verify(tmp_path / "out.zarr").require()
@@ -480,7 +480,7 @@ def test_nan_and_inf(make: Any, tmp_path: Path) -> None:
     found = cn.verify(tmp_path / "out.zarr", columns=P)
     assert found.sound, found
     assert (found.sampled, found.covered, found.unknown) == (P, P, 2)
-    assert "2 may overflow, so that any numbers are right" in str(found)
+    assert "2 may overflow, so any value is accepted" in str(found)
     change(tmp_path / "out.zarr", "jacobian", lambda T: T.__setitem__(0, 0))
     found = cn.verify(tmp_path / "out.zarr")
     assert [(f.array, f.start, f.stop) for f in found.failures] == [("jacobian", 0, 1)]
@@ -505,7 +505,7 @@ def test_results_that_overflow(make: Any, tmp_path: Path, layout: str) -> None:
     change(tmp_path / "out.zarr", "norm", lambda norms: norms.__setitem__(3, 1e30))
     found = cn.verify(tmp_path / "out.zarr")
     assert [(f.array, f.start, f.stop) for f in found.failures] == [("norm", 3, 4)]
-    assert "is 1.00000002e+30, and must not be finite" in found.failures[0].cause
+    assert "is 1.00000002e+30, but must not be finite" in found.failures[0].cause
 
 
 def test_the_sample(store: Path) -> None:
@@ -543,7 +543,7 @@ def test_the_sample(store: Path) -> None:
 def test_the_commands(store: Path, make: Any, whole: Any, tmp_path: Path) -> None:
     sound = colonnade("verify", store)
     assert sound.returncode == 0, sound.stderr
-    assert f"{P} of {P} computed again by a random product, 64 number by number" in sound.stdout
+    assert f"{P} of {P} compared through a random product, 64 number by number" in sound.stdout
     assert sound.stdout.endswith("all is right\n")
     flipped_in_a_chunk(store)
     damaged = colonnade("verify", store, "--json", "--columns", "5", "--seed", "3")
@@ -596,5 +596,5 @@ def test_columns_are_chosen_among_those_that_are_there(store: Path) -> None:
     found = cn.verify(store, columns=17)
     # A whole block and the last one
     assert (found.sampled, found.failures) == (17, ())
-    assert "what is there is right, but the store is not finished" in str(found)
+    assert "everything stored is right, but the store is not finished" in str(found)
     assert cn.verify(store, columns=100).sampled == B + P % B

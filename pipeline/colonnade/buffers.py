@@ -1,8 +1,8 @@
-"""Memory that a thread takes for the same thing again and again, and what threads share.
+"""Buffers that a thread reuses, and values that threads share.
 
-Dask's workers are started with glibc's MALLOC_TRIM_THRESHOLD_ set, and so with a fixed size from
-which malloc fetches pages from the system, and returns them, every time. On what is used as
-shortly as a tile of columns, the faults of fresh pages take longer than the arithmetic.
+Dask starts workers with glibc's MALLOC_TRIM_THRESHOLD_ set, which also fixes malloc's mmap
+threshold: above it, every allocation maps fresh pages, and every release unmaps them. For arrays as
+short-lived as a tile of columns, the page faults take longer than the arithmetic.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from numpy.typing import DTypeLike, NDArray
 
 __all__ = ["PIECE_BYTES", "Buffers", "made_once"]
 
-# Bytes of a temporary array that is not kept: below that size, which is 128 KiB
+# Bytes of a temporary array that is not kept: below the mmap threshold of 128 KiB
 PIECE_BYTES = 120 * 2**10
 
 Made = TypeVar("Made")
 
 
 class Buffers(threading.local):
-    """Arrays by name, a set for each thread; each is good until its name is asked for again."""
+    """Arrays by name, separate per thread; each is valid until its name is requested again."""
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, NDArray[np.uint8]] = {}
@@ -34,7 +34,7 @@ class Buffers(threading.local):
         return Buffers, ()
 
     def array(self, name: Hashable, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """Take an array, C-contiguous, that holds whatever it held."""
+        """Return a C-contiguous array with arbitrary content."""
         needed = math.prod(shape) * np.dtype(dtype).itemsize
         kept = self._kept.get(name)
         if kept is None or kept.nbytes < needed:
@@ -43,7 +43,7 @@ class Buffers(threading.local):
 
 
 class made_once(cached_property[Made]):  # noqa: N801 (a decorator)
-    """A cached property that is made once, also where many threads ask for it at the same time."""
+    """A cached property that is computed once, even if many threads access it concurrently."""
 
     def __init__(self, function: Callable[[Any], Made]) -> None:
         super().__init__(function)

@@ -1,4 +1,4 @@
-"""The commands: parse, call, print; no logic."""
+"""The commands: parse arguments, call the library, print its result; no logic."""
 
 from __future__ import annotations
 
@@ -44,29 +44,29 @@ _log = click.option(
     type=click.Choice(LOGS),
     default="auto",
     show_default=True,
-    help="What stderr tells: a bar, plain lines, or JSON lines, one event each.",
+    help="Progress on stderr: a bar, plain lines, or JSON lines with one event each.",
 )
 _import = click.option(
     "--import",
     "imports",
     is_flag=True,
-    help="Import an activation that is code; of a store that you trust.",
+    help="Import an activation that is Python code. Only for a store that you trust.",
 )
 _debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 
 
 def _trust(told: str) -> Callable[[Any], Any]:
-    return click.option("--trust", is_flag=True, help=f"{told} Of a store that you trust.")
+    return click.option("--trust", is_flag=True, help=f"{told} Only for a store that you trust.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="colonnade")
 def _cli() -> None:
-    """Jacobians of neural networks, column by column, at any width.
+    """Compute Jacobians of neural networks, column by column, at any width.
 
-    Exit status: 0 done; 2 the job, its files or the command line are wrong, nothing was changed;
-    3 the store is incomplete and the same command goes on, or it is damaged; 129, 130 or 143
-    stopped by a signal, the same command goes on; 1 a defect of colonnade.
+    Exit status: 0 success; 2 an error in the job, its files or the command line, nothing was
+    changed; 3 the store is incomplete (the same command resumes) or damaged; 129, 130 or 143
+    stopped by a signal (the same command resumes); 1 a defect of colonnade.
     """
 
 
@@ -74,12 +74,12 @@ def _cli() -> None:
 @_job
 @_set
 @click.option("--overwrite", is_flag=True, help="Replace the store at output.path.")
-@click.option("--repair", is_flag=True, help="Verify the store; compute damaged blocks again.")
+@click.option("--repair", is_flag=True, help="Verify the store; recompute damaged blocks.")
 @_log
 @click.option(
     "--metrics",
     metavar="PATH",
-    help="Keep a file of metrics for Prometheus, by way of node-exporter's textfile collector.",
+    help="Write Prometheus metrics to this file, for node-exporter's textfile collector.",
 )
 @_debug
 def run(
@@ -90,10 +90,10 @@ def run(
     log: str,
     metrics: str | None,
 ) -> None:
-    """Compute what is missing of JOB's store and finish it.
+    """Compute the missing blocks of JOB's store and finish it.
 
-    The same command resumes a run that was interrupted; where X has gained columns since the last
-    run, it computes those.
+    The same command resumes an interrupted run. If X has gained columns since the last run, the
+    command computes them.
     """
     with ExitStack() as stack:
         listener = stack.enter_context(listening(log))
@@ -107,14 +107,16 @@ def run(
 @_cli.command()
 @_job
 @_set
-@click.option("--calibrate", is_flag=True, help="Time some blocks on the cluster; tell how long.")
+@click.option(
+    "--calibrate", is_flag=True, help="Estimate the duration by timing some blocks on the cluster."
+)
 @_json
 @_debug
 def plan(job: str, overrides: tuple[str, ...], calibrate: bool, as_json: bool) -> None:
-    """Show what JOB would compute, write and need; touch nothing.
+    """Show what JOB would compute, write and need.
 
-    With --calibrate some blocks are computed on the job's cluster, in a store beside the output's
-    that is deleted again.
+    Changes nothing. With --calibrate, some blocks are computed on the job's cluster, in a temporary
+    store beside the output.
     """
     planned = plan_job(job, overrides, calibrate=calibrate)
     click.echo(json.dumps(planned.as_dict(), indent=2) if as_json else str(planned))
@@ -125,8 +127,8 @@ def plan(job: str, overrides: tuple[str, ...], calibrate: bool, as_json: bool) -
 @click.argument("dense", metavar="DENSE")
 @_set
 @click.option("--overwrite", is_flag=True, help="Replace the store at DENSE.")
-@click.option("--repair", is_flag=True, help="Verify DENSE; compute damaged blocks again.")
-@_trust("Take the cluster, and how object stores are reached, from FACTORED's job.")
+@click.option("--repair", is_flag=True, help="Verify DENSE; recompute damaged blocks.")
+@_trust("Use the cluster and object-store options of FACTORED's job.")
 @_import
 @_log
 @_debug
@@ -140,10 +142,10 @@ def materialize(
     imports: bool,
     log: str,
 ) -> None:
-    """Make a store of the tensor at DENSE of the slopes in the store FACTORED.
+    """Compute the store DENSE from the slopes in the store FACTORED.
 
-    On this machine, or on the cluster that --set names, or with --trust on that of FACTORED's job;
-    X is not read. The same command resumes.
+    Runs on this machine, on the cluster that --set gives, or with --trust on the cluster of
+    FACTORED's job. X is not read. The same command resumes an interrupted run.
     """
     with listening(log) as listener:
         finished = materialize_store(
@@ -164,14 +166,14 @@ def materialize(
 @_job
 @_set
 @click.option(
-    "--print", "only_print", is_flag=True, help="Show what would be handed over, no more."
+    "--print", "only_print", is_flag=True, help="Show the submission without submitting it."
 )
-@click.option("--wait", is_flag=True, help="Wait for the run's end; exit with its status.")
+@click.option("--wait", is_flag=True, help="Wait for the run to end; exit with its status.")
 @_debug
 def submit(job: str, overrides: tuple[str, ...], only_print: bool, wait: bool) -> None:
-    """Hand `colonnade run JOB` to the cluster's own queue; print the queue's id of it.
+    """Submit `colonnade run JOB` to the cluster's own queue.
 
-    For clusters of kind slurm, pbs, sge, lsf and kubernetes.
+    Prints the id in the queue. For clusters of kind slurm, pbs, sge, lsf and kubernetes.
     """
     submission = prepare(job, overrides)
     if only_print:
@@ -189,9 +191,9 @@ def submit(job: str, overrides: tuple[str, ...], only_print: bool, wait: bool) -
 @_json
 @_debug
 def status(store: str, as_json: bool) -> None:
-    """Show what STORE holds and how far it is.
+    """Show what STORE holds and how much of it is complete.
 
-    Exit status: 0 it is complete, 3 it is not, 2 there is none.
+    Exit status: 0 complete, 3 incomplete, 2 no store found.
     """
     found = Store.open(store).status()
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
@@ -206,16 +208,16 @@ def status(store: str, as_json: bool) -> None:
     type=click.IntRange(min=0),
     default=64,
     show_default=True,
-    help="How many columns to compare number by number; with 0, checksums alone are checked.",
+    help="Number of columns to compare number by number; 0 checks only checksums.",
 )
 @click.option(
     "--seed",
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Of the choice of columns, and of the random vectors.",
+    help="Seed for the choice of columns and the random vectors.",
 )
-@_trust("Read X as the store's job says, with your credentials, wherever that is.")
+@_trust("Read X from any location that the store's job names, with your credentials.")
 @_import
 @_json
 @_log
@@ -223,7 +225,7 @@ def status(store: str, as_json: bool) -> None:
 def verify(
     store: str, columns: int, seed: int, trust: bool, imports: bool, as_json: bool, log: str
 ) -> None:
-    """Check all of STORE's checksums, and its columns against an independent derivative."""
+    """Check STORE's checksums, and columns against an independent derivative."""
     with listening(log) as listener:
         found = verify_store(
             store, columns=columns, seed=seed, trust=trust, imports=imports, listener=listener
@@ -240,12 +242,12 @@ def verify(
     default="report.html",
     show_default=True,
     metavar="PAGE",
-    help="The page to write.",
+    help="HTML file to write.",
 )
 @_debug
 def report(store: str, output: str) -> None:
-    """Show STORE as one self-contained page with pictures."""
-    # jinja2 and xarray are for this command alone
+    """Write a self-contained HTML page about STORE, with pictures."""
+    # Imported here, since only this command needs jinja2 and xarray
     click.echo(import_module("colonnade.reporting").report(store, output))
 
 
@@ -253,7 +255,7 @@ def report(store: str, output: str) -> None:
 @_json
 @_debug
 def doctor(as_json: bool) -> None:
-    """Tell what this environment would run with: versions, cores, extras, and advice."""
+    """Show versions, cores, memory and optional packages."""
     found = diagnose()
     click.echo(json.dumps(found.as_dict(), indent=2) if as_json else str(found))
 
@@ -261,15 +263,15 @@ def doctor(as_json: bool) -> None:
 @_cli.command()
 @_debug
 def schema() -> None:
-    """Print the job file's JSON Schema, for editors to complete and check it."""
+    """Print the JSON Schema of the job file, for editors."""
     click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 
 
 def _exit_status(command: Callable[[], int | None], *, debug: bool, as_json: bool) -> int:
-    """Run a command; say what went wrong in one paragraph, and return the exit status."""
+    """Run a command, print any error as one paragraph, and return the exit status."""
     found: Exception
     try:
-        # Where click is not to exit itself, it returns the status
+        # With standalone_mode=False, click returns the status instead of exiting
         status = command() or 0
     except ColonnadeError as error:
         if debug:
@@ -283,7 +285,7 @@ def _exit_status(command: Callable[[], int | None], *, debug: bool, as_json: boo
     except (KeyboardInterrupt, click.Abort):
         return 130
     except SystemExit:
-        # Not in standalone mode, click exits only where the reader of our output has gone
+        # With standalone_mode=False, click exits only after a broken pipe on stdout
         return 141
     except Exception as error:
         if debug:
@@ -292,7 +294,7 @@ def _exit_status(command: Callable[[], int | None], *, debug: bool, as_json: boo
         found, status = error, 1
         paragraph = (
             f"a defect of colonnade, not of the job: {type(error).__name__}: {told_error}. "
-            "Please report it with what --debug shows."
+            "Please report it with the traceback that --debug shows."
         )
     else:
         return status
@@ -307,7 +309,7 @@ def main() -> None:
     """Run the command line."""
     leave_to_python()
     given = sys.argv[1:]
-    # Errors of the command line itself come before it is parsed
+    # Errors in the command line itself occur before click has parsed --log
     as_json = "--log=json" in given or ("--log", "json") in pairwise(given)
     command = partial(_cli, standalone_mode=False)
     sys.exit(_exit_status(command, debug="--debug" in given, as_json=as_json))

@@ -1,4 +1,4 @@
-"""What this environment would run with, and what it could do better."""
+"""Report what this environment would run with, and what would make runs faster."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from colonnade.versions import environment
 
 __all__ = ["Diagnosis", "Extra", "doctor", "make_extra"]
 
-# Of those who work on colonnade itself
+# Extras for the development of colonnade itself
 _OURS = {"bench", "dev", "test"}
 _WIDTH = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """An extra of the package: the versions it has, and what it lacks."""
+    """An extra of the package: its installed packages, and the missing ones."""
 
     name: str
     installed: Mapping[str, str]
@@ -41,18 +41,18 @@ class Extra:
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What `doctor` finds.
+    """The result of `doctor`.
 
     Attributes
     ----------
     versions
-        The host, and the versions that must be the same on it and its workers.
+        The host, and the versions that must be the same on the client and its workers.
     blas
-        The libraries of matrix products, with the processor that each has chosen its kernels for.
+        The BLAS libraries, with the processor for which each has chosen its kernels.
     local
-        What `cluster.kind: local` takes of this machine. Memory in bytes.
+        The capacity that `cluster.kind: local` takes on this machine. Memory in bytes.
     advice
-        What makes runs slower than they could be, and what to do.
+        What slows runs down on this machine, and what to do.
     """
 
     versions: Mapping[str, str]
@@ -62,7 +62,7 @@ class Diagnosis:
     advice: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """Give it as JSON has it."""
+        """Return the diagnosis as a dict for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -83,7 +83,7 @@ class Diagnosis:
 
 
 def doctor() -> Diagnosis:
-    """Look at this environment; nothing is started, and nothing is changed."""
+    """Inspect this environment, without starting or changing anything."""
     return Diagnosis(
         versions=environment(),
         blas=blas_libraries(),
@@ -104,7 +104,7 @@ def _extras() -> tuple[Extra, ...]:
 
 
 def make_extra(name: str, requirements: list[Requirement]) -> Extra:
-    """Look which of an extra's requirements are there."""
+    """Check which of an extra's requirements are installed."""
     installed, lacking = {}, []
     for requirement in requirements:
         try:
@@ -115,7 +115,7 @@ def make_extra(name: str, requirements: list[Requirement]) -> Extra:
         if requirement.specifier.contains(number, prereleases=True):
             installed[requirement.name] = number
         else:
-            lacking.append(f"{requirement.name}{requirement.specifier} (there is {number})")
+            lacking.append(f"{requirement.name}{requirement.specifier} (installed: {number})")
     return Extra(name, installed, tuple(lacking))
 
 
@@ -124,7 +124,7 @@ def _advice() -> list[str]:
     core = os.environ.get("OPENBLAS_CORETYPE")
     if core:
         found.append(
-            f"OPENBLAS_CORETYPE={core} is set, and matrix products are made for that processor; "
-            "unset it, and they are made for this one, which may be twice as fast"
+            f"OPENBLAS_CORETYPE={core} is set, so OpenBLAS uses the kernels of that processor; "
+            "unset it to use this processor's kernels, which may be twice as fast"
         )
     return found

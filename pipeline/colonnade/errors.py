@@ -1,18 +1,18 @@
-"""What can go wrong, grouped by what the one who catches it would do.
+"""Exceptions, grouped by how a caller would handle them.
 
 ColonnadeError
-├── UsageError           2        mend the job, its files or the command line; nothing was changed
-│   ├── JobError                  the job file: every problem at once
+├── UsageError           2        fix the job, its files or the command line; nothing was changed
+│   ├── JobError                  the job file; lists every problem
 │   ├── NetworkError              the weights
 │   ├── InputError                the matrix X, or its shape against the network's
 │   ├── TooLargeError             the plan does not fit a worker's memory, or a store
-│   ├── StoreError                not a store of ours, or another job's
-│   └── ClusterError              the cluster cannot be had
-├── EndedError           its own  a job in a queue ended otherwise than well
-├── IncompleteError      3        run again (with --repair): blocks are missing (damaged)
+│   ├── StoreError                not a store of colonnade, or another job's
+│   └── ClusterError              the cluster cannot be started or reached
+├── EndedError           its own  a queued job failed
+├── IncompleteError      3        run again: blocks are missing; with --repair: damaged
 └── StoppedError         128 + n  run again: signal n ended the run; 129, 130 or 143
 
-The figures are the exit statuses of the command line.
+The numbers are the exit statuses of the command line.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _CREDENTIALS = re.compile(r"://[^/?#]*@")
 
 
 class ColonnadeError(Exception):
-    """Root of every error that colonnade raises on purpose.
+    """Base class of all errors that colonnade raises on purpose.
 
-    Its text is safe to print, whatever a file has put into it.
+    The text is safe to print, even if it quotes an untrusted file.
     """
 
     exit_status = 1
@@ -77,7 +77,7 @@ class NetworkError(UsageError):
 
 
 class InputError(UsageError):
-    """X cannot be read, or its shape does not suit the network."""
+    """X cannot be read, or its shape does not match the network."""
 
 
 class TooLargeError(UsageError):
@@ -85,7 +85,7 @@ class TooLargeError(UsageError):
 
 
 class StoreError(UsageError):
-    """The path holds something else than a store of this job."""
+    """The path holds something other than a store of this job."""
 
 
 class ClusterError(UsageError):
@@ -93,12 +93,12 @@ class ClusterError(UsageError):
 
 
 class IncompleteError(ColonnadeError):
-    """Blocks are missing, and the same command computes them; or what is there is damaged.
+    """Blocks are missing, and the same command computes them; or stored blocks are damaged.
 
     Attributes
     ----------
     failures
-        block number -> cause
+        Cause by block number.
     """
 
     exit_status = 3
@@ -109,7 +109,7 @@ class IncompleteError(ColonnadeError):
 
 
 class EndedError(ColonnadeError):
-    """A job in a queue has ended otherwise than well; the exit status is that of its run."""
+    """A queued job failed; the exit status is that of its run."""
 
     def __init__(self, exit_status: int, message: str) -> None:
         super().__init__(message)
@@ -117,7 +117,7 @@ class EndedError(ColonnadeError):
 
 
 class StoppedError(ColonnadeError):
-    """A signal ended the run; the same command goes on where it stopped."""
+    """A signal ended the run; the same command resumes it."""
 
     def __init__(self, signum: int, message: str) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}: {message}")
@@ -125,18 +125,18 @@ class StoppedError(ColonnadeError):
 
 
 def import_optional(module: str, extra: str, kind: type[UsageError], told: str) -> Any:
-    """Import a module that an extra brings; where it is not there, say how it is had.
+    """Import a module of an extra; if it is missing, raise an error with the install command.
 
     Parameters
     ----------
     kind
-        Of the error.
+        Type of the error.
     told
-        What the module is needed for, in words that end with its name.
+        Purpose of the module, as a phrase that ends with its name.
     """
     try:
         return import_module(module)
-    # Not installed, or a library of its own is not
+    # The module, or a dependency of it, is not installed
     except ImportError as error:
         raise kind(
             f"{told}, which cannot be imported ({one_line(error).rstrip('.')}): pip install "
@@ -145,14 +145,14 @@ def import_optional(module: str, extra: str, kind: type[UsageError], told: str) 
 
 
 def has_credentials(url: str) -> bool:
-    """Whether a URL carries a user's name or password, as in scheme://user:password@host."""
+    """Return whether a URL contains a user name or password: scheme://user:password@host."""
     return bool(_CREDENTIALS.search(url))
 
 
 def sanitize(text: str, most: int = 80) -> str:
-    """Fit a text that a file may have given us into a line, without control characters.
+    """Return an untrusted text as one line of at most `most` characters.
 
-    And without passwords in URLs.
+    Control characters are escaped, and credentials in URLs are removed.
     """
     text = _CREDENTIALS.sub("://…@", text)
     text = text if text.isprintable() else repr(text)
@@ -160,9 +160,9 @@ def sanitize(text: str, most: int = 80) -> str:
 
 
 def visible(text: str, most: int = 5000) -> str:
-    """Escape what a terminal would obey and what hides or turns text round; make it one line.
+    """Escape characters that control a terminal or disguise text; return one line.
 
-    Control characters, those of bidirectional text, and separators of lines.
+    These are control characters, bidirectional formatting characters and line separators.
     """
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -170,11 +170,11 @@ def visible(text: str, most: int = 5000) -> str:
 
 
 def listed(texts: Iterable[str]) -> str:
-    """Tell the first of some texts: a file may give us any number of them."""
+    """Join the first 12 texts, since a file may contain any number of them."""
     told = [sanitize(text) for text in islice(texts, 13)]
     return ", ".join(told if len(told) < 13 else [*told[:12], "…"])
 
 
 def one_line(error: BaseException) -> str:
-    """Tell in a line what an error says, whatever a damaged file has put into it."""
+    """Return an error's message as one sanitized line, since it may quote a damaged file."""
     return sanitize(" ".join(str(error).split()) or type(error).__name__, 300)

@@ -1,4 +1,4 @@
-"""What happens during a run, as small values; how they are shown is `progress`'s matter."""
+"""Events of a run, as small values; `progress` decides how to show them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class RunStarted:
-    """The store is there; `blocks_done` of its `blocks` were found finished."""
+    """The store is open; `blocks_done` of its `blocks` were already finished."""
 
     store: str
     columns: int
@@ -44,10 +44,10 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True)
 class FeaturesOrdered:
-    """X's features are matched by name, and taken in the network's order, which is another.
+    """X's features are matched by name and reordered to the network's order.
 
-    `moved` of its `features` have another number in X, at `input`; `names` are the first of them
-    all, in the network's order.
+    `moved` of the `features` have another number in X, which is at `input`; `names` are the first
+    features in the network's order.
     """
 
     input: str
@@ -58,7 +58,7 @@ class FeaturesOrdered:
 
 @dataclass(frozen=True, slots=True)
 class HolderWatched:
-    """Another run holds the store; for so many `seconds` it is watched for a sign of life."""
+    """Another run holds the store; for `seconds`, this run waits for its heartbeat."""
 
     store: str
     holder: str
@@ -67,10 +67,10 @@ class HolderWatched:
 
 @dataclass(frozen=True, slots=True)
 class StoreGrown:
-    """X has more columns than the store had, which now has as many: `blocks_new` more blocks.
+    """X has gained columns, and the store has grown to `columns` by `blocks_new` blocks.
 
-    `blocks_again` is 1 where the last of the old blocks is to be computed again, since it ended
-    where X did.
+    `blocks_again` is 1 if the last of the old blocks must be recomputed, because it ended where X
+    did.
     """
 
     store: str
@@ -82,7 +82,7 @@ class StoreGrown:
 
 @dataclass(frozen=True, slots=True)
 class StoreLabelled:
-    """A store has other names and scales than before: those that it has now."""
+    """The names or scales of a store have changed; `names` and `scales` are the new ones."""
 
     store: str
     names: tuple[str, ...]
@@ -91,7 +91,7 @@ class StoreLabelled:
 
 @dataclass(frozen=True, slots=True)
 class ClusterExposed:
-    """The processes of a `cluster` take orders from whoever reaches them; `reason` says why."""
+    """Anyone who can reach a `cluster` can run code on it; `reason` says why."""
 
     cluster: str
     reason: str
@@ -99,7 +99,7 @@ class ClusterExposed:
 
 @dataclass(frozen=True, slots=True)
 class ClusterReady:
-    """Workers have arrived; `dashboard` is an address, or a word on why there is none."""
+    """Workers have arrived; `dashboard` is its address, or the reason why there is none."""
 
     kind: str
     workers: int
@@ -109,7 +109,7 @@ class ClusterReady:
 
 @dataclass(frozen=True, slots=True)
 class WaitingForWorkers:
-    """So many workers of a `cluster` are `missing` of those `wanted`, for up to `seconds`."""
+    """`missing` of the `wanted` workers of a `cluster` are awaited for up to `seconds`."""
 
     cluster: str
     missing: int
@@ -119,16 +119,16 @@ class WaitingForWorkers:
 
 @dataclass(frozen=True, slots=True)
 class NoWorkers:
-    """All workers have gone; for so many `seconds` the run waits for one."""
+    """All workers are lost; the run waits up to `seconds` for a new one."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """For so many `seconds` no block was done; `workers` are the addresses of those that have some.
+    """No block was done for `seconds`; `workers` are the addresses of the workers with blocks.
 
-    They may be busy with tasks of others. One that hangs is replaced: see `WorkerReplaced`.
+    They may be busy with other users' tasks. A worker that hangs is replaced: `WorkerReplaced`.
     """
 
     seconds: float
@@ -137,9 +137,9 @@ class Stalled:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReplaced:
-    """The worker at an address made no progress for so many `seconds`, and is replaced.
+    """The worker at an address made no progress for `seconds`, and is replaced.
 
-    Other workers take its blocks. `blocks` are those that it is stuck at, as far as that is known;
+    Other workers take its blocks. `blocks` are those at which it is stuck, as far as is known;
     `cause` says how it is stuck.
     """
 
@@ -151,7 +151,7 @@ class WorkerReplaced:
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """A signal came; blocks in flight have so many `seconds` to finish, and no other is begun."""
+    """A signal arrived; blocks in flight have `seconds` to finish, and no new block starts."""
 
     signum: int
     seconds: float
@@ -164,7 +164,7 @@ class BlockDone:
     Times in seconds, sizes in bytes. `started` and `ended` are seconds since the epoch on the
     worker's clock; `peak_memory` is the largest resident set of the worker's process so far;
     `nonfinite` counts the columns of X that hold NaN or an infinity, `nonfinite_results` those
-    whose results do. `touched`: as for `InputTouched`, by what the worker has seen of X.
+    whose results do. `touched`: the worker found that X was written to, as in `InputTouched`.
     """
 
     block: int
@@ -184,15 +184,15 @@ class BlockDone:
 
     @property
     def columns(self) -> int:
-        """Columns of the block."""
+        """Number of columns of the block."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class InputTouched:
-    """Somebody wrote to X during the run, and the values of which its fingerprint is are the same.
+    """X was written to during the run, but the values in its fingerprint are the same.
 
-    The others, of an X that is too large to be compared whole, may have changed.
+    In an X that is too large to be compared whole, other values may have changed.
     """
 
     input: str
@@ -200,7 +200,7 @@ class InputTouched:
 
 @dataclass(frozen=True, slots=True)
 class InputChanged:
-    """X has changed during the run; `blocks` that may be of another X have been discarded."""
+    """X changed during the run; `blocks` that may come from the changed X were discarded."""
 
     input: str
     cause: str
@@ -209,7 +209,7 @@ class InputChanged:
 
 @dataclass(frozen=True, slots=True)
 class BlockFailed:
-    """A block that could not be computed, and why; the others go on."""
+    """A block could not be computed, because of `cause`; the run continues with the others."""
 
     block: int
     start: int
@@ -219,7 +219,7 @@ class BlockFailed:
 
 @dataclass(frozen=True, slots=True)
 class BlockChecked:
-    """What is stored of columns `start` to `stop`, of so many `columns`, has been verified."""
+    """The stored results of columns `start` to `stop`, out of `columns`, have been verified."""
 
     block: int
     start: int
@@ -229,9 +229,9 @@ class BlockChecked:
 
 @dataclass(frozen=True, slots=True)
 class BlockDamaged:
-    """What is stored of columns `start` to `stop` is wrong, and will be computed again.
+    """The stored results of columns `start` to `stop` are wrong and will be recomputed.
 
-    `block` is None where it is not of one block: a weight, or the mean.
+    `block` is None if the damage is not in one block: in a weight, or in the mean.
     """
 
     block: int | None
@@ -242,13 +242,13 @@ class BlockDamaged:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """The end of a run that was not interrupted.
+    """A run has ended without being interrupted.
 
     `bytes_written` and `seconds` are this run's own; `peak_memory` is the largest worker's;
     `nonfinite` counts the columns of X that hold NaN or an infinity in all blocks that are done,
-    `nonfinite_results` those whose results do (of a store that was made before these were counted,
-    in the blocks of this run); `nonfinite_statistics` names the statistics that do; `columns_new`
-    are those by which the store has grown.
+    `nonfinite_results` those whose results do (in a store made before these were counted, only in
+    the blocks of this run); `nonfinite_statistics` names the statistics that do; `columns_new` is
+    the number of columns by which the store has grown.
     """
 
     store: str
@@ -291,4 +291,4 @@ Listener = Callable[[Event], None]
 
 
 def ignore(event: Event, /) -> None:
-    """Listen to nothing."""
+    """Ignore an event."""

@@ -1,6 +1,6 @@
-"""How columns fall into blocks, shards and chunks: pure arithmetic.
+"""Partition columns into blocks, shards and chunks: pure arithmetic.
 
-A block is a run of columns, of which a task computes one or several, and one shard of each array.
+A block is a range of columns and one shard of each array. A task computes one or several blocks.
 
     columns   0        B        2B       3B      p
     blocks    |   0    |   1    |   2    |   3  |      B = block_columns
@@ -29,14 +29,14 @@ __all__ = [
 
 MIB = 2**20
 
-# Blocks of this size hide a task's fixed costs; fewer bytes where that leaves too few blocks to
-# share out, but not so few that the fixed costs show.
+# Blocks of 64 MiB hide a task's fixed costs. To share out at least 32 blocks, they are smaller, but
+# not below 1 MiB, where the fixed costs would show.
 _BLOCK_BYTES = 64 * MIB
 _SMALLEST_BLOCK = MIB
 _BLOCKS = 32
-# Smaller ones serve a reader of one column better, larger ones the matrix product
+# Smaller chunks favour a reader of one column, larger ones the matrix product
 DENSE_CHUNK_BYTES = 16 * MIB
-# Slopes of some hundred columns, from which a reader computes a tensor's chunk
+# Slopes of a few hundred columns, from which a reader computes a chunk of the tensor
 FACTORED_CHUNK_BYTES = MIB
 
 
@@ -52,7 +52,7 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How p columns fall into blocks and chunks; a store keeps the grid that it was made with."""
+    """Partition of p columns into blocks and chunks; a store keeps its initial grid."""
 
     columns: int
     block_columns: int
@@ -65,7 +65,7 @@ class Grid:
 
     @property
     def problem(self) -> str | None:
-        """What makes it unusable, if anything does."""
+        """Why the grid is unusable; None if it is usable."""
         if not 1 <= self.chunk_columns <= self.block_columns <= self.columns <= STORE_COLUMNS:
             return "its sizes must be 1 ≤ chunk_columns ≤ block_columns ≤ columns ≤ 2⁶⁰"
         if self.block_columns % self.chunk_columns:
@@ -76,18 +76,18 @@ class Grid:
         return None
 
     def bounds(self, block: int) -> tuple[int, int]:
-        """First column of a block, and the one after its last."""
+        """Return the first column of a block, and the column after its last."""
         start = block * self.block_columns
         return start, min(start + self.block_columns, self.columns)
 
     def count(self, blocks: Iterable[int]) -> int:
-        """Columns that these blocks hold."""
+        """Return the number of columns in the given blocks."""
         return sum(stop - start for start, stop in map(self.bounds, blocks))
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlan:
-    """One array of the store. `per_block`: each task writes one whole shard of it."""
+    """One array of the store. If `per_block`, each block is one whole shard of it."""
 
     name: str
     shape: tuple[int, ...]
@@ -99,17 +99,17 @@ class ArrayPlan:
 
     @property
     def fill_value(self) -> float:
-        """What is read where nothing was written: no count, and no number."""
+        """Value of entries that were never written: 0 for counts, NaN for numbers."""
         return 0 if self.dtype == "int64" else math.nan
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one of its numbers."""
+        """Bytes of one number."""
         return int(self.dtype[-2:]) // 8
 
     @property
     def bytes(self) -> int:
-        """Bytes of its numbers, without checksums, indexes and the padding of the last shard."""
+        """Bytes of all numbers, without checksums, indexes and the padding of the last shard."""
         return math.prod(self.shape) * self.itemsize
 
 
@@ -124,23 +124,23 @@ def make_grid(
     least: int = 1,
     tile: int = 1,
 ) -> Grid:
-    """Cut p columns into blocks and chunks of these sizes.
+    """Partition p columns into blocks and chunks of the given sizes.
 
-    Both are whole tiles where they are larger than one, and a block that is sized automatically is
-    a tile at the least: what a tile has in common is then computed once.
+    Blocks and chunks larger than a tile are multiples of it, and a block of automatic size is at
+    least one tile, so that work shared by the columns of a tile is done once.
 
     Parameters
     ----------
     column_bytes
-        Bytes of what a column is measured by.
+        Bytes of a column, by which sizes are measured.
     block_size, chunk_size
         Bytes, or auto.
     room
-        Columns of a block at most; None where memory sets no bound.
+        Most columns in a block of automatic size; None if memory sets no bound.
     chunk_bytes
-        What auto means for a chunk.
+        Bytes of a chunk of automatic size.
     least
-        Columns of a block of automatic size at the least.
+        Fewest columns in a block of automatic size.
     tile
         Columns that are computed together.
     """
@@ -164,9 +164,9 @@ def make_grid(
 
 
 def count_plan(name: str, grid: Grid) -> ArrayPlan:
-    """Plan an array of each block's count of columns that are not finite.
+    """Plan an array with each block's number of columns that are not finite.
 
-    A block without any writes no chunk of it: where all is well, it costs nothing.
+    A block without such columns writes no chunk, so the array usually takes no space.
     """
     shape = (grid.blocks,)
     return ArrayPlan(name, shape, (1,), (1,), ("block",), "int64", per_block=False)

@@ -1,4 +1,4 @@
-"""Which process this is, and whether another one lives, across containers and reboots."""
+"""Identify processes, and detect which are alive, across containers and reboots."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 __all__ = ["HIDDEN", "ProcessId", "started"]
 
 HIDDEN = "hidden"
-"""In place of a process's start, where /proc hides the processes of other users (hidepid)."""
+"""Stands for a process's start time where /proc hides other users' processes (hidepid)."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """One process of one host.
+    """The identity of a process.
 
     Attributes
     ----------
     host
         The host's name.
     boot, namespace
-        Of the host's kernel, and of the numbers of its processes: containers may share a host's
-        name, and each numbers its own. Empty where the system knows neither.
+        Identifiers of the kernel's boot and of the PID namespace: containers may share a host's
+        name, and each numbers its own processes. Empty where the system provides neither.
     pid, started
-        Its number, and when it started, in the kernel's own words: numbers are used again.
+        The process's PID, and its start time as the kernel reports it, because PIDs are reused.
     """
 
     host: str
@@ -36,13 +36,13 @@ class ProcessId:
 
     @classmethod
     def current(cls) -> ProcessId:
-        """Return this process's own."""
+        """Return the identity of this process."""
         pid = os.getpid()
         return cls(socket.gethostname(), *_numbered(), pid, started(pid))
 
     @property
     def is_here(self) -> bool:
-        """Whether it is, or was, one of those whose numbers this process knows."""
+        """Whether the process is, or was, one whose state this process can see."""
         if self.pid <= 0 or (self.host, self.boot, self.namespace) != (
             socket.gethostname(), *_numbered()
         ):  # fmt: skip
@@ -51,14 +51,14 @@ class ProcessId:
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is known to have ended; of processes elsewhere nothing is known."""
+        """Whether the process is known to have ended; False for any process elsewhere."""
         return self.is_here and started(self.pid) != self.started
 
 
 def started(pid: int) -> str:
-    """Tell when a process started, in the kernel's own words; empty where it is gone."""
+    """Return when a process started, as the kernel reports it; empty if the process has ended."""
     try:
-        # Behind the name, which may hold anything: the state is field 3, the start field 22
+        # Split after the name, which may contain anything: field 3 is the state, 22 the start
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return _without_proc(pid)
@@ -66,16 +66,16 @@ def started(pid: int) -> str:
 
 
 def _numbered() -> tuple[str, str]:
-    """Tell the boot and the namespace in which the numbers of processes mean what they mean here.
+    """Return the boot and the PID namespace in which this process's view of PIDs is valid.
 
-    Empty where the system has no /proc: there, a host's name is all there is to tell.
+    Both are empty where the system has no /proc: only the host's name identifies a process there.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace, number = (str(Path(p).readlink()) for p in ("/proc/self/ns/pid", "/proc/self"))
     except OSError:
         return "", ""
-    # Under `unshare --pid` alone, /proc has the numbers of the namespace outside: it tells nothing
+    # With only `unshare --pid`, /proc shows the outer namespace's PIDs, which do not apply here
     return boot, namespace if number == str(os.getpid()) else f"{namespace}, unseen {os.getpid()}"
 
 

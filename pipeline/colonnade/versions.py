@@ -1,4 +1,4 @@
-"""What a process computes with: versions that must be the same on the client and its workers."""
+"""Versions of Python and packages, which must agree between the client and its workers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from importlib.metadata import version
 
 __all__ = ["differences", "environment", "versions"]
 
-# How much of each version must agree; of the others that a store tells of, nothing
+# Number of version parts that must agree; other packages that a store records may differ
 _PARTS = {"python": 2, "colonnade": 3, "numpy": 3, "zarr": 3}
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Tell what computes in this process."""
+    """Return the versions of Python and of packages in this process."""
     packages: Iterable[str] = ("colonnade", "numpy", "zarr", "dask")
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def environment() -> dict[str, str]:
-    """Tell the versions, and on which host; called on workers."""
+    """Return the versions and the host's name; called on workers."""
     return {"host": socket.gethostname(), **versions()}
 
 
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """Tell in which versions a worker, there, is not what the client is; '' where in none."""
+    """Describe the versions in which a worker, `there`, differs from the client; '' if none."""
     found = [
         f"{name} {there.get(name)} instead of {here[name]}"
         for name, parts in _PARTS.items()

@@ -1,4 +1,4 @@
-"""From the job's cluster section to a Dask client and what it can do."""
+"""Open the Dask cluster that the job's cluster section describes."""
 
 from colonnade.clusters.connection import (
     Cluster,

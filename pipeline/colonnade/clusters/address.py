@@ -1,4 +1,4 @@
-"""A Dask scheduler that runs already."""
+"""A Dask scheduler that is already running."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from colonnade.planning.plan import Capacity
 
 __all__ = ["capacity", "deploy"]
 
-# Seconds of one attempt at reaching a scheduler. A client keeps this for its life: so long it looks
-# for a scheduler that it has lost, in vain, since that has forgotten all of the run's blocks
+# Seconds of one connection attempt. The client also keeps this value as its timeout for
+# reconnecting, which is useless here: a restarted scheduler does not know the run's blocks
 _CONNECT = 5.0
 
 
 def capacity(settings: AddressCluster) -> Capacity:
-    """Tell what is known without reaching it."""
+    """Return the capacity that is known without connecting to the scheduler."""
     return Capacity(settings.workers, 1, None)
 
 
 @contextmanager
 def deploy(settings: AddressCluster) -> Iterator[Deployment]:
-    """Reach the scheduler, and leave it."""
+    """Connect to the scheduler, and disconnect on exit."""
     with _client(settings) as client:
         yield Deployment(client, settings.address)
 
@@ -46,9 +46,9 @@ def _client(settings: AddressCluster) -> distributed.Client:
             if left > _CONNECT and not isinstance(error, ValueError):
                 continue
             doubt = (
-                "One that speaks TLS has the address tls://…."
+                "Check that it runs; a scheduler with TLS has the address tls://…."
                 if security is None
-                else "It may not know the certificates (cluster.tls)."
+                else "Check that it runs and accepts the certificates (cluster.tls)."
             )
             raise ClusterError(
                 f"no Dask scheduler answers at {settings.address} within {settings.timeout:g} s "
@@ -57,7 +57,7 @@ def _client(settings: AddressCluster) -> distributed.Client:
 
 
 def _security(settings: AddressCluster) -> distributed.Security | None:
-    """Gather the certificates for an encrypted address."""
+    """Return the certificates for an encrypted address; None for a plain one."""
     if not settings.address.startswith(("tls://", "wss://")):
         return None
     if settings.tls is not None:
@@ -66,7 +66,10 @@ def _security(settings: AddressCluster) -> distributed.Security | None:
     try:
         found = security.get_connection_args("client")["ssl_context"]
     except OSError as error:
-        raise ClusterError(f"the certificates cannot be read (cluster.tls): {error}") from error
+        raise ClusterError(
+            "the certificates that Dask's configuration names cannot be read "
+            f"(distributed.comm.tls): {error}. Correct its paths, or name files in cluster.tls."
+        ) from error
     if found is None:
         raise ClusterError(
             f"{settings.address} asks for certificates: name them in cluster.tls (ca_file, cert, "

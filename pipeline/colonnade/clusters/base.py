@@ -1,4 +1,4 @@
-"""What every kind of cluster is to the rest: a deployment, asked for and perhaps on its way."""
+"""The interface of the kinds of cluster, and the calls to clusters that they share."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ __all__ = [
     "within",
 ]
 
-# Seconds between two looks at what a wait may end
+# Seconds between two polls
 _TICK = 0.1
-# Seconds in which a cluster ends by itself, as a rule: Dask's nannies kill after 4 s, and a queue
-# has to cancel each job; seconds for what is left once its processes are killed; and those after a
-# second signal
+# Seconds for a cluster to close by itself: Dask's nannies kill after 4 s, and a queue has to cancel
+# each job; seconds for the rest once its processes are killed; and seconds after a second signal
 _POLITE = 10.0
 _FORCED = 20.0
 _LAST = 2.0
 
 
 def _nothing() -> None:
-    """Replace no worker: the kind does that by itself, or cannot."""
+    """Replace no worker: the cluster does that by itself, or cannot."""
 
 
 def _silence() -> str:
@@ -48,31 +47,31 @@ def _silence() -> str:
 
 
 def _leave(all_of_them: bool) -> None:
-    """End no process: none of them is known."""
+    """End no process: the cluster's processes are unknown here."""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A cluster whose workers may still be on their way.
+    """A cluster whose workers may still be starting.
 
     Attributes
     ----------
     name
-        As its users call it.
+        The cluster's name in messages.
     replace
-        Ask for workers in place of those that were lost; it may be called again and again.
+        Request workers in place of lost ones; repeated calls are allowed.
     trouble
-        Tell what is known of workers that do not come.
+        Return what is known of workers that do not start, as sentences to append to a message.
     dashboard
-        Where the dashboard is; None where Dask's own link leads there.
+        Where the dashboard is; None if Dask's own link is right.
     exposed
-        Why the cluster's processes do not know each other by certificates, although the job asks
-        for that; empty where they do.
+        Why the cluster's processes do not authenticate each other with certificates, although the
+        job requests that; empty if they do.
     broken
-        Tell why workers cannot come any more; empty as long as they may.
+        Return why no more workers can start; empty as long as they can.
     discard
-        End the job or pod of a stuck worker, by the worker's name and address, so that another
-        starts elsewhere. Without it, the worker's nanny starts its process anew.
+        End the job or pod of a stuck worker, given the worker's name and address, so that another
+        starts elsewhere. If None, the worker's nanny restarts its process.
     """
 
     client: distributed.Client
@@ -86,26 +85,26 @@ class Deployment:
 
 
 class Kind(Protocol):
-    """A module that knows one kind of cluster, or several that are alike."""
+    """A module that deploys one kind of cluster, or several similar kinds."""
 
     def capacity(self, settings: Any, /) -> Capacity:
-        """Tell what the cluster will give, without starting or reaching it."""
+        """Return the expected capacity, without starting or connecting to the cluster."""
 
     def deploy(self, settings: Any, /) -> AbstractContextManager[Deployment]:
-        """Start or reach the cluster, and leave it as it was."""
+        """Start or connect to the cluster; on exit, stop what was started."""
 
 
-class NoAnswer(Exception):  # noqa: N818 (an answer in place of a worker's, handed on as a value)
+class NoAnswer(Exception):  # noqa: N818 (a value that stands for a worker's answer)
     """A worker has not answered in time."""
 
 
 def within(client: distributed.Client, seconds: float, call: Callable[..., Any], *args: Any) -> Any:
-    """Call a method of a client, or of its scheduler, that could wait for ever.
+    """Call a method of a client, or of its scheduler, that might block forever.
 
     Raises
     ------
     TimeoutError
-        There is no answer within so many seconds.
+        There is no answer within `seconds`.
     """
 
     async def called() -> Any:
@@ -117,9 +116,9 @@ def within(client: distributed.Client, seconds: float, call: Callable[..., Any],
 def waited(
     client: distributed.Client, call: Callable[..., Any], *args: Any, each: Callable[[], None]
 ) -> Any:
-    """Call a method of a client, and `each` several times a second until it returns.
+    """Call a method of a client, and call `each` several times a second until it returns.
 
-    What `each` raises ends the wait.
+    An exception from `each` ends the wait.
     """
 
     async def called() -> Any:
@@ -146,12 +145,12 @@ def each_worker(
     *args: Any,
     workers: Collection[str] | None = None,
 ) -> dict[str, Any]:
-    """Run a function on workers, all of them unless some are named.
+    """Run a function on all workers, or on those that `workers` names.
 
     Returns
     -------
-    By the worker's address, what the function has returned or raised; `NoAnswer` where nothing
-    came back within so many seconds; an OSError where the worker has gone.
+    The function's result or exception by worker address; `NoAnswer` for a worker that did not
+    answer within `seconds`; an OSError for a worker that has left.
 
     Raises
     ------
@@ -176,19 +175,19 @@ def each_worker(
 
 
 def in_time(seconds: float, call: Callable[..., None], **options: Any) -> None:
-    """Call what could take for ever, in a thread that is left to itself once the time is over.
+    """Call a function that might block forever, in a thread that is abandoned after `seconds`.
 
     Raises
     ------
     TimeoutError
-        It is still at it.
+        The function has not returned.
     """
     errors: list[BaseException] = []
 
     def called() -> None:
         try:
             call(**options)
-        except BaseException as error:  # noqa: BLE001 (it is raised again below)
+        except BaseException as error:  # noqa: BLE001 (re-raised below)
             errors.append(error)
 
     calling = threading.Thread(target=called, name="in time", daemon=True)
@@ -197,21 +196,24 @@ def in_time(seconds: float, call: Callable[..., None], **options: Any) -> None:
     if errors:
         raise errors[0]
     if calling.is_alive():
-        raise TimeoutError(f"it has not started within {seconds:g} s (cluster.timeout)")
+        raise TimeoutError(
+            f"it has not started within {seconds:g} s (cluster.timeout): see its logs, or raise "
+            "the timeout"
+        )
 
 
 def close(cluster: Any, end: Callable[[bool], None] = _leave) -> None:
-    """Close one of Dask's clusters, in bounded time.
+    """Close one of Dask's clusters in bounded time.
 
     Parameters
     ----------
     end
-        Kills processes of the cluster: those that have not started yet, which nothing else ends;
-        or, once the others have had their time to end by themselves, all of them.
+        Kills processes of the cluster. Called with False, those that have not come up, which
+        nothing else ends; called with True, after the time to end by themselves, all of them.
     """
 
     def closed() -> None:
-        # What cannot be closed is killed; there is no more to be said about it
+        # Processes that do not close are killed below, so an error here needs no report
         with suppress(Exception):
             cluster.close()
 
@@ -223,11 +225,11 @@ def close(cluster: Any, end: Callable[[bool], None] = _leave) -> None:
             end(waiting > _POLITE)
             closing.join(_TICK)
     finally:
-        # Also where a signal has ended the wait: without its processes a cluster closes quickly
+        # Also if a signal has ended the wait: without its processes a cluster closes quickly
         end(True)
         closing.join(_LAST)
         if cluster.status != Status.closed:
-            # Nor does Dask try once more when this process ends
+            # Keep Dask from trying again when this process ends
             cluster.shutdown_on_close = False
 
 
@@ -237,12 +239,12 @@ def library(name: str, extra: str) -> Any:
     Raises
     ------
     ClusterError
-        It is not installed.
+        The library cannot be imported.
     """
     told = f"this kind of cluster (cluster.kind) needs {name.partition('.')[0]}"
     return import_optional(name, extra, ClusterError, told)
 
 
 def refusal(what: str, error: BaseException) -> ClusterError:
-    """Say that a cluster cannot be had, and why."""
+    """Return the error for a cluster that cannot be started: `what`, and the cause."""
     return ClusterError(f"{what}: {one_line(error).rstrip('.')}.")

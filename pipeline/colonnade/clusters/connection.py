@@ -1,4 +1,4 @@
-"""From the job's cluster section to a Dask client and what it can do."""
+"""Open the Dask cluster that the job's cluster section describes, and wait for its workers."""
 
 from __future__ import annotations
 
@@ -47,30 +47,30 @@ _KINDS: dict[str, Kind] = {
     "kubernetes": kubernetes,
     "gateway": gateway,
 }
-# Seconds between two looks at how many workers have come, and between telling it twice
+# Seconds between two counts of the workers, and between two reports of the count
 _TICK = 0.1
 _EVERY = 5.0
-# Seconds that a scheduler has to answer, and to take a worker's tasks away; and a worker, at the
-# least, to import this package
+# Seconds for a scheduler to answer or to evict a worker's tasks; also the minimum for a worker to
+# import this package
 _ANSWER = 30.0
-# Seconds that a question has where the time to wait is almost over
+# Shortest timeout, in seconds, of a request near the end of a wait
 _LEAST = 5.0
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster whose workers are there.
+    """A cluster whose workers have joined.
 
     Attributes
     ----------
     wanted
-        Workers that it was to have at the start.
+        Number of workers requested at the start.
     most_threads
-        Threads that it may have at some time.
+        Largest number of threads that the cluster may ever have.
     replace, trouble
-        As of `Deployment`.
+        See `Deployment`.
     discard
-        As of `Deployment`, or None where nannies are to start processes anew.
+        See `Deployment`; None if nannies restart stuck processes.
     """
 
     client: distributed.Client
@@ -83,19 +83,19 @@ class Cluster:
     discard: Callable[[Any, str], None] | None = None
 
     def occupation(self, prefix: str) -> dict[str, Occupation]:
-        """Ask what each worker is at, of the tasks whose keys begin with a prefix."""
+        """Return what each worker does with the tasks whose keys begin with a prefix."""
         call = partial(self.client.run_on_scheduler, occupation, prefix)
         try:
             found = within(self.client, _ANSWER, call)
         except OSError:
             raise
-        # A scheduler of others' may refuse to run what it is sent, or be another version
+        # Somebody else's scheduler may refuse to run functions, or have another version
         except Exception:  # noqa: BLE001
             return {}
         return {worker: Occupation(*at) for worker, at in found.items()}
 
     def give_up(self, worker: str) -> None:
-        """Give a stuck worker's tasks to others, and have its process, job or pod replaced."""
+        """Give a stuck worker's tasks to others, and replace its process, job or pod."""
         call = partial(self.client.run_on_scheduler, evict, worker, restart=self.discard is None)
         name = within(self.client, _ANSWER, call)
         if name is not None and self.discard is not None:
@@ -103,21 +103,21 @@ class Cluster:
 
 
 def expected_capacity(settings: ClusterSettings) -> Capacity:
-    """Tell what the cluster will give, without starting or reaching it."""
+    """Return the expected capacity, without starting or connecting to the cluster."""
     return _KINDS[settings.kind].capacity(settings)
 
 
 @contextmanager
 def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[Cluster]:
-    """Start or reach the cluster, wait for its workers, and leave it as it was.
+    """Start or connect to the cluster and wait for its workers; on exit, stop what was started.
 
     Raises
     ------
     ClusterError
-        It cannot be started or reached, its workers do not come, or they have other versions of
-        what computes.
+        The cluster cannot be started or reached, its workers do not come, or they have other
+        versions of the packages that compute.
     UsageError
-        Its processes would run the script again that calls us.
+        The cluster's processes would run the calling script again.
     """
     if isinstance(settings, LocalCluster):
         refuse_unguarded()
@@ -125,20 +125,20 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
     with _quiet(), _KINDS[settings.kind].deploy(settings) as deployment:
         if deployment.exposed:
             listener(ClusterExposed(deployment.name, deployment.exposed))
-        # Those of this machine come at once, as a rule
+        # Local workers usually come at once
         quiet = _EVERY if isinstance(settings, LocalCluster) else 0.0
         _wait(deployment, wanted, settings.timeout, listener, quiet)
         client = deployment.client
         with _answering(deployment, settings.timeout):
-            # Those of this machine are this very Python
+            # Local workers run this very Python
             if not isinstance(settings, LocalCluster):
                 _check_versions(client, max(settings.timeout, _ANSWER))
             capacity = _capacity(client)
         if capacity is None:
             raise ClusterError(
-                f"the workers of {deployment.name} have gone as soon as they had come "
-                f"(cluster.workers).{deployment.trouble()} See what their logs say; then give the "
-                "same command again."
+                f"the workers of {deployment.name} left right after they joined "
+                f"(cluster.workers).{deployment.trouble()} See their logs for the cause; then give "
+                "the same command again."
             )
         most = settings.most if isinstance(settings, Sized) else capacity.workers
         yield Cluster(
@@ -155,7 +155,7 @@ def connect(settings: ClusterSettings, listener: Listener = ignore) -> Iterator[
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Dask's own tale of what is lost or refused, with its tracebacks, from the run's."""
+    """Silence Dask's own messages and tracebacks about lost or refused connections."""
     parts = ("batched", "client", "core", "nanny", "scheduler")
     names = [*(f"distributed.{part}" for part in parts), "tornado.application"]
     loggers = [logging.getLogger(name) for name in names]
@@ -172,7 +172,7 @@ def _quiet() -> Iterator[None]:
 def _wait(
     deployment: Deployment, wanted: int, seconds: float, listener: Listener, quiet: float
 ) -> None:
-    """Wait for workers, for so many seconds; tell for how many, the first `quiet` seconds not."""
+    """Wait up to `seconds` for the workers; after `quiet` seconds, report how many are missing."""
     client, begun = deployment.client, time.monotonic()
     end, told, next_told = begun + seconds, wanted, begun + quiet
     while True:
@@ -186,7 +186,8 @@ def _wait(
         if now > end:
             raise ClusterError(
                 f"{there} of {wanted} workers of {deployment.name} came within {seconds:g} s "
-                f"(cluster.workers, cluster.timeout).{deployment.trouble()}"
+                "(cluster.workers, cluster.timeout): raise the timeout, or ask for fewer workers."
+                f"{deployment.trouble()}"
             )
         if there != told and now >= next_told:
             listener(WaitingForWorkers(deployment.name, wanted - there, wanted, seconds))
@@ -196,26 +197,26 @@ def _wait(
 
 @contextmanager
 def _answering(deployment: Deployment, seconds: float) -> Iterator[None]:
-    """Say so where the scheduler has stopped answering."""
+    """Raise ClusterError if the scheduler does not answer."""
     try:
         yield
     except TimeoutError as error:
         raise ClusterError(
             f"the scheduler of {deployment.name} does not answer within {seconds:g} s "
-            "(cluster.timeout): see whether its process is stopped, or its host overloaded."
+            "(cluster.timeout): check whether its process is stopped or its host overloaded."
         ) from error
 
 
 def _check_versions(client: distributed.Client, seconds: float) -> None:
-    """Refuse workers that would compute with something else than what the client has."""
+    """Refuse workers whose versions of the computing packages differ from the client's."""
     wrong = []
     for worker, found in each_worker(client, seconds, environment).items():
         if isinstance(found, NoAnswer):
             raise ClusterError(
-                f"the worker {worker} does not answer within {seconds:g} s: see whether its "
+                f"the worker {worker} does not answer within {seconds:g} s: check whether its "
                 "process is stopped, and end it."
             )
-        # Of a worker that has gone meanwhile there is nothing to tell
+        # The worker has left meanwhile
         if isinstance(found, OSError):
             continue
         if isinstance(found, Exception):
@@ -223,21 +224,21 @@ def _check_versions(client: distributed.Client, seconds: float) -> None:
         elif told := differences(found, versions()):
             wrong.append(f"{worker} on {found['host']} has {told}")
     if wrong:
-        others = f", and {len(wrong) - 1} more are not as this client is" if wrong[1:] else ""
+        others = f", and {len(wrong) - 1} more differ from this client" if wrong[1:] else ""
         raise ClusterError(
             f"the worker {wrong[0]}{others}. Install on the workers what the client has, or start "
-            "the run where it is what they have."
+            "the run from an environment with the workers' versions."
         )
 
 
 def _capacity(client: distributed.Client) -> Capacity | None:
-    """Tell what the workers have that are there now; None where all have gone."""
+    """Return the capacity of the workers that are connected; None if all have left."""
     scheduler: Any = client.scheduler
     identity = within(client, _ANSWER, partial(scheduler.identity, n_workers=-1))
     workers = identity["workers"].values()
     if not workers:
         return None
-    # A limit of 0 is none at all; the smallest worker bounds what a block may need
+    # A limit of 0 means no limit; the smallest worker bounds the memory of a block
     limits = [worker["memory_limit"] for worker in workers if worker["memory_limit"]]
     return Capacity(
         workers=len(workers),
@@ -251,5 +252,5 @@ def _dashboard(deployment: Deployment) -> str:
     if link is None:
         link = deployment.client.dashboard_link
     if link and find_spec("bokeh") is None:
-        return "none here (pip install 'colonnade[dashboard]')"
+        return "none without bokeh (pip install 'colonnade[dashboard]')"
     return str(link or "none")

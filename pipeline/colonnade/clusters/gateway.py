@@ -1,4 +1,4 @@
-"""A cluster that a Dask Gateway starts, by dask-gateway."""
+"""A cluster that a Dask Gateway starts, through dask-gateway."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["capacity", "deploy"]
 
 
 def capacity(settings: GatewayCluster) -> Capacity:
-    """Tell what is known without asking the gateway."""
+    """Return the capacity that is known without contacting the gateway."""
     return Capacity(settings.size, 1, None)
 
 
 @contextmanager
 def deploy(settings: GatewayCluster) -> Iterator[Deployment]:
-    """Ask the gateway for a cluster, and stop it."""
+    """Request a cluster from the gateway, and stop it on exit."""
     kind = library("dask_gateway", "gateway").GatewayCluster
-    # In two steps, to have hold of one that does not start
+    # In two steps, so that a cluster that fails to start can be closed
     cluster = kind.__new__(kind)
     with _closing(cluster):
         try:
@@ -34,7 +34,7 @@ def deploy(settings: GatewayCluster) -> Iterator[Deployment]:
                 auth=settings.auth,
                 **settings.options,
             )
-        # Whatever the gateway, or what it starts, may say
+        # The gateway and the processes that it starts may cause any exception
         except Exception as error:
             raise refusal(f"no cluster from {settings.address} (cluster)", error) from error
         with cluster.get_client(set_as_default=False) as client:
@@ -53,8 +53,8 @@ def _closing(cluster: Any) -> Iterator[None]:
         gateway = getattr(cluster, "gateway", None)
         if gateway is not None:
             close(cluster)
-            # Its finaliser would close it as well: in vain where that is done, and for ever where
-            # it is called in the thread of its own loop
+            # The gateway's finaliser would close it again, and deadlock if it ran in the thread of
+            # the gateway's own loop
             runner = vars(gateway).pop("_loop_runner")
             if runner.is_started():
                 runner.stop()

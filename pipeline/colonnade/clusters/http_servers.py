@@ -1,4 +1,4 @@
-"""Where the servers of a run's own cluster listen for HTTP: on loopback, or not at all."""
+"""Where the HTTP servers of a run's own cluster listen: on loopback, or nowhere."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["ANY_PORT", "ClosedScheduler", "ClosedWorker", "scheduler", "worker_c
 
 _DASHBOARD = "127.0.0.1:8787"
 ANY_PORT = "127.0.0.1:0"
-"""Where a worker's HTTP server listens, if it has one."""
+"""Address of a worker's HTTP server, if it has one."""
 
 
 class _Closed:
-    """Starts no HTTP server: Dask starts one without a dashboard, too."""
+    """A server without HTTP: Dask starts an HTTP server even without a dashboard."""
 
     def start_http_server(self, *arguments: Any, **options: Any) -> None:
-        """Start none."""
+        """Start no HTTP server."""
 
 
 class ClosedScheduler(_Closed, distributed.Scheduler):
@@ -29,12 +29,12 @@ class ClosedWorker(_Closed, distributed.Worker):
 
 
 def scheduler(*, dashboard: bool) -> tuple[type[distributed.Scheduler], dict[str, Any]]:
-    """Return a scheduler's class, and its options that concern HTTP."""
+    """Return the scheduler's class and its HTTP options."""
     if dashboard:
         return distributed.Scheduler, {"dashboard": True, "dashboard_address": _DASHBOARD}
     return ClosedScheduler, {"dashboard": False, "dashboard_address": None}
 
 
 def worker_class(*, dashboard: bool) -> type[distributed.Worker]:
-    """Return a worker's class."""
+    """Return the class of the workers."""
     return distributed.Worker if dashboard else ClosedWorker

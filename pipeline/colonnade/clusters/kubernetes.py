@@ -1,4 +1,4 @@
-"""Pods that Dask's operator for Kubernetes starts, by dask-kubernetes."""
+"""Pods that Dask's Kubernetes operator starts, through dask-kubernetes."""
 
 from __future__ import annotations
 
@@ -31,35 +31,35 @@ __all__ = [
 ]
 
 SMALL = {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}
-"""Resources of a pod that computes nothing: the scheduler's, or that of a run's own process."""
+"""Resources of a pod that computes nothing: the scheduler's, or the run's own process's."""
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 _GROUP, _VERSION, _PLURAL = "kubernetes.dask.org", "v1", "daskclusters"
 LABELS = {"app.kubernetes.io/part-of": "colonnade"}
-"""Of the pods of a cluster, by which a NetworkPolicy selects them."""
+"""Labels of a cluster's pods, by which a NetworkPolicy selects them."""
 _EXPOSED = (
-    "its pods speak plain TCP, since Dask's operator supports no other, and whatever reaches them "
-    "runs code in them: a NetworkPolicy must keep others out "
+    "its pods use plain TCP, because Dask's operator supports no TLS, and any process that can "
+    "connect to them can run code in them: restrict access by a NetworkPolicy "
     "(deploy/kubernetes/networkpolicy.yaml); cluster.security: none ends this warning"
 )
-# Seconds between looks at a DaskCluster that does not run yet
+# Seconds between two polls of a DaskCluster that does not run yet
 _LOOK = 2.0
-# Seconds that the API has for an answer
+# Timeout of a request to the API, in seconds
 _REQUEST = 10
 
 
 def capacity(settings: KubernetesCluster) -> Capacity:
-    """Tell what the pods will give."""
+    """Return the capacity of the pods."""
     return Capacity(settings.size, settings.cores, settings.memory)
 
 
 @contextmanager
 def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
-    """Create a DaskCluster, and delete it."""
+    """Create a DaskCluster, and delete it on exit."""
     if isinstance(settings.security, TlsSettings):
         raise ClusterError(
-            "Dask's operator and its client reach the scheduler by plain TCP alone, so that the "
-            "pods can be given no certificates (cluster.security): leave it out and let a "
-            "NetworkPolicy admit the run's pods alone (deploy/kubernetes/networkpolicy.yaml)."
+            "Dask's operator and its client connect to the scheduler by plain TCP only, so the "
+            "pods cannot use certificates (cluster.security): leave the setting out, and let a "
+            "NetworkPolicy admit only the run's pods (deploy/kubernetes/networkpolicy.yaml)."
         )
     operator = library("dask_kubernetes.operator", "kubernetes")
     name = f"colonnade-{uuid.uuid4().hex[:8]}"
@@ -71,7 +71,7 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
                 resource_timeout=math.ceil(settings.timeout),
                 quiet=True,
             )
-    # Whatever the cluster's server or its libraries may say
+    # The API server and its client libraries may raise any exception
     except Exception as error:
         where = settings.namespace or "the context's namespace"
         raise refusal(f"no cluster in {where} of Kubernetes (cluster)", error) from error
@@ -90,12 +90,12 @@ def deploy(settings: KubernetesCluster) -> Iterator[Deployment]:
 
 
 def _delete_pod(namespace: str, name: Any, worker: str) -> None:
-    """Delete the pod of a worker that is stuck, at once; the operator makes another."""
+    """Delete a stuck worker's pod at once; the operator creates another."""
     del name
     client, _ = reached(namespace)
     host = get_address_host(worker)
     pods = client.CoreV1Api()
-    # What keeps the pod, it has lost its blocks already
+    # If the pod stays, its worker has lost its blocks anyway
     with suppress(Exception):
         found = pods.list_namespaced_pod(
             namespace, field_selector=f"status.podIP={host}", _request_timeout=_REQUEST
@@ -108,11 +108,11 @@ def _delete_pod(namespace: str, name: Any, worker: str) -> None:
 
 @contextmanager
 def unstuck(name: str, namespace: str | None) -> Iterator[None]:
-    """Set a DaskCluster running again where the operator's handlers have overtaken each other.
+    """Set a DaskCluster's phase to Running if a race in the operator leaves it Pending.
 
-    The one that has seen its service says that it runs, the one that has made that says that it
-    is pending, and who waits for the later word waits until his time is over
-    (github.com/dask/dask-kubernetes/issues/968).
+    The handler that creates the scheduler's service sets Pending, and the handler that sees the
+    service sets Running. In the wrong order the phase stays Pending, and the client waits until
+    its timeout (github.com/dask/dask-kubernetes/issues/968).
     """
     client, where = reached(namespace)
     done = threading.Event()
@@ -120,7 +120,7 @@ def unstuck(name: str, namespace: str | None) -> Iterator[None]:
     def look() -> None:
         cluster = (_GROUP, _VERSION, where, _PLURAL, name)
         while not done.wait(_LOOK):
-            # What keeps it from looking keeps the run from its cluster, and is told there
+            # An error here also occurs in the run's own requests, which report it
             with suppress(Exception):
                 found = client.CustomObjectsApi().get_namespaced_custom_object(*cluster)
                 if found.get("status", {}).get("phase") != "Pending":
@@ -138,15 +138,15 @@ def unstuck(name: str, namespace: str | None) -> Iterator[None]:
 
 
 def namespace(settings: KubernetesCluster) -> str | None:
-    """Tell the job's namespace, or within a pod the pod's own; None for the context's."""
-    # kr8s takes "default" for a pod's
+    """Return the job's namespace, or within a pod the pod's own; None for the context's."""
+    # kr8s assumes "default" within a pod
     if settings.namespace is None and _OWN_NAMESPACE.is_file():
         return _OWN_NAMESPACE.read_text().strip()
     return settings.namespace
 
 
 def reached(namespace: str | None) -> tuple[Any, str]:
-    """Load the API's client, set up as kubectl is, or as a pod is; and which namespace is meant."""
+    """Return the API client, configured like kubectl or from the pod, and the namespace's name."""
     client, config, kr8s = (
         library(name, "kubernetes") for name in ("kubernetes.client", "kubernetes.config", "kr8s")
     )
@@ -155,7 +155,7 @@ def reached(namespace: str | None) -> tuple[Any, str]:
 
 
 def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:
-    """Write the DaskCluster that the operator is asked for."""
+    """Return the DaskCluster resource to create."""
     operator = library("dask_kubernetes.operator", "kubernetes")
     memory = str(settings.memory)
     resources = {"cpu": str(settings.cores), "memory": memory}
@@ -170,14 +170,14 @@ def specification(settings: KubernetesCluster, name: str) -> dict[str, Any]:
         ],
     )  # fmt: skip
     spec["metadata"]["labels"] = dict(LABELS)
-    # Not a worker's, which may be a whole node
+    # By default the scheduler has a worker's resources, which may fill a node
     spec["spec"]["scheduler"]["spec"]["containers"][0]["resources"] = SMALL
-    # A dask-scheduler is in no image with a Dask of today
+    # Images with a current Dask have no command dask-scheduler
     arguments = spec["spec"]["scheduler"]["spec"]["containers"][0]["args"]
     if arguments[0] == "dask-scheduler":
         arguments[:1] = ["dask", "scheduler"]
     if not settings.dashboard:
-        # The HTTP servers stay: the operator asks the scheduler's whether it is ready
+        # The HTTP servers stay: the operator uses the scheduler's as its readiness probe
         for part in ("scheduler", "worker"):
             spec["spec"][part]["spec"]["containers"][0]["args"].append("--no-dashboard")
     for part in ("scheduler", "worker"):

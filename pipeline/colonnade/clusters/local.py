@@ -27,17 +27,17 @@ __all__ = ["capacity", "deploy"]
 
 
 def dask_setup(worker: distributed.Worker) -> None:
-    """Prepare a worker of a local cluster; Dask calls it where this module is preloaded."""
+    """Prepare a worker of a local cluster; Dask calls this when it preloads the module."""
     del worker
-    # Ctrl-C reaches the whole process group, and so may the others; the run alone is to answer
+    # Ctrl-C reaches the whole process group, as other signals may; only the run handles them
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
-    # A block that fails is told once, by the run, and not with a traceback for each retry
+    # The run reports a failed block once; the worker would log a traceback for each retry
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
 
 
 def capacity(settings: LocalCluster) -> Capacity:
-    """Tell what this machine gives."""
+    """Return the capacity that this machine offers."""
     threads = settings.threads_per_worker
     workers = max(1, CPU_COUNT // threads) if settings.workers == "auto" else settings.workers
     memory = settings.memory_per_worker
@@ -46,13 +46,13 @@ def capacity(settings: LocalCluster) -> Capacity:
 
 @contextmanager
 def deploy(settings: LocalCluster) -> Iterator[Deployment]:
-    """Start worker processes, and end them."""
+    """Start worker processes, and end them on exit."""
     given = capacity(settings)
     processes = Processes()
     with private_directory(temporary_directory(), "TMPDIR") as private:
         security = security_in(private, settings)
         with warnings.catch_warnings():
-            # The dashboard's port is taken by another run: it takes another, which we print
+            # If another run has the dashboard's port, Dask chooses another, which the run prints
             warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
             cluster = _cluster(settings, given, private, security, processes)
         try:
@@ -61,7 +61,7 @@ def deploy(settings: LocalCluster) -> Iterator[Deployment]:
                 yield Deployment(
                     client,
                     "this machine",
-                    # Where a nanny has given up, another takes its place
+                    # Starts a new nanny in place of one that has given up
                     replace=partial(cluster.scale, given.workers),
                     trouble=processes.trouble,
                     broken=processes.broken,
@@ -77,10 +77,10 @@ def _cluster(
     security: distributed.Security | None,
     processes: Processes,
 ) -> distributed.SpecCluster:
-    """Start a scheduler, for nannies and workers that listen on loopback alone.
+    """Start a scheduler, for nannies and workers that listen on loopback only.
 
-    Not by Dask's LocalCluster, whose scheduler always has an HTTP server, and keeps its files where
-    any user may have made the directory before.
+    Dask's LocalCluster is unsuitable: its scheduler always has an HTTP server, and keeps its files
+    in a directory that another user may have created before.
     """
     security = security or distributed.Security()
     common = {

@@ -1,4 +1,4 @@
-"""The worker processes of a cluster on this machine: started, watched, and ended for certain."""
+"""The worker processes of a local cluster: start them, watch them, and end them reliably."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from colonnade.errors import one_line
 
 __all__ = ["Processes"]
 
-# Seconds until a process that is killed has gone, and between two looks at it
+# Seconds for a killed process to disappear, and between two polls
 _GONE = 2.0
 _TICK = 0.02
 _BEGINNING = (Status.init, Status.starting)
 
 
 class Processes:
-    """The nannies of one cluster and their worker processes, also those that do not start.
+    """The nannies of one cluster and their worker processes, including those that do not start.
 
-    Dask knows a nanny only once its worker runs, and waits for ever for a worker that is stopped.
+    Dask knows a nanny only once its worker runs, and waits forever for a stopped worker.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Processes:
         self._starting: concurrent.futures.Future[None] | None = None
 
     def nanny(self) -> type[distributed.Nanny]:
-        """Make the class of the nannies, which are noted here from their beginning."""
+        """Return a class of nannies that are registered here on construction."""
         noted = self._nannies
 
         class Nanny(distributed.Nanny):
@@ -45,7 +45,7 @@ class Processes:
         return Nanny
 
     def start(self, cluster: Any, number: int) -> None:
-        """Ask a cluster for so many workers, and wait for none of them."""
+        """Request `number` workers from a cluster, without waiting for them."""
 
         async def scaled() -> None:
             cluster.scale(number)
@@ -54,7 +54,7 @@ class Processes:
         self._starting = asyncio.run_coroutine_threadsafe(scaled(), cluster.loop.asyncio_loop)
 
     def broken(self) -> str:
-        """Tell of a worker process that has ended while it started; empty where none has."""
+        """Describe a worker process that ended while it started; empty if none did."""
         error = None if self._starting is None else _error(self._starting)
         if error is None:
             return ""
@@ -62,26 +62,26 @@ class Processes:
             error = error.__cause__
         return (
             f"a worker process has ended while it started ({one_line(error).rstrip('.')}). The "
-            "kernel ends processes where memory is short; a module that Dask preloads may fail "
-            "(distributed.worker.preload), or what a script has outside of its main guard"
+            "kernel kills processes when memory is short; also check modules that Dask preloads "
+            "(distributed.worker.preload), and a script's code outside of its main guard"
         )
 
     def trouble(self) -> str:
-        """Tell which processes have not come up."""
+        """Describe the processes that have not come up."""
         pids = [str(nanny.pid) for nanny in self._of_workers_that_start() if nanny.pid]
         if not pids:
             return ""
         processes = f"process {pids[0]} has" if len(pids) == 1 else f"{', '.join(pids)} have"
         return (
-            f" Worker {processes} not come up: see whether it is stopped (kill -CONT), or waits "
-            "for a disk; give a slow machine more time (cluster.timeout)."
+            f" Worker {processes} not come up: see whether it is stopped (kill -CONT) or waits "
+            "for a disk; on a slow machine, raise the timeout (cluster.timeout)."
         )
 
     def end(self, all_of_them: bool) -> None:
         """Kill the processes that have not come up; or all of them, and wait until they are gone.
 
-        One that is stopped heeds no other signal than this one, and Python would wait for it when
-        this process ends.
+        SIGKILL is the only signal that ends a stopped process, and Python would wait for that
+        process at exit.
         """
         self._kill(self._nannies if all_of_them else self._of_workers_that_start())
         end = time.monotonic() + _GONE
@@ -92,14 +92,14 @@ class Processes:
     def _kill(self, nannies: list[distributed.Nanny]) -> None:
         for nanny in list(nannies):
             if nanny.status == Status.running:
-                # It would start another one
+                # A running nanny would start another worker
                 nanny.close_gracefully(reason="colonnade ends")
             with suppress(ProcessLookupError):
                 if pid := nanny.pid:
                     os.kill(pid, signal.SIGKILL)
 
     def _pending(self) -> bool:
-        """Whether there are processes, or some are just being made."""
+        """Return whether any process exists or is being created."""
         return any(nanny.pid or nanny.status in _BEGINNING for nanny in list(self._nannies))
 
     def _of_workers_that_start(self) -> list[distributed.Nanny]:

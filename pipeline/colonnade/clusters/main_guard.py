@@ -1,4 +1,4 @@
-"""Scripts without a main guard, which the worker processes of this machine would run again."""
+"""Refuse scripts without a main guard, which local worker processes would run again."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _REMEDY = (
 
 
 def refuse_unguarded() -> None:
-    """Say what to do where a script calls us at its top level and has no main guard.
+    """Refuse a script that calls colonnade at its top level and has no main guard.
 
-    Before a process starts: of a script that has one, but calls us beside it, the processes tell.
+    This check comes before any process starts. If a script has a guard but calls colonnade outside
+    of it, its worker processes detect that (`refuse_spawned`).
 
     Raises
     ------
@@ -31,7 +32,7 @@ def refuse_unguarded() -> None:
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-    # What is typed in or given by -c no process imports
+    # Worker processes do not import interactive code or that of -c
     if script is None or frame.f_code.co_filename != script:
         return
     try:
@@ -50,7 +51,7 @@ def refuse_unguarded() -> None:
 
 
 def refuse_spawned() -> None:
-    """Say what to do where a script without a main guard is run again by its own workers.
+    """Refuse to run a script without a main guard again in its own worker processes.
 
     Raises
     ------
@@ -58,6 +59,6 @@ def refuse_spawned() -> None:
         This process is such a worker.
     """
     if getattr(multiprocessing.process.current_process(), "_inheriting", False):
-        # The last line of twenty, from each of the workers
+        # Each worker prints the message; without the limit, twenty lines of traceback as well
         sys.tracebacklimit = 0
         raise UsageError(_REMEDY)

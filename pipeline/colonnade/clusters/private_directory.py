@@ -1,8 +1,8 @@
-"""Directories that no other user can enter, and that do not outlive their process.
+"""Directories that no other user can enter, and that are removed after their process.
 
-The name says whose a directory is: host, boot, process namespace, process, and when that started.
-So a later process can tell that its owner is dead. Hosts may share a name and a file system:
-a directory of another boot must be unlocked as well.
+A directory's name identifies its owner: host, boot, PID namespace, PID and start time of the
+process. A later process can thus detect that the owner is dead. Because hosts may share a name and
+a file system, a directory of another boot is removed only if its lock is free.
 """
 
 from __future__ import annotations
@@ -33,28 +33,29 @@ _NAME = re.compile(rf"{_PREFIX}-([0-9a-f]{{8}})-([0-9a-f]{{8}})-(\d+)-(\d+)-(\w+
 
 @contextmanager
 def private_directory(parent: str | Path, field: str) -> Iterator[Path]:
-    """Make a directory of mode 0700 below another one, and remove it at the end.
+    """Create a directory of mode 0700 in `parent`, and remove it on exit.
 
-    What killed processes of this user and host have left in `parent` is removed first.
+    Directories that killed processes of this user and host have left in `parent` are removed
+    first.
 
     Parameters
     ----------
     parent
-        Where the directory is made; it is made itself where it is missing.
+        Where the directory is created; `parent` is created too if it is missing.
     field
-        What determines `parent`, for the refusal: a setting or a variable.
+        The setting or variable that determines `parent`, for messages.
 
     Raises
     ------
     ClusterError
-        The directory cannot be made, or any user could replace it by another one.
+        The directory cannot be created, or any user could replace it.
     """
     try:
         Path(parent).mkdir(0o700, parents=True, exist_ok=True)
         mode = Path(parent).stat().st_mode
         if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
             raise ClusterError(
-                f"{parent}: every user may replace what others keep there, since it is writable "
+                f"{parent}: any user may replace other users' files there, because it is writable "
                 f"for all and has no sticky bit ({field}): name another directory, or chmod +t it."
             )
         _remove_leftovers(Path(parent))
@@ -62,12 +63,12 @@ def private_directory(parent: str | Path, field: str) -> Iterator[Path]:
         made = Path(tempfile.mkdtemp(prefix=name, dir=parent))
     except OSError as error:
         raise ClusterError(
-            f"{parent}: no private directory can be made there ({field}): {one_line(error)}. Name a "
-            "directory that you may write to."
+            f"{parent}: no private directory can be created there ({field}): {one_line(error)}. "
+            "Name a directory that you can write to."
         ) from error
     lock = os.open(made / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        # A file system without locks keeps what was made before a reboot
+        # On a file system without locks, directories from before a reboot are kept
         with suppress(OSError):
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield made
@@ -77,12 +78,12 @@ def private_directory(parent: str | Path, field: str) -> Iterator[Path]:
 
 
 def temporary_directory() -> str:
-    """Tell where Dask keeps temporary files on this machine."""
+    """Return where Dask keeps temporary files on this machine."""
     return str(dask.config.get("temporary-directory", None) or tempfile.gettempdir())
 
 
 def _parts(owner: ProcessId) -> tuple[str, ...]:
-    """Write an owner in the letters and digits of a directory's name."""
+    """Encode an owner in the letters and digits of a directory's name."""
     host = _digest(f"{owner.host} {_text('/etc/machine-id')}")
     namespace = re.sub(r"\D", "", owner.namespace) or "0"
     return host, _digest(owner.boot), namespace, str(owner.pid), owner.started
@@ -93,7 +94,7 @@ def _remove_leftovers(parent: Path) -> None:
     here = _parts(me)
     for path in parent.iterdir():
         found = _NAME.fullmatch(path.name)
-        # Of processes of other hosts nothing is known
+        # Whether processes of other hosts are alive is unknown
         if found is None or found[1] != here[0]:
             continue
         owner = replace(me, pid=int(found[4]), started=found[5])
@@ -103,9 +104,9 @@ def _remove_leftovers(parent: Path) -> None:
             is_dead = _is_unlocked(path / _LOCK)
         if not is_dead:
             continue
-        # Two may find the same one
+        # Another process may remove the same directory
         with suppress(OSError):
-            # Anyone may give a directory such a name
+            # Any user may create a directory of this name
             if path.lstat().st_uid == os.geteuid():
                 shutil.rmtree(path)
 

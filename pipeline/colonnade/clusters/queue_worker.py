@@ -1,9 +1,9 @@
-"""The process of a queue's job: a Dask worker that keeps its files in a private directory.
+"""The process of a queue's job: a Dask worker with a private directory for its files.
 
     python -m colonnade.clusters.queue_worker SCHEDULER [options of `dask worker`]
 
-A shell script would not do: what a batch queue runs a job by may be any shell, and what a job that
-was killed has left behind is removed by the next one.
+A shell script would not suffice: a batch queue may run a job with any shell, and each job removes
+the files that killed jobs have left behind.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _OPTION = "--local-directory"
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run a worker until it leaves or is told to.
+    """Run a worker until it closes by itself or on request.
 
     Parameters
     ----------
     arguments
-        Of `dask worker`; the private directory is made in what they name as local directory.
+        Arguments of `dask worker`; the private directory is created in its local directory.
     """
     rest, parent, field = list(arguments), temporary_directory(), "TMPDIR"
     while _OPTION in rest:

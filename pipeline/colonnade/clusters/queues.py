@@ -1,4 +1,4 @@
-"""Workers that are jobs of a batch queue, by dask-jobqueue; the scheduler is in this process."""
+"""Workers as jobs of a batch queue, through dask-jobqueue; the scheduler runs in this process."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ __all__ = ["arguments", "capacity", "deploy", "queue_class"]
 
 @dataclass(frozen=True)
 class _Queue:
-    """A batch queue: its name, how it is asked for all of a cluster's jobs, and its own words."""
+    """A batch queue: its name, the command that lists a cluster's jobs, and the queue's terms."""
 
     name: str
     ask: tuple[str, ...]
     ended: str
-    """What the line of a job that has ended matches, as long as there is one."""
+    """Regular expression for the line of an ended job, while the queue still lists the job."""
     account: str = "account"
     seconds: bool = True
 
@@ -56,33 +56,33 @@ _QUEUES = {
     "sge": _Queue("Grid Engine", ("qstat",), r"(?!)", "project"),
     "lsf": _Queue("LSF", ("bjobs", "{each}"), r"\s(EXIT|DONE)\s", "project", seconds=False),
 }
-# What a queue says of a job that it has forgotten
+# Messages about a job that the queue no longer knows
 _FORGOTTEN = re.compile(
     r"invalid job id|unknown job|job has finished|is not found|do not exist", re.IGNORECASE
 )
-# Seconds between two questions after the jobs whose workers are not there, at the least and at the
-# most: where jobs end as soon as they begin, they are submitted less and less often
+# Shortest and longest interval, in seconds, between two queries for jobs without a worker: jobs
+# that end as soon as they begin are submitted less and less often
 _LOOK, _LONGEST_LOOK = 10.0, 600.0
-# A worker leaves before its job's time is up, and not all of them at once: as parts of that time,
-# and in seconds at the most
+# Workers leave before their jobs' walltime ends, and not all at once: the stagger as a fraction of
+# the walltime, and its maximum in seconds
 _STAGGER, _LONGEST_STAGGER = 1 / 20, 300
-# Seconds that a queue has to tell of its jobs
+# Timeout of a query to the queue, in seconds
 _PATIENCE = 10
 
 
 def capacity(settings: QueueCluster) -> Capacity:
-    """Tell what the jobs will give."""
+    """Return the capacity of the jobs."""
     return Capacity(settings.size, settings.cores, settings.memory)
 
 
 @contextmanager
 def deploy(settings: QueueCluster) -> Iterator[Deployment]:
-    """Submit a job for each worker, and cancel them."""
+    """Submit a job for each worker, and cancel the jobs on exit."""
     queue = _QUEUES[settings.kind]
     submit = queue_class(settings).job_cls.submit_command
     if shutil.which(submit) is None:
         raise ClusterError(
-            f"there is no {submit} on this machine: start the run where {queue.name} takes jobs "
+            f"there is no {submit} on this machine: start the run where {queue.name} accepts jobs "
             "(cluster.kind)."
         )
     with ExitStack() as stack:
@@ -90,15 +90,20 @@ def deploy(settings: QueueCluster) -> Iterator[Deployment]:
         security = _security(settings, stack)
         try:
             cluster = _started(settings, private, security)
-        # An interface that is not there, a directory for logs that cannot be made
+        # A missing network interface, for example, or a log directory that cannot be created
         except (OSError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"no cluster in {queue.name}: {_told(error)}.") from error
+            raise ClusterError(
+                f"no cluster in {queue.name}: {_told(error)}. Correct the job's cluster section."
+            ) from error
         stack.enter_context(_closing(cluster))
         client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
         try:
             cluster.sync(_submitted, cluster, settings, callback_timeout=settings.timeout)
         except (OSError, RuntimeError, ValueError) as error:
-            raise ClusterError(f"{queue.name} takes no job: {_told(error)}.") from error
+            raise ClusterError(
+                f"{queue.name} has not accepted a job: {_told(error)}. Correct the job's cluster "
+                "section, or try again later."
+            ) from error
 
         jobs = _Jobs(queue, cluster, settings)
 
@@ -116,26 +121,26 @@ def deploy(settings: QueueCluster) -> Iterator[Deployment]:
 
 
 def _security(settings: QueueCluster, stack: ExitStack) -> distributed.Security | None:
-    """Make or load the certificates; those that are made lie where the nodes see them."""
+    """Create or load the certificates; created ones lie where the nodes can read them."""
     if settings.security != "auto":
         return run_security(settings)
     if settings.shared_directory is not None:
         parent, field = Path(settings.shared_directory), "cluster.shared_directory"
     else:
-        field = "XDG_CACHE_HOME or ~/.cache; cluster.shared_directory names another one"
+        field = "XDG_CACHE_HOME or ~/.cache; cluster.shared_directory names another directory"
         try:
             cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         except RuntimeError as error:
             raise ClusterError(
-                "there is no home directory in which this run's certificates could lie: name a "
-                "directory that this machine and the nodes see (cluster.shared_directory)."
+                "there is no home directory for this run's certificates: name a directory that "
+                "this machine and the nodes can read (cluster.shared_directory)."
             ) from error
         parent = cache.absolute() / "colonnade"
     return security_in(stack.enter_context(private_directory(parent, field)), settings)
 
 
 def _started(settings: QueueCluster, private: Path, security: distributed.Security | None) -> Any:
-    """Start the scheduler, whose own files lie in `private`, as do the jobs' scripts."""
+    """Start the scheduler; its own files and the jobs' scripts lie in `private`."""
     kind = queue_class(settings)
     if settings.log_directory is not None:
         Path(settings.log_directory).mkdir(parents=True, exist_ok=True)
@@ -145,7 +150,7 @@ def _started(settings: QueueCluster, private: Path, security: distributed.Securi
         own |= {"security": security, "protocol": "tls://"}
     site = dask.config.get(f"jobqueue.{settings.kind}.scheduler-options", None)
     with warnings.catch_warnings():
-        # The dashboard's port is taken by another run: it takes another, which we print
+        # If another run has the dashboard's port, Dask chooses another, which the run prints
         warnings.filterwarnings("ignore", "Port .* is already in use", UserWarning)
         return _numbering(kind)(
             job_cls=_job_class(kind.job_cls, private),
@@ -157,18 +162,18 @@ def _started(settings: QueueCluster, private: Path, security: distributed.Securi
 
 
 def _dashboard(cluster: Any) -> str:
-    """Tell where the dashboard is on this machine; Dask's link has the scheduler's address."""
+    """Return the dashboard's URL on this machine; Dask's link has the scheduler's address."""
     services = cluster.scheduler_info["services"]
     return format_dashboard_link("127.0.0.1", services["dashboard"]) if services else ""
 
 
 def queue_class(settings: QueueCluster) -> Any:
-    """Find the class in dask-jobqueue that knows how the queue is asked for cores and time."""
+    """Return the class of dask-jobqueue that writes the queue's directives."""
     return getattr(library("dask_jobqueue", "jobqueue"), f"{settings.kind.upper()}Cluster")
 
 
 def arguments(settings: QueueCluster) -> dict[str, Any]:
-    """Tell dask-jobqueue what the job says; what it does not say is the site's."""
+    """Return the job's settings for dask-jobqueue; unset ones keep the site's configuration."""
     queue = _QUEUES[settings.kind]
     stagger = min(settings.walltime * _STAGGER, _LONGEST_STAGGER)
     given = {
@@ -196,7 +201,7 @@ def arguments(settings: QueueCluster) -> dict[str, Any]:
 
 
 def _http(*, dashboard: bool) -> list[str]:
-    """Tell a worker where to listen for HTTP: on its node's loopback interface, or not at all."""
+    """Return a worker's options for HTTP: a server on its node's loopback interface, or none."""
     if dashboard:
         return ["--no-dashboard", "--dashboard-address", http_servers.ANY_PORT]
     chosen = http_servers.worker_class(dashboard=False)
@@ -204,7 +209,7 @@ def _http(*, dashboard: bool) -> list[str]:
 
 
 def _clock(time: int, *, seconds: bool) -> str:
-    """Write a time as HH:MM:SS; LSF takes HH:MM."""
+    """Format a time as HH:MM:SS, or as HH:MM for LSF, rounded up."""
     if not seconds:
         time = -(-time // 60) * 60
     text = f"{time // 3600:02}:{time // 60 % 60:02}"
@@ -212,17 +217,17 @@ def _clock(time: int, *, seconds: bool) -> str:
 
 
 def _job_class(job_cls: Any, private: Path) -> Any:
-    """Make jobs say when they are closed, as Dask asserts of all that are left at the end.
+    """Return a class of jobs that set their status on closing, as Dask asserts at the end.
 
-    Their scripts lie in `private` until they are submitted, and the paths of certificates may be
-    any.
+    Their scripts lie in `private` until they are submitted, and the paths of certificates may
+    contain any characters.
     """
 
     class Job(job_cls):  # type: ignore[misc]
         def __init__(
             self, *given: Any, security: distributed.Security | None = None, **options: Any
         ) -> None:
-            # They become part of a line of shell
+            # dask-jobqueue writes the paths into a shell command
             security = copy.copy(security)
             if security is not None:
                 for name in ("tls_ca_file", "tls_worker_cert", "tls_worker_key"):
@@ -231,8 +236,8 @@ def _job_class(job_cls: Any, private: Path) -> Any:
 
         @contextmanager
         def job_file(self) -> Iterator[str]:
-            # Dask removes a temporary file and writes another of its name, which whoever is
-            # quicker than that may make before
+            # Dask removes a temporary file and creates another of the same name: in between,
+            # another user could create that file
             with tempfile.NamedTemporaryFile("w", suffix=".sh", dir=private) as file:
                 file.write(self.job_script())
                 file.flush()
@@ -246,7 +251,7 @@ def _job_class(job_cls: Any, private: Path) -> Any:
 
 
 def _numbering(kind: Any) -> Any:
-    """Make a cluster give no name twice: Dask cancels a lost worker's job by name, and later."""
+    """Return a cluster class that reuses no name: Dask cancels lost workers' jobs by name, late."""
     numbers = itertools.count()
 
     def named(cluster: Any, worker_number: int) -> Any:
@@ -266,13 +271,13 @@ def _closing(cluster: Any) -> Iterator[None]:
 
 
 def _forget_refused(cluster: Any) -> None:
-    """Let go of jobs that the queue has not taken: Dask holds them for started."""
+    """Forget jobs that the queue has not accepted: Dask considers them started."""
     for name in [name for name, job in cluster.workers.items() if job.job_id is None]:
         cluster.workers.pop(name).status = Status.failed
 
 
 async def _submitted(cluster: Any, settings: QueueCluster) -> None:
-    """Submit the jobs, and raise what the queue says to that."""
+    """Submit the jobs, and raise the queue's error if there is one."""
     cluster.scale(settings.size)
     await cluster
     if settings.adaptive is not None:
@@ -280,7 +285,7 @@ async def _submitted(cluster: Any, settings: QueueCluster) -> None:
 
 
 class _Jobs:
-    """Jobs that are submitted again: those whose workers are lost, and those that never began."""
+    """Resubmission of jobs whose workers are lost or never joined."""
 
     def __init__(self, queue: _Queue, cluster: Any, settings: QueueCluster) -> None:
         self._queue = queue
@@ -290,21 +295,21 @@ class _Jobs:
         self._next = 0.0
 
     def replace(self) -> None:
-        """Submit jobs in place of those that have gone."""
+        """Submit jobs in place of those that have ended."""
         _forget_refused(self._cluster)
-        # One that adapts sees to jobs whose workers are lost by itself
+        # An adaptive cluster replaces the jobs of lost workers itself
         if self._settings.adaptive is None:
             self._cluster.scale(self._settings.size)
         if time.monotonic() >= self._next:
             self._submit_again()
 
     def discard(self, name: Any, worker: str) -> None:
-        """Cancel the job of a worker that is stuck."""
+        """Cancel the job of a stuck worker."""
         del worker
         self._forget([name])
 
     def _submit_again(self) -> None:
-        """Forget jobs that ended before Dask saw a worker of theirs: it would wait for ever."""
+        """Replace jobs that ended before their worker joined: Dask would wait forever for them."""
         there = {info["name"] for info in self._cluster.scheduler_info["workers"].values()}
         absent = {
             job.job_id: name
@@ -319,7 +324,7 @@ class _Jobs:
 
     def _forget(self, names: list[Any]) -> None:
         """Cancel jobs, and submit others in their place."""
-        # A queue that does not answer now is asked again by `replace`
+        # If the queue does not answer now, `replace` tries again
         with suppress(OSError, RuntimeError, ValueError):
             self._cluster.sync(self._cluster.scale_down, names, callback_timeout=_PATIENCE)
         if self._settings.adaptive is None:
@@ -327,7 +332,7 @@ class _Jobs:
 
 
 def _ended(queue: _Queue, ids: list[str]) -> list[str]:
-    """Ask the queue which of some jobs have ended; where it does not say, none has."""
+    """Return the jobs that have ended according to the queue; none if the queue does not answer."""
     if not ids:
         return []
     try:
@@ -351,28 +356,28 @@ def _ask(queue: _Queue, ids: list[str]) -> subprocess.CompletedProcess[str]:
     command: list[str] = []
     for word in queue.ask:
         command += ids if word == "{each}" else [word.format(ids=",".join(ids))]
-    return subprocess.run(  # noqa: S603 (the queue's own command, and numbers it has given)
+    return subprocess.run(  # noqa: S603 (the queue's own command, and job ids from the queue)
         command, capture_output=True, text=True, timeout=_PATIENCE, check=False
     )
 
 
 def _trouble(queue: _Queue, cluster: Any, logs: str | None) -> str:
-    """Tell the jobs, what the queue says of them, and where their logs lie."""
+    """Describe the jobs: their ids, the queue's report on them, and where their logs lie."""
     ids = [job.job_id for job in cluster.workers.values() if job.job_id]
     if not ids:
-        return f" {queue.name} has none of its jobs."
+        return f" {queue.name} holds none of the cluster's jobs."
     try:
         asked = _ask(queue, ids)
         said = "; ".join((asked.stdout.strip() or asked.stderr.strip()).splitlines())
     except (OSError, subprocess.TimeoutExpired) as error:
         said = str(error)
     return (
-        f" Of the jobs {', '.join(ids)} {queue.name} says: {sanitize(said, 300)}. Their logs are in "
-        f"{logs or Path.cwd()}."
+        f" {queue.name} reports for the jobs {', '.join(ids)}: {sanitize(said, 300)}. Their logs "
+        f"are in {logs or Path.cwd()}."
     )
 
 
 def _told(error: Exception) -> str:
-    """Tell what a command of the queue has said, of what dask-jobqueue tells of its failure."""
+    """Return a failed queue command's stderr, which dask-jobqueue's error contains."""
     _, found, said = str(error).partition("stderr:\n")
     return one_line(RuntimeError(said) if found else error).rstrip(".")

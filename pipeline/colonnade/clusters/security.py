@@ -1,4 +1,4 @@
-"""Certificates with which a run's scheduler, workers and client know each other."""
+"""Certificates by which a run's scheduler, workers and client authenticate each other."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["from_files", "run_security", "security_in"]
 
 
 def run_security(settings: Secured) -> distributed.Security | None:
-    """Make, or load, the certificates of a cluster that this run starts.
+    """Create or load the certificates of a cluster that this run starts.
 
     Returns
     -------
-    For ``auto``, a certificate authority's own certificate and key that are made for this run
-    alone and exist in memory; for files, those; None for ``none``.
+    For ``auto``, the certificate and key of a new certificate authority, which exist in memory and
+    for this run only; for files, their certificates; for ``none``, None.
 
     Raises
     ------
     ClusterError
-        The files cannot be read, or no certificates can be made (cluster.security).
+        The files cannot be read, or no certificates can be created (cluster.security).
     """
     if settings.security == "none":
         return None
@@ -34,25 +34,25 @@ def run_security(settings: Secured) -> distributed.Security | None:
 
 
 def security_in(directory: Path, settings: Secured) -> distributed.Security | None:
-    """As `run_security`, with certificates in files that this user alone can read.
+    """Return the certificates of `run_security`, in files that only this user can read.
 
     Dask writes a key that exists in memory to a temporary file whenever a process uses it, and a
-    process that is killed leaves that file behind.
+    killed process leaves that file behind.
 
     Parameters
     ----------
     directory
-        A private one, for the files.
+        A private directory for the files.
 
     Raises
     ------
     ClusterError
-        As `run_security`.
+        See `run_security`.
     """
     security = run_security(settings)
     if security is None or settings.security != "auto":
         return security
-    # The run's certificate is its own authority's, and the same for all of its processes
+    # All processes of the run have the same certificate, which is its own authority
     made = security.get_tls_config_for_role("worker")
     texts = {"certificate.pem": made["cert"], "key.pem": made["key"]}
     for name, text in texts.items():
@@ -67,24 +67,24 @@ def security_in(directory: Path, settings: Secured) -> distributed.Security | No
 def _made() -> distributed.Security:
     try:
         made: distributed.Security = distributed.Security.temporary()
-    # An installation that is broken may fail in any way
+    # A broken installation may raise any exception
     except Exception as error:
         raise ClusterError(
-            "no certificates can be made for this run (cluster.security: auto), since cryptography "
-            f"does not work here: {one_line(error).rstrip('.')}. Install it (pip install "
-            "cryptography), name files of your own ({ca_file, cert, key}), or, where no other "
-            "user reaches the cluster, give none."
+            "no certificates can be made for this run (cluster.security: auto), because "
+            f"cryptography does not work here: {one_line(error).rstrip('.')}. Install it (pip "
+            "install cryptography), name your own files ({ca_file, cert, key}), or, if no other "
+            "user can connect to the cluster, set cluster.security to none."
         ) from error
     return made
 
 
 def from_files(tls: TlsSettings, field: str) -> distributed.Security:
-    """Load certificates from files; `field` is where the job names them.
+    """Load certificates from files; `field` is the setting that names them.
 
     Raises
     ------
     ClusterError
-        They cannot be read.
+        The files cannot be read.
     """
     files = {"cert": tls.cert, "key": tls.key}
     roles = ("client", "scheduler", "worker")
@@ -93,5 +93,8 @@ def from_files(tls: TlsSettings, field: str) -> distributed.Security:
         security = distributed.Security(tls_ca_file=tls.ca_file, require_encryption=True, **named)
         security.get_connection_args("client")
     except OSError as error:
-        raise ClusterError(f"the certificates cannot be read ({field}): {error}") from error
+        raise ClusterError(
+            f"the certificates cannot be read ({field}): {error}. Name PEM files that this user "
+            "can read."
+        ) from error
     return security

@@ -1,4 +1,4 @@
-"""Workers on hosts that are reached by ssh; the scheduler is on one of them."""
+"""Workers on hosts that are reached by ssh; the scheduler runs on one of them."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from colonnade.planning.plan import Capacity
 
 __all__ = ["capacity", "connection", "deploy", "document"]
 
-# Seconds before workers are started again on a host, the first time and at the most
+# Seconds before workers are restarted on a host: the first delay and the longest
 _PAUSE, _LONGEST_PAUSE = 1.0, 60.0
-# Logins at a time on one host: sshd drops some of more than ten (MaxStartups)
+# Concurrent logins on one host: of more than ten, sshd drops some (MaxStartups)
 _LOGINS = 5
-# Signs of life without an answer, after which a connection is lost
+# Unanswered keepalive messages after which a connection is lost
 _SIGNS = 3
-# Hosts of which trouble is told
+# Number of hosts whose messages an error quotes
 _TOLD = 3
 
 Answer = TypeVar("Answer")
 
 
 def capacity(settings: SshCluster) -> Capacity:
-    """Tell what the hosts will give; a share of a host's memory is not known from here."""
+    """Return the capacity of the hosts; with ``auto``, the memory of a worker is not known yet."""
     memory = settings.memory_per_worker
     return Capacity(
         settings.size, settings.threads_per_worker, None if memory == "auto" else memory
@@ -47,7 +47,7 @@ def capacity(settings: SshCluster) -> Capacity:
 
 @contextmanager
 def deploy(settings: SshCluster) -> Iterator[Deployment]:
-    """Start a scheduler and workers on the hosts, and end them."""
+    """Start a scheduler and workers on the hosts, and end them on exit."""
     library("asyncssh", "ssh")
     end = time.monotonic() + settings.timeout
     with private_directory(temporary_directory(), "TMPDIR") as private, _Loop() as loop:
@@ -72,13 +72,14 @@ def _client(
         raise ClusterError(
             f"the scheduler by ssh on {_scheduler_host(settings)} listens at {address}, which does "
             f"not answer within {settings.timeout:g} s (cluster.interface, cluster.timeout): "
-            f"{one_line(error).rstrip('.')}."
+            f"{one_line(error).rstrip('.')}. Name an interface that this machine can reach, or "
+            "raise the timeout."
         ) from error
 
 
 def connection(settings: SshCluster) -> dict[str, Any]:
-    """Tell asyncssh how the hosts are reached."""
-    # Where Dask takes a silent connection for lost, so does ssh
+    """Return the options of `asyncssh.connect` for the hosts."""
+    # ssh considers a silent connection lost after the same time as Dask
     silence = parse_timedelta(dask.config.get("distributed.comm.timeouts.tcp"))
     options = {
         "port": settings.port,
@@ -95,16 +96,16 @@ def connection(settings: SshCluster) -> dict[str, Any]:
 def document(
     settings: SshCluster, security: distributed.Security | None, role: str, scheduler: str = ""
 ) -> dict[str, Any]:
-    """Tell a process on a host, for its standard input, what it is to be: see `onhost`.
+    """Return the configuration of a process on a host, for its standard input: see `ssh_host`.
 
     Parameters
     ----------
     role
         ``scheduler`` or ``worker``.
     scheduler
-        A worker's scheduler's address.
+        For a worker, the scheduler's address.
     """
-    # Nothing else of Dask's configuration concerns them; it may hold a gateway's password
+    # The host needs no other part of Dask's configuration, which may hold a gateway's password
     config = {
         name: value
         for name in ("distributed", "temporary-directory")
@@ -131,7 +132,7 @@ def document(
 
 
 def _texts(security: distributed.Security | None, role: str) -> dict[str, str | None] | None:
-    """Return certificates as text: the hosts need not have this machine's files."""
+    """Return the certificates as text: the hosts may not have this machine's files."""
     if security is None:
         return None
     tls: dict[str, str | None] = security.get_tls_config_for_role(role)
@@ -149,7 +150,7 @@ def _scheduler_host(settings: SshCluster) -> str:
 
 
 class _Loop:
-    """An event loop in a thread of its own."""
+    """An event loop in its own thread."""
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -163,7 +164,7 @@ class _Loop:
         self._loop.close()
 
     def run(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        """Wait for some work; an exception that a signal raises meanwhile ends it."""
+        """Run a coroutine and wait for it; an exception that a signal raises cancels it."""
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
@@ -172,7 +173,7 @@ class _Loop:
             raise
 
     def soon(self, call: Callable[[], None]) -> None:
-        """Call something there, soon."""
+        """Schedule a call in the loop."""
         self._loop.call_soon_threadsafe(call)
 
 
@@ -236,11 +237,11 @@ class _Hosts:
             workers.start()
 
     def replace(self) -> None:
-        """Start workers again where they are lost, unless that was tried a moment ago."""
+        """Restart lost workers, except on hosts where a restart was tried a moment ago."""
         self._loop.soon(self._start_workers)
 
     def trouble(self) -> str:
-        """Tell what hosts have said, first those without workers."""
+        """Quote the hosts' messages, hosts without workers first."""
         found = sorted(self._workers, key=lambda workers: workers.running)
         said = [f"{each.host}: {text}" for each in found if (text := each.trouble.rstrip("."))]
         return f" The hosts say: {' | '.join(said[:_TOLD])}." if said else ""
@@ -258,13 +259,15 @@ class _Hosts:
 
 @contextmanager
 def _refusing(host: str, remote: Remote, timeout: float) -> Iterator[None]:
-    """Turn whatever asyncssh, a host or its Python may say into a ClusterError."""
+    """Turn any exception from asyncssh, a host or its Python into a ClusterError."""
     what = f"no cluster by ssh on {host} (cluster.hosts)"
     try:
         yield
     except TimeoutError as error:
-        said = f"; it says: {remote.said}" if remote.said else ""
-        raise ClusterError(f"{what}: {_late(timeout)}{said}.") from error
+        said = f"; it reports: {remote.said}" if remote.said else ""
+        raise ClusterError(
+            f"{what}: {_late(timeout)}{said}. Check the host, or raise the timeout."
+        ) from error
     except Exception as error:
         raise refusal(what, error) from error
 
@@ -274,14 +277,14 @@ def _late(timeout: float) -> str:
 
 
 class _Workers:
-    """The workers of one entry of the hosts; they can be started again when they are lost.
+    """The workers of one entry of the hosts; lost workers can be restarted.
 
     Attributes
     ----------
     first
-        Done when they run for the first time, with an error if they do not.
+        Done once the workers run for the first time, or with an exception if they fail to.
     running
-        Whether they run.
+        Whether the workers run.
     """
 
     def __init__(self, host: str, timeout: float, make: Callable[[], Remote]) -> None:
@@ -298,19 +301,19 @@ class _Workers:
 
     @property
     def trouble(self) -> str:
-        """What is known of why there are none, in a line."""
+        """The known reason why no workers run, in one line."""
         said = "" if self._remote is None else self._remote.said
         return self._error or said
 
     def start(self) -> None:
-        """Start them, unless they run, are being started, or have failed just now."""
+        """Start the workers, unless they run, are starting, or have just failed."""
         if self._task is not None and not self._task.done():
             return
         if time.monotonic() >= self._not_before:
             self._task = asyncio.create_task(self._live())
 
     async def close(self) -> None:
-        """End them."""
+        """End the workers."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait((self._task,))
@@ -333,7 +336,7 @@ class _Workers:
                 self.first.set_exception(error)
         finally:
             self.running = False
-            # What has stood for long may be tried again at once
+            # Workers that ran for long are restarted after the shortest delay
             if time.monotonic() - began > _LONGEST_PAUSE:
                 self._pause = _PAUSE
             self._not_before = time.monotonic() + self._pause

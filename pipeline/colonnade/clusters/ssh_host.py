@@ -1,9 +1,9 @@
-"""What runs on a host of a cluster by ssh: a scheduler, or workers.
+"""The process on a host of an ssh cluster: a scheduler, or workers.
 
-All that the process needs comes by its standard input, as a JSON document in one line: nothing of
-it is on a command line, in the environment or in a file. The input stays open while the run lives;
-when it ends, so does the process. On its standard output the process answers in lines that begin
-with `MARK`, since a login shell may print there, too.
+The process reads its whole configuration from standard input, as a JSON document in one line:
+nothing of the document is on a command line, in the environment or in a file. The input stays open
+while the run lives; when the input ends, the process ends. On standard output the process answers
+in lines that begin with `MARK`, because a login shell may print there, too.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ from colonnade.clusters.private_directory import private_directory, temporary_di
 __all__ = ["MARK", "main"]
 
 MARK = "colonnade: "
-# Seconds between two signs of life. To send them lets the host's sshd notice a lost connection
+# Seconds between two heartbeats. Sending them lets the host's sshd notice a lost connection
 _BEAT = 5
-# Seconds that servers may take to close before they are killed
+# Seconds for servers to close before they are killed
 _GRACE = 7
-# Seconds before a worker is started again, the first time and at the most
+# Seconds before a worker is restarted: the first delay and the longest
 _PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 Say = Callable[..., None]
 
 
 def main() -> None:
-    """Be a scheduler, or workers, as the document on the standard input says, until that ends."""
+    """Run a scheduler, or workers, as the document on standard input says, until the input ends."""
     orders, answers = _own_streams()
     saying = threading.Lock()
 
     def say(**told: Any) -> None:
         line = f"{MARK}{json.dumps(told)}\n" if told else "\n"
-        # Where nobody listens any more, the input ends as well
+        # If nobody reads the output any more, the input ends as well
         with saying, suppress(OSError):
             os.write(answers, line.encode())
 
@@ -62,29 +62,29 @@ def main() -> None:
         with _scratch(document["local_directory"]) as scratch:
             _settle(scratch)
             asyncio.run(_serve(document, scratch, say, orders))
-    except Exception as error:  # noqa: BLE001 (whatever it is, the other end tells it)
+    except Exception as error:  # noqa: BLE001 (the other end reports it)
         say(error=f"{type(error).__name__}: {error}")
         sys.exit(1)
 
 
 def _own_streams() -> tuple[io.FileIO, int]:
-    """Keep the ssh channel's input and output to this process, away from what it prints or starts.
+    """Reserve the ssh channel's input and output, so that no print or child process uses them.
 
     Returns
     -------
-    The input, and the descriptor of the output.
+    The input, and the file descriptor of the output.
     """
     orders, answers = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
     os.dup2(2, 1)
-    # Unbuffered: a thread that waits in a buffered reader disturbs the end of the interpreter
+    # Unbuffered: a thread that waits in a buffered reader disturbs the interpreter's shutdown
     return io.FileIO(orders), answers
 
 
 def _configure(config: dict[str, Any]) -> None:
-    """Take the client's Dask configuration; the host's own environment has priority."""
+    """Apply the client's Dask configuration; the host's own environment has priority."""
     dask.config.update(dask.config.global_config, config)
     dask.config.update(dask.config.global_config, dask.config.collect_env())
     initialize_logging(dask.config.global_config)
@@ -97,9 +97,9 @@ def _scratch(parent: str | None) -> AbstractContextManager[Path]:
 
 
 def _settle(scratch: Path) -> None:
-    """Let all temporary files of this process and its workers be in its own directory.
+    """Put all temporary files of this process and its workers into its private directory.
 
-    Dask puts its scratch directory first on the path of modules, a scheduler's as well.
+    Dask puts its scratch directory first on `sys.path`, for a scheduler as well.
     """
     dask.config.set({"temporary-directory": str(scratch)})
     os.environ["TMPDIR"] = tempfile.tempdir = str(scratch)
@@ -135,7 +135,7 @@ async def _serve(document: dict[str, Any], scratch: Path, say: Say, orders: io.F
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
         serving.result()
-    # Whether it runs or is still starting
+    # Whether the servers run or are still starting
     serving.cancel()
     await asyncio.wait((serving,), timeout=_GRACE)
     for child in multiprocessing.active_children():
@@ -192,7 +192,7 @@ async def _be_workers(
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE)
                 nannies[i] = make()
-                # Dask has logged why
+                # Dask has logged the cause
                 with suppress(Exception):
                     await nannies[i]
                     running.add(i)
@@ -210,7 +210,7 @@ async def _be_workers(
 
 
 def _security(tls: dict[str, str | None] | None) -> distributed.Security | None:
-    """Make what Dask takes of a certificate that came as text."""
+    """Return Dask's security object for certificates given as text."""
     if tls is None:
         return None
     kinds = {kind: tls[kind] for kind in ("cert", "key")}
@@ -222,7 +222,7 @@ def _security(tls: dict[str, str | None] | None) -> distributed.Security | None:
 
 
 class _Security(distributed.Security):
-    """Certificates in memory; OpenSSL reads them from files, which exist for a moment."""
+    """Certificates in memory; OpenSSL reads them from private files that exist for a moment."""
 
     def _get_tls_context(self, tls: Any, purpose: Any) -> Any:
         before = os.umask(0o077)

@@ -1,4 +1,4 @@
-"""A process of a cluster on a host that is reached by ssh, seen from the run."""
+"""The run's side of a process that it starts on a host by ssh."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from colonnade.errors import sanitize
 
 __all__ = ["HostError", "Remote"]
 
-# Run by the host's shell. Every user of the host can read it: no secret may be in it
+# Run by the host's shell. Every user of the host can read this: it must contain no secret
 _COMMAND = "{python} -c 'from colonnade.clusters.ssh_host import main; main()'"
 _ABSENT = "No module named 'colonnade"
-# Seconds that a process may take to end; it takes a few less itself
+# Seconds for a process to end; the process itself allows a few less
 _GRACE = 10
-# Characters of the host's messages that are kept, and shown
+# Characters of the host's messages: the number to keep, and the number to show
 _KEPT, _SHOWN = 4000, 250
 
 
 class HostError(Exception):
-    """A host does not start a process; the text tells why."""
+    """A host does not start a process; the text states the reason."""
 
 
 class Remote:
-    """A process on a host, which lives no longer than its ssh connection.
+    """A process on a host; it ends with its ssh connection.
 
     Parameters
     ----------
     host
-        Its name or address.
+        The host's name or address.
     options
-        What `asyncssh.connect` is to be told.
+        Options of `asyncssh.connect`.
     python
-        The host's Python, as its shell takes it; None for the path of this one.
+        The host's Python, as a shell command; None for the path of this process's Python.
     document
-        What the process is to be; see `onhost`. It goes to the process's standard input.
+        The process's configuration, sent to its standard input; see `ssh_host`.
     login
-        Entered while it logs in.
+        Context manager that is entered during the login.
     """
 
     def __init__(
@@ -66,20 +66,20 @@ class Remote:
 
     @property
     def said(self) -> str:
-        """The last two lines of the process's standard error, in one."""
+        """The last two lines of the process's standard error, joined."""
         lines = [line for each in self._stderr.splitlines() if (line := " ".join(each.split()))]
         text = "; ".join(lines[-2:])
         return sanitize(text if len(text) <= _SHOWN else f"…{text[1 - _SHOWN :]}", _SHOWN)
 
     async def start(self) -> dict[str, Any]:
-        """Connect, start the process, and return what it tells once it is ready.
+        """Connect, start the process, and return its answer once it is ready.
 
         Raises
         ------
         HostError
             The process does not start.
         OSError, asyncssh.Error
-            There is no connection.
+            The connection fails.
         """
         asyncssh = library("asyncssh", "ssh")
         async with self._login:
@@ -87,7 +87,7 @@ class Remote:
         self._process = await self._connection.create_process(
             _COMMAND.format(python=self._python), encoding="utf-8", errors="replace"
         )
-        # A process that has ended already says why
+        # If the process has already ended, its standard error says why
         with suppress(OSError):
             self._process.stdin.write(json.dumps(self._document, default=str) + "\n")
         self._output = asyncio.create_task(self._listen())
@@ -99,7 +99,7 @@ class Remote:
             await asyncio.wait((self._output,))
 
     async def close(self) -> None:
-        """End the process, and the connection."""
+        """End the process and the connection."""
         if self._connection is None:
             return
         try:
@@ -115,11 +115,11 @@ class Remote:
             await self._connection.wait_closed()
 
     async def _listen(self) -> None:
-        """Read all that the process writes, so that it never waits for that."""
+        """Read all output of the process, so that the process never blocks on writing."""
         await asyncio.gather(self._listen_to_answers(), self._listen_to_errors())
         if not self._told.done():
             self._told.set_exception(HostError(self._failure()))
-            # Nobody may wait for it any more
+            # Mark the exception as retrieved: nobody may wait for it any more
             self._told.exception()
 
     async def _listen_to_answers(self) -> None:
@@ -151,10 +151,13 @@ class Remote:
             return ""
 
     def _failure(self) -> str:
-        """Tell why the process has ended before it was ready."""
+        """Describe why the process has ended before it was ready."""
         if _ABSENT in self._stderr:
             return (
-                f"its Python, {self._python}, has no colonnade, or another version of it: install "
-                "there what this machine has, or name another Python (cluster.python)"
+                f"its Python, {self._python}, has no colonnade, or another version: install there "
+                "the version that this machine has, or name another Python (cluster.python)"
             )
-        return f"{self._python} failed to start: {self.said or 'it says nothing'}"
+        return (
+            f"{self._python} failed to start: {self.said or 'it says nothing'}; correct this, or "
+            "name another Python (cluster.python)"
+        )

@@ -1,9 +1,9 @@
-"""Workers that are alive and make no progress: how they are found, and lose their tasks.
+"""Detect workers that are alive but make no progress, and take their tasks away.
 
-A worker is stuck in one of three ways. A task takes too long, at a disk that does not answer, say.
-Or it begins no task although a thread is free as far as the scheduler knows: the thread is lost to
-a task that was cancelled. Or it gives no sign of life, and holds results. Its connection stands in
-all three, so that Dask takes no notice, or does so only after minutes.
+A worker is stuck in one of three ways. A task takes too long, for example because a disk does not
+answer. Or the worker begins no task although a thread is free according to the scheduler: a
+cancelled task still blocks the thread. Or the worker holds results and sends no heartbeat. Its
+connection stays open in all three cases, so that Dask reacts only after minutes, or never.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import distributed
 
 __all__ = ["Occupation", "StuckWorker", "Tracker", "evict", "occupation"]
 
-# Seconds in which a nanny has to kill its worker's process: it asks for 4 s before it kills
+# Seconds for a nanny to kill its worker's process: for 4 s the nanny waits for it to end by itself
 _KILL = 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Occupation:
-    """What a worker is at, as its scheduler knows it.
+    """The run's tasks on a worker, as the scheduler knows them.
 
     Attributes
     ----------
     beat
-        When the scheduler last heard of the worker, by its own clock.
+        When the scheduler last heard from the worker, by the scheduler's clock.
     computing
         Our tasks that the worker computes.
     waiting
-        Our tasks that the worker has and could begin, since a thread is free.
+        Our tasks that the worker has and could begin, because a thread is free.
     """
 
     beat: float
@@ -49,15 +49,15 @@ class StuckWorker:
     Attributes
     ----------
     address
-        The worker's.
+        The worker's address.
     keys
-        The tasks that it is stuck at.
+        The tasks at which the worker is stuck.
     seconds
-        For how long.
+        How long the worker has been stuck.
     cause
-        How it is stuck, in words.
+        A description of how the worker is stuck, for messages.
     sure
-        Whether these tasks are known to be the ones; else some may only wait behind another.
+        Whether all of `keys` are known to be stuck; otherwise some may only wait behind another.
     """
 
     address: str
@@ -70,19 +70,20 @@ class StuckWorker:
 def occupation(
     prefix: str, dask_scheduler: distributed.Scheduler
 ) -> dict[str, tuple[float, tuple[str, ...], tuple[str, ...]]]:
-    """Tell, on the scheduler, the fields of each worker's `Occupation` with the tasks of a prefix.
+    """Return the fields of each worker's `Occupation` with the tasks of a prefix.
 
-    Workers that have none of these tasks, nor a result of them, are left out.
+    This function runs on the scheduler. Workers with none of these tasks, and none of their
+    results, are left out.
     """
     found = {}
     for ws in list(dask_scheduler.workers.values()):
         ours = [str(ts.key) for ts in ws.processing if str(ts.key).startswith(prefix)]
         if not ours and not any(str(ts.key).startswith(prefix) for ts in ws.has_what):
             continue
-        # A heartbeat tells what is computed; what has ended since is known as well
+        # A heartbeat reports the tasks in execution; some may have ended since
         known = {str(ts.key) for ts in ws.executing if ts in ws.processing}
         computing = tuple(key for key in ours if key in known)
-        # Behind other tasks, also those of other clients, ours wait rightly
+        # Our tasks may wait behind other tasks, including other clients'
         free = len(known) < ws.nthreads
         waiting = tuple(key for key in ours if key not in known) if free else ()
         found[ws.address] = (ws.last_seen, computing, waiting)
@@ -90,16 +91,19 @@ def occupation(
 
 
 async def evict(address: str, restart: bool, dask_scheduler: distributed.Scheduler) -> Any:
-    """Take, on the scheduler, a worker's tasks away without blaming them for its loss.
+    """Take a worker's tasks away, without counting the worker's loss against them.
+
+    This function runs on the scheduler.
 
     Parameters
     ----------
     restart
-        Have its nanny kill the process and start another; without one, it is asked to end.
+        Whether the worker's nanny kills the process and starts another; if False, or without a
+        nanny, the worker is asked to close.
 
     Returns
     -------
-    The worker's name; None where it has gone meanwhile.
+    The worker's name; None if the worker has left meanwhile.
     """
     ws = dask_scheduler.workers.get(address)
     if ws is None:
@@ -107,7 +111,7 @@ async def evict(address: str, restart: bool, dask_scheduler: distributed.Schedul
     name, nanny = ws.name, ws.nanny if restart else None
     killing = None
     if nanny is not None:
-        # At once: a worker that its scheduler knows no more would end together with its nanny
+        # Before the worker's removal: a worker that its scheduler has removed closes with its nanny
         killing = asyncio.ensure_future(_kill(nanny, dask_scheduler.connection_args))
         await asyncio.sleep(0)
     await dask_scheduler.remove_worker(
@@ -122,17 +126,17 @@ async def evict(address: str, restart: bool, dask_scheduler: distributed.Schedul
 
 
 async def _kill(nanny: str, connection_args: dict[str, Any]) -> None:
-    # One that does not answer is stuck itself; its worker has lost its tasks all the same
+    # A nanny that does not answer is stuck itself; its worker loses its tasks anyway
     with suppress(OSError, TimeoutError):
         async with distributed.rpc(nanny, connection_args=connection_args) as remote:
             await asyncio.wait_for(remote.kill(reason="stuck"), _KILL)
 
 
 class Tracker:
-    """For how long each worker has been at each task, counted from look to look.
+    """Counts how long each worker has been at each task, from one look to the next.
 
-    A run that was stopped itself, or whose machine slept, knows nothing of that time: of a long
-    pause between two looks a part counts.
+    If the run itself was stopped or its machine slept, the workers' state during that time is
+    unknown: only part of a long pause between two looks counts.
     """
 
     def __init__(self) -> None:
@@ -142,14 +146,14 @@ class Tracker:
         self._seconds: dict[tuple[str, str | None], float] = {}
 
     def look(self, found: Mapping[str, Occupation], now: float, longest: float) -> None:
-        """Take note of what workers are at.
+        """Record what the workers do.
 
         Parameters
         ----------
         now
-            Seconds, from any beginning.
+            Time in seconds, from any origin.
         longest
-            Seconds since the last look that count at the most.
+            Largest number of seconds since the last look that count.
         """
         step = 0.0 if self._last is None else min(now - self._last, longest)
         seconds: dict[tuple[str, str | None], float] = {}
@@ -159,7 +163,7 @@ class Tracker:
                 continue
             for key in set(at.computing) & set(before.computing):
                 seconds[worker, key] = self._seconds.get((worker, key), 0.0) + step
-            # One that has ended or begun another makes progress
+            # A worker that has ended or begun another task makes progress
             if not {*before.computing, *before.waiting} - {*at.computing, *at.waiting}:
                 for key in set(at.waiting) & set(before.waiting):
                     seconds[worker, key] = self._seconds.get((worker, key), 0.0) + step
@@ -168,14 +172,14 @@ class Tracker:
         self._seconds, self._found, self._last = seconds, found, now
 
     def stuck(self, patience: float, more: Mapping[str, float]) -> list[StuckWorker]:
-        """Tell which workers have been at a task for longer than is their due.
+        """Return the workers that have been at a task for too long.
 
         Parameters
         ----------
         patience
-            Seconds, for a task and for a sign of life.
+            Seconds allowed for a task, and between two heartbeats.
         more
-            Tasks that have a multiple of that.
+            Factors of `patience` for some tasks, by key.
         """
         return [
             stuck
@@ -198,14 +202,14 @@ class Tracker:
 
         if computing := overdue(at.computing):
             seconds = longest(computing)
-            cause = f"it has computed for {seconds:.0f} s without an end"
+            cause = f"it has computed for {seconds:.0f} s without finishing"
             return StuckWorker(worker, computing, seconds, cause, sure=True)
         if waiting := overdue(at.waiting):
             seconds = longest(waiting)
-            cause = f"it has had blocks for {seconds:.0f} s and begun none"
+            cause = f"it has had blocks for {seconds:.0f} s without beginning one"
             return StuckWorker(worker, waiting, seconds, cause, sure=False)
         silent = self._seconds.get((worker, None), 0.0)
         if silent >= patience and not at.computing and not at.waiting:
-            cause = f"it has given no sign of life for {silent:.0f} s"
+            cause = f"it has sent no heartbeat for {silent:.0f} s"
             return StuckWorker(worker, (), silent, cause, sure=False)
         return None

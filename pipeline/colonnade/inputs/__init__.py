@@ -1,4 +1,4 @@
-"""Where X comes from: one small reader a format, behind `open_columns`."""
+"""The input matrix X: `open_columns` opens it with the reader of its format."""
 
 from colonnade.inputs.opening import (
     InputMatrix,

@@ -1,4 +1,4 @@
-"""X from arrays of any number of dimensions: some of these are its columns, one its features."""
+"""X from N-dimensional arrays: one dimension holds the features, the others form the columns."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Box = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class Stored(ABC):
-    """An array of a file, of any number of dimensions.
+    """An N-dimensional array in a file.
 
     Attributes
     ----------
     chunks
-        What is read for a single number; None where it lies number by number.
+        Shape of a chunk, the smallest unit of a read; None for a contiguous array.
     dims
-        Names of its dimensions, as far as they have any.
+        Name of each dimension; None if it has no name.
     """
 
     name: str
@@ -45,39 +45,40 @@ class Stored(ABC):
 
     @abstractmethod
     def read(self, box: Box) -> NDArray[Any]:
-        """Read a part of it, as it is stored."""
+        """Read a part of the array, in its stored type."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise where it has gone or changed."""
+        """Raise if the array no longer exists or has changed."""
 
     @abstractmethod
     def stamps(self) -> Stamps:
-        """Tell by what it is noticed that somebody has written to it."""
+        """Return stamps that change when the array is written to."""
 
     def require(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Raise ValueError where what is there now has not the shape and type that it had."""
+        """Raise ValueError if the shape and type of the array are no longer the original ones."""
         if (shape, dtype) != (self.shape, self.dtype):
             raise ValueError(
-                f"it has changed: it was {self.shape} {self.dtype}, and is {shape} {dtype}"
+                f"the array has changed: it was {self.shape} {self.dtype}, and is now {shape} "
+                f"{dtype}; leave X unchanged while it is read"
             )
 
     @property
     @abstractmethod
     def storage(self) -> dict[str, Any]:
-        """How it is stored."""
+        """Format, chunks and codecs, as plain values."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """An array as features of X.
+    """An array that holds features of X.
 
     Attributes
     ----------
     features
-        Its axis of features; None: the array is one feature.
+        Axis of the features; None if the array is a single feature.
     columns
-        Its axes of columns, in the order in which they are stacked, the last the fastest.
+        Axes that are stacked to columns, in this order; the last one varies fastest.
     """
 
     stored: Stored
@@ -87,29 +88,29 @@ class Variable:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of its numbers."""
+        """Type of the numbers, after unpacking."""
         return self.packing.dtype if self.packing else self.stored.dtype
 
     @property
     def count(self) -> int:
-        """How many features it is."""
+        """Number of features."""
         return 1 if self.features is None else self.stored.shape[self.features]
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Of the dimensions of its columns."""
+        """Lengths of the column axes."""
         return tuple(self.stored.shape[axis] for axis in self.columns)
 
     @cached_property
     def chunk(self) -> tuple[int, tuple[int, ...]]:
-        """Features, and columns in each of their dimensions, that are read at once."""
+        """Shape of a chunk: its features, and its length along each column axis."""
         chunks = self.stored.chunks or (1,) * len(self.stored.shape)
         features = 1 if self.features is None else chunks[self.features]
         return features, tuple(chunks[axis] for axis in self.columns)
 
     @cached_property
     def grid(self) -> tuple[int, int]:
-        """Columns of which no chunk holds others as well, and after how many that begins anew."""
+        """Size of the column groups that share no chunk, and the period at which they restart."""
         lengths, chunks = self.lengths, self.chunk[1]
         for axis, (length, chunk) in enumerate(zip(lengths, chunks, strict=True)):
             if min(chunk, length) > 1:
@@ -119,7 +120,7 @@ class Variable:
 
     @cached_property
     def piece(self) -> ReadUnit:
-        """Features and columns of one chunk that lie next to each other."""
+        """Features and adjacent columns that one chunk holds, and the bytes of a read."""
         features, chunks = self.chunk
         together = 1
         for length, chunk in zip(reversed(self.lengths), reversed(chunks), strict=True):
@@ -130,7 +131,7 @@ class Variable:
         return ReadUnit(features, together, max(size, PAGE))
 
     def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
-        """Read some of its features, of columns: (features, stop - start)."""
+        """Read features of a range of columns: (features, stop - start)."""
         axes = self.columns if self.features is None else (self.features, *self.columns)
         order = tuple(sorted(axes).index(axis) for axis in axes)
         parts = []
@@ -148,7 +149,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Stacked(MatrixReader):
-    """X from one array, or from several whose features lie below each other."""
+    """X from one array, or from several whose features are concatenated."""
 
     variables: tuple[Variable, ...]
     wanted: Selection
@@ -156,21 +157,21 @@ class Stacked(MatrixReader):
 
     @property
     def described(self) -> str:
-        """The shapes as they are stored, and how they are read."""
+        """Stored shapes, and how they are read, for messages."""
         if self.wanted.named or len(self.variables) > 1:
             told = [f"{v.stored.name} {v.stored.shape}" for v in self.variables]
-            return f"{self.shape} of {listed(told)}"
+            return f"{self.shape} from {listed(told)}"
         way = "features_by_columns" if self.wanted.by_columns else "columns_by_features"
         return f"{self.variables[0].stored.shape}, read as {way}"
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        """Names of the features, where the file tells them."""
+        """Names of the features, if the file has them."""
         return self.names
 
     @property
     def storage(self) -> dict[str, Any]:
-        """What the file says of chunks and codecs, and which dimensions are what."""
+        """Format, chunks and codecs, and the dimensions of the features and columns."""
         said = [v.stored.storage | (v.packing.said if v.packing else {}) for v in self.variables]
         found = said[0]
         if len(said) > 1:
@@ -183,18 +184,18 @@ class Stacked(MatrixReader):
 
     @property
     def chunk_columns(self) -> int:
-        """Columns of the widest chunks, and of those that hold parts of the same columns."""
+        """Size of the largest group of columns that share chunks."""
         return max(variable.grid[0] for variable in self.variables)
 
     @property
     def copies(self) -> int:
-        """The array; as it is packed, or before it is put to others."""
+        """One, or two where the arrays are unpacked, reshaped or joined."""
         joined = len(self.variables) > 1
         return 1 + (joined or any(v.packing or len(v.columns) > 1 for v in self.variables))
 
     @property
     def piece(self) -> ReadUnit:
-        """The least of what is read at once, and the most bytes that it takes."""
+        """The smallest read unit of the arrays, with the most bytes that one takes."""
         pieces = [variable.piece for variable in self.variables]
         return ReadUnit(
             min(piece.features for piece in pieces),
@@ -203,14 +204,14 @@ class Stacked(MatrixReader):
         )
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
-        """Columns that are read together with these: whole chunks."""
+        """Extend a range of columns to whole groups that share chunks."""
         unit, period = max(variable.grid for variable in self.variables)
         lo = start // period * period + start % period // unit * unit
         last = (stop - 1) % period // unit * unit + unit
         return lo, (stop - 1) // period * period + min(last, period)
 
     def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
-        """Read neighbouring features of some columns."""
+        """Read adjacent features of a range of columns."""
         if len(self.variables) == 1:
             return self.variables[0].window(features, start, stop)
         values = np.empty((features.stop - features.start, stop - start), self.dtype)
@@ -223,21 +224,21 @@ class Stacked(MatrixReader):
                 values[lo - features.start : hi - features.start] = read
         return values
 
-    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (chunks have none)
-        """Stamp the arrays."""
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (chunks have no stamps)
+        """Return the stamps of the arrays."""
         found: Stamps = {}
         for variable in self.variables:
             found |= variable.stored.stamps()
         return found
 
     def check(self) -> None:
-        """Look at the arrays again."""
+        """Raise if an array no longer exists or has changed."""
         for variable in self.variables:
             variable.stored.check()
 
 
 def _boxes(lengths: tuple[int, ...], start: int, stop: int) -> list[Box]:
-    """Cut a range of columns, of dimensions of these lengths, into boxes, in their order."""
+    """Split a range of flat column indices into boxes of the column axes, in order."""
     if start >= stop:
         return []
     if len(lengths) == 1:

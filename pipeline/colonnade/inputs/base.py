@@ -1,4 +1,4 @@
-"""What all readers of X share: a range of columns, the features that are wanted, a fingerprint."""
+"""The base of all readers of X: ranges of columns, selected features, a fingerprint."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ __all__ = ["InputMatrix", "MatrixReader", "Orientation", "Selection", "Stamps"]
 
 Orientation = Literal["features_by_columns", "columns_by_features"]
 
-# X up to this size is fingerprinted whole, larger ones by samples
+# Largest X that is fingerprinted whole; a larger one is sampled
 _WHOLE_BYTES = 32 * 2**20
 
 
 Stamps = dict[str, Any]
-"""Path -> what changes when the file there is written to; compared within a process alone."""
+"""Path -> a value that changes when the file is written; comparable within one process only."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What of that which lies at a path is meant, as the job's section `input` has it."""
+    """Which arrays, dimensions and features of a path form X: the job's section `input`."""
 
     arrays: tuple[str, ...] = ()
     orientation: Orientation | None = None
@@ -41,27 +41,27 @@ class Selection:
 
     @property
     def by_columns(self) -> bool:
-        """Whether a matrix is X rather than its transpose."""
+        """Whether a stored matrix is X itself, not its transpose."""
         return self.orientation != "columns_by_features"
 
     @property
     def named(self) -> tuple[str, ...]:
-        """Dimensions that are asked for by name."""
+        """Dimensions that are selected by name."""
         return (*((self.features_dim,) if self.features_dim else ()), *(self.column_dims or ()))
 
 
 @dataclass(frozen=True)
 class MatrixReader(ABC):
-    """A matrix on a disk, as the mathematics have it: one small class a format.
+    """A stored matrix, read as features × columns; each format has a subclass.
 
     Attributes
     ----------
     path
-        Where it is.
+        Path or URL.
     shape
-        Features and columns.
+        (features, columns).
     dtype
-        Of what is read: as it is stored, unless it is packed or has no type of its own.
+        Type of the values read: the stored type, unless they are packed or the format has no types.
     """
 
     path: str
@@ -71,69 +71,69 @@ class MatrixReader(ABC):
     @property
     @abstractmethod
     def storage(self) -> dict[str, Any]:
-        """How it is stored, as plain values: the format, and chunks and codecs where it has any."""
+        """How the matrix is stored, as plain values: its format, and any chunks and codecs."""
 
     @property
     @abstractmethod
     def piece(self) -> ReadUnit:
-        """What is read for the sake of a single number."""
+        """The smallest unit of a read."""
 
     @abstractmethod
     def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
-        """Read neighbouring features of some columns: (features, stop - start)."""
+        """Read adjacent features of a range of columns: (features, stop - start)."""
 
     @abstractmethod
     def check(self) -> None:
-        """Raise where it has gone, or is no longer what it was when it was opened."""
+        """Raise if the file no longer exists, or has changed since it was opened."""
 
     @abstractmethod
     def stamps(self, start: int, stop: int) -> Stamps:
-        """Tell, at little cost, by what it is noticed that somebody has written to these columns.
+        """Return, at little cost, stamps that change when these columns are written to.
 
         Raises
         ------
         OSError
-            A file has gone.
+            A file no longer exists.
         """
 
     @property
     def described(self) -> str:
-        """Its shape, in words for who finds that it does not fit."""
+        """The shape, for messages."""
         return f"{self.shape}"
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        """Names of its features, where it has any."""
+        """Names of the features, if the file has them."""
         return None
 
     @property
     def all_names(self) -> tuple[str, ...] | None:
-        """Names of all features of the file, also of those that are not wanted."""
+        """Names of all features in the file, selected or not."""
         return self.feature_names
 
     @property
     def chunk_columns(self) -> int:
-        """Columns that are read at the least, in the largest case."""
+        """Largest number of columns that must be read to get a single one."""
         return 1
 
     @property
     def copies(self) -> int:
-        """How often the columns that are read are in memory at the most."""
+        """Largest number of copies of the read columns in memory at once."""
         return 1
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
-        """Columns that are read together with these: whole chunks."""
+        """Extend a range of columns to whole chunks."""
         chunk = self.chunk_columns
         return start // chunk * chunk, min(-(-stop // chunk) * chunk, self.shape[1])
 
     def fetch(self, features: tuple[int, ...] | None, start: int, stop: int) -> NDArray[Any]:
-        """Read these features, all of them by default, of columns: an array of its own."""
+        """Read features (None: all) of a range of columns into a new array."""
         if features is None:
             return self.window(slice(0, self.shape[0]), start, stop)
         values = np.empty((len(features), stop - start), self.dtype)
         order = np.argsort(features)
         wanted = np.asarray(features)[order]
-        # What lies in one chunk, or in neighbouring ones, is read at once
+        # Read features in the same chunk, or in adjacent ones, with one call
         bands = wanted // self.piece.features
         for places in np.split(np.arange(len(wanted)), np.flatnonzero(np.diff(bands) > 1) + 1):
             first = int(wanted[places[0]])
@@ -144,30 +144,30 @@ class MatrixReader(ABC):
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Columns of X from `first` on, (n, …)."""
+    """Values of adjacent columns, (n, …), from column `first` on."""
 
     first: int
     values: NDArray[Any]
 
     @property
     def end(self) -> int:
-        """The column after its last."""
+        """Index of the column after the last one."""
         return self.first + int(self.values.shape[1])
 
 
 @dataclass(frozen=True)
 class InputMatrix:
-    """X, n × p: columns of a source, all of its features or some.
+    """X, n × p: a range of columns of a reader, with all or some of its features.
 
-    A chunk is decoded whole, however little of it is asked for. Where it holds the columns of
-    several blocks, a thread keeps it until it has been asked for the last of them.
+    Reading any part of a chunk decodes the whole chunk. If a chunk spans several blocks, the thread
+    keeps it until it has read the last of its columns.
 
     Attributes
     ----------
     first, p
-        The source's column that is X's first, and how many there are.
+        X's first column, as an index into the source, and the number of columns.
     features
-        The source's features, in the order of X's; None: all of them.
+        X's features in order, as indices into the source's; None for all of them.
     """
 
     source: MatrixReader
@@ -178,33 +178,33 @@ class InputMatrix:
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """Path or URL."""
         return self.source.path
 
     @property
     def n(self) -> int:
-        """Features: the rows of X."""
+        """Number of features: the rows of X."""
         return self.source.shape[0] if self.features is None else len(self.features)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Type of what `read` returns."""
+        """Type of the array that `read` returns."""
         return self.source.dtype
 
     @property
     def chunk_columns(self) -> int:
-        """Columns that are read from the disk at the least."""
+        """Largest number of columns that must be read to get a single one."""
         return self.source.chunk_columns
 
     @property
     def copies(self) -> int:
-        """How often the columns that are read are in memory at the most."""
-        # Neighbours of the features that are wanted are read, and then left out
+        """Largest number of copies of the read columns in memory at once."""
+        # A read may include unselected features, which are copied out afterwards
         return self.source.copies + (self.features is not None)
 
     @property
     def storage(self) -> dict[str, Any]:
-        """How it is stored, and which part of what is stored it is, as plain values."""
+        """How X is stored, and which columns and features are selected, as plain values."""
         said = self.source.storage
         if (self.first, self.p) != (0, self.source.shape[1]):
             said["selected_columns"] = [self.first, self.first + self.p]
@@ -214,7 +214,7 @@ class InputMatrix:
 
     @property
     def feature_names(self) -> tuple[str, ...] | None:
-        """Names of the features, (n,), where a table or a dataset tells them."""
+        """Names of the features, (n,), if the file has them."""
         names = self.source.feature_names
         if names is None or self.features is None:
             return names
@@ -222,23 +222,23 @@ class InputMatrix:
 
     @property
     def numbered(self) -> bool:
-        """Whether the file's names only number its features, as where nobody has named them."""
+        """Whether the file's names only number the features, as libraries do by default."""
         return carry_nothing(self.source.all_names or ())
 
     @property
     def described(self) -> str:
-        """Its shape, in words for who finds that it does not fit."""
+        """The shape, for messages."""
         if (self.n, self.p) == self.source.shape:
             return self.source.described
         return f"({self.n}, {self.p}) chosen from {self.source.described}"
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Read columns `start` to `stop`: (n, stop - start), an array of its own.
+        """Read columns `start` to `stop` into a new array, (n, stop - start).
 
         Raises
         ------
         OSError, ValueError
-            The file has gone, is damaged, or is no longer what it was when it was opened.
+            The file no longer exists, is damaged, or has changed since it was opened.
         """
         with self._telling():
             return self._columns(self.first + start, self.first + stop)
@@ -249,22 +249,22 @@ class InputMatrix:
             yield
         except (FileNotFoundError, MemoryError):
             raise
-        # Damaged headers, and the codecs of damaged chunks, raise whatever they please
+        # Damaged headers and chunks can raise any exception, depending on the codec
         except Exception as error:
-            # A disk or a network that fails has a number
+            # Failures of the disk or network have an errno: pass them on
             if isinstance(error, OSError) and error.errno is not None:
                 raise
             raise ValueError(f"{self.path} cannot be read: {one_line(error)}") from error
 
     def _columns(self, start: int, stop: int) -> NDArray[Any]:
-        """Read columns of the source, and keep a chunk that reaches beyond them."""
+        """Read columns of the source, and keep the last chunk if it extends past them."""
         source = self.source
         if source.chunk_columns == 1 or start == stop:
             return source.fetch(self.features, start, stop)
         kept: _Window | None = getattr(self._kept, "window", None)
         parts, at = [], max(source.span(start, start + 1)[0], self.first)
         if kept is not None and kept.first <= start < kept.end:
-            # What has gone since is noticed all the same
+            # Detect a deleted or changed file even when its values are cached
             source.check()
             parts.append(kept.values[:, start - kept.first : stop - kept.first])
             at = kept.end
@@ -273,15 +273,15 @@ class InputMatrix:
             values = source.fetch(self.features, at, end)
             parts.append(values[:, max(start - at, 0) : stop - at])
             last = max(source.span(end - 1, end)[0], at)
-            # A copy, or the view would keep all of the values
+            # Copy: a view would keep the whole array in memory
             kept = _Window(last, values if last == at else values[:, last - at :].copy())
         self._kept.window = kept if kept is not None and stop < kept.end else None
         return np.concatenate(parts, axis=1, dtype=self.dtype)
 
     def stamps(self, start: int = 0, stop: int | None = None) -> Stamps:
-        """Tell, at little cost, by what it is noticed that somebody has written to columns.
+        """Return, at little cost, stamps that change when columns are written to.
 
-        Chunks of a Zarr array that are written anew are not noticed: its metadata are looked at.
+        The stamp of a Zarr array covers its metadata alone: rewritten chunks go unnoticed.
 
         Raises
         ------
@@ -293,17 +293,17 @@ class InputMatrix:
             return self.source.stamps(self.first + start, self.first + stop)
 
     def is_compared_whole(self, p: int) -> bool:
-        """Whether the fingerprint of the first `p` columns is of all their values."""
+        """Return whether the fingerprint of the first `p` columns covers all their values."""
         return self.n * p * self.dtype.itemsize <= _WHOLE_BYTES
 
     def fingerprint(self, p: int | None = None) -> str:
-        """Name X, or its first `p` columns, by content: sha256 over shape, dtype and values.
+        """Return the sha256 of the shape, dtype and values of X, or of its first `p` columns.
 
-        All values where X has up to 32 MiB: the same X in another file, format or orientation has
-        the same fingerprint. Else those of 64 columns spread evenly over it, the first and the last
-        among them, as far as they lie in 256 MiB of chunks, or in two; where they do not, of
-        columns that lie together, and of a part of the features. The first columns of an X that
-        has grown have the fingerprint that it had.
+        Up to 32 MiB, the hash covers all values, so that the same X in another file, format or
+        orientation has the same fingerprint. A larger X is sampled: 64 evenly spread columns,
+        including the first and the last, if their chunks take at most 256 MiB or are at most two;
+        otherwise groups of adjacent columns, and possibly only some of their features. Appending
+        columns to X leaves the fingerprint of its first `p` columns unchanged.
 
         Raises
         ------
@@ -328,7 +328,7 @@ class InputMatrix:
     @property
     def _piece(self) -> ReadUnit:
         piece = self.source.piece
-        # A selection may lie across the chunks: each feature in its own, the columns in two
+        # A selection need not align with the chunks: a chunk per feature, two per column group
         features = piece.features if self.features is None else 1
         across = 1 if self.first % piece.columns == 0 else 2
         return ReadUnit(features, piece.columns, piece.bytes * across)

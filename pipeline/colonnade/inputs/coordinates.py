@@ -1,4 +1,4 @@
-"""What lies beside X in its Zarr group: arrays by name, and the coordinates of its dimensions."""
+"""Arrays next to X in its Zarr group: by name, or as the coordinates of its dimensions."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ from colonnade.storage.decoding import bounded
 
 __all__ = ["array_beside", "coordinate_beside"]
 
-# Of what CF says of a coordinate, what stays true of a copy
+# CF attributes of a coordinate that remain valid for a copy
 _KEPT = ("long_name", "standard_name", "units", "calendar", "axis", "scale_factor", "add_offset")
 _EPOCH = {"units": "nanoseconds since 1970-01-01", "calendar": "proleptic_gregorian"}
 
 
 def array_beside(columns: InputMatrix, name: str) -> NDArray[Any] | None:
-    """Read another array of X's own group; None where there is none, ValueError where no list."""
+    """Read a one-dimensional array of X's own group; return None if it does not exist.
+
+    Raises
+    ------
+    ValueError
+        The array cannot be read, has more dimensions, or is longer than X.
+    """
     found = _variable(columns)
     if found is None:
         return None
@@ -34,23 +40,25 @@ def array_beside(columns: InputMatrix, name: str) -> NDArray[Any] | None:
             check_chunks(array)
             if array.ndim == 1 and array.size <= max(columns.source.shape):
                 return np.asarray(array[...])
-    # zarr raises whatever damaged metadata and chunks happen to break
+    # Damaged metadata and chunks can make zarr raise any exception
     except Exception as error:
         raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
     if array is not None:
-        raise ValueError(f"{name} has the shape {array.shape}")
+        raise ValueError(
+            f"{name} has the shape {array.shape}; it must have one dimension, no longer than X's"
+        )
     return None
 
 
 def coordinate_beside(
     columns: InputMatrix, dimension: Literal["input", "column"]
 ) -> Coordinate | None:
-    """Find the coordinate that xarray would show along a dimension of X, if it is of numbers.
+    """Return the numeric coordinate that xarray would show along a dimension of X, or None.
 
     Raises
     ------
     ValueError
-        There is one, and it cannot be used.
+        There is a coordinate, but it cannot be used.
     """
     found = _variable(columns)
     if found is None:
@@ -72,14 +80,16 @@ def coordinate_beside(
     except Exception as error:
         raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
     if values.shape != array.shape[axis : axis + 1]:
-        raise ValueError(f"{name} has the shape {values.shape}")
+        raise ValueError(f"{name} has the shape {values.shape}, not the length of its dimension")
     if dtype.kind not in "iufM":
-        # Names of inputs are the columns' own
+        # Text labels of features are read with X, as its feature names
         if dimension == "input":
             return None
-        raise ValueError(f"{name} holds {dtype}, and only numbers and times are kept of columns")
+        raise ValueError(
+            f"{name} holds {dtype}; a coordinate of columns must hold numbers or times"
+        )
     if size > COORDINATE_VALUES:
-        raise ValueError(f"{name} has {size:,} values, more than {COORDINATE_VALUES:,}")
+        raise ValueError(f"{name} has {size:,} values; the limit is {COORDINATE_VALUES:,}")
     held: Any = values
     if dimension == "input" and columns.features is not None:
         held = _chosen(values, columns.features)
@@ -95,17 +105,19 @@ def coordinate_beside(
 
 
 def _chosen(values: zarr.Array[Any], features: tuple[int, ...]) -> NDArray[Any]:
-    """Read the values of the features that are X, in the order of these."""
+    """Read the values at X's features, in their order."""
     if values.size > COORDINATE_VALUES:
-        raise ValueError(f"it has {values.size:,} values, more than {COORDINATE_VALUES:,}")
+        raise ValueError(
+            f"the coordinate has {values.size:,} values; the limit is {COORDINATE_VALUES:,}"
+        )
     try:
         return np.asarray(values[...])[list(features)]
     except Exception as error:
-        raise ValueError(f"it cannot be read: {one_line(error)}") from error
+        raise ValueError(f"the coordinate cannot be read: {one_line(error)}") from error
 
 
 def _variable(columns: InputMatrix) -> tuple[Variable, zarr.Array[Any]] | None:
-    """X's only array, where it is one of Zarr's."""
+    """Return X's array if X is a single Zarr array, else None."""
     source = columns.source
     if not isinstance(source, Stacked) or len(source.variables) != 1:
         return None
@@ -115,7 +127,7 @@ def _variable(columns: InputMatrix) -> tuple[Variable, zarr.Array[Any]] | None:
 
 
 def _member(array: zarr.Array[Any], name: str) -> zarr.Array[Any] | None:
-    """Find an array in the group of another one; None where there is none."""
+    """Return an array of the group that holds another one; None if it does not exist."""
     parent, _, own = array.path.rpartition("/")
     if not own or not name or "/" in name:
         return None

@@ -1,6 +1,6 @@
-"""X in a CSV file, through pyarrow, which comes with the extra `tables`.
+"""Read X from a CSV file with pyarrow, which the extra `tables` installs.
 
-A text has no random access: it is read once, block by block, to find where its rows begin.
+Text has no random access: one pass over the file, block by block, finds where its rows begin.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from colonnade.storage.regularfiles import Stamp, stamp
 
 __all__ = ["open_csv"]
 
-# Bytes that are searched for rows at a time
+# Bytes per read of the search for rows
 _BLOCK = 2**22
-# Bytes of text between two rows whose places are kept, about
+# Approximate bytes of text between two indexed rows
 _STEP = 2**18
 
 
 @dataclass(frozen=True)
 class CsvIndex:
-    """Where the rows of a file are.
+    """Positions of the rows of a file.
 
     Attributes
     ----------
     offsets
-        Of the first byte of every `step`-th row.
+        Offset of the first byte of every `step`-th row.
     end
-        Of the last row.
+        Offset of the end of the last row.
     """
 
     delimiter: str
@@ -55,41 +55,43 @@ class CsvIndex:
 
 @dataclass(frozen=True)
 class CsvTable(Table):
-    """A CSV file; its numbers are taken as float64, whatever a row happens to hold."""
+    """A CSV file; all values are parsed as float64, whatever type the rows suggest."""
 
     index: CsvIndex
     known: Stamp
 
     @property
     def kind(self) -> str:
-        """CSV, whatever separates the values."""
+        """CSV, whatever the delimiter."""
         return "csv"
 
     @property
     def piece(self) -> ReadUnit:
-        """The rows from one known place to the next."""
+        """The rows from one indexed row to the next."""
         index = self.index
         size = (index.end - index.offsets[0]) // len(index.offsets) + 1
         return ReadUnit(self.shape[0], index.step, size)
 
     @property
     def chunk_columns(self) -> int:
-        """Rows from one known place to the next."""
+        """Rows from one indexed row to the next."""
         return self.index.step
 
     @property
     def copies(self) -> int:
-        """The numbers, the table, and the text: its numbers may have any length."""
+        """The numbers, the table, and the text, in which a number may have any length."""
         text = self.piece.bytes / (self.index.step * self.shape[0] * 8)
         return 2 + math.ceil(text)
 
     def check(self) -> None:
-        """Look at the file's size and time again."""
+        """Raise ValueError if the file has changed since it was opened."""
         if stamp(self.path) != self.known:
-            raise ValueError(f"{self.path} has changed since it was opened")
+            raise ValueError(
+                f"{self.path} has changed since it was opened; leave X unchanged while it is read"
+            )
 
-    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (all are in one file)
-        """Stamp the file."""
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (one file holds all columns)
+        """Return the stamp of the file."""
         return {self.path: stamp(self.path)}
 
     def _fill(self, values: NDArray[Any], names: list[str], start: int, stop: int) -> None:
@@ -105,8 +107,8 @@ class CsvTable(Table):
         wanted = min(last * index.step, index.rows) - first * index.step
         if read.num_rows != wanted:
             raise ValueError(
-                f"rows {first * index.step} to {first * index.step + wanted - 1} are "
-                f"{read.num_rows:,} lines of values; an empty line, or a quote across lines?"
+                f"rows {first * index.step} to {first * index.step + wanted - 1} hold "
+                f"{read.num_rows:,} rows of values; remove empty lines, and line breaks in quotes"
             )
         at = start - first * index.step
         for name, out in zip(names, values, strict=True):
@@ -119,7 +121,7 @@ def open_csv(place: Place, wanted: Selection) -> CsvTable:
     Raises
     ------
     InputError
-        It is none, too large, or the columns that are wanted are no numbers.
+        The file is not CSV, is too large, or a selected column is not numeric.
     """
     path = place.url
     refuse_arrays(path, wanted)
@@ -127,9 +129,9 @@ def open_csv(place: Place, wanted: Selection) -> CsvTable:
         known = stamp(path)
         if known[1] > CSV_BYTES:
             raise InputError(
-                f"{path}: a CSV file of {known[1]:,} bytes is too large to look for its rows in "
-                f"each process (the limit is {CSV_BYTES:,}); convert it to Parquet once: "
-                "pyarrow.csv.open_csv and pyarrow.parquet.ParquetWriter do it block by block."
+                f"{path}: this CSV file has {known[1]:,} bytes; the limit is {CSV_BYTES:,}, since "
+                "each process searches the file for its rows; convert it to Parquet once: "
+                "pyarrow.csv.open_csv and pyarrow.parquet.ParquetWriter work block by block."
             )
         index = _index(path, known)
         names = chosen(path, index.names, wanted)
@@ -137,7 +139,7 @@ def open_csv(place: Place, wanted: Selection) -> CsvTable:
         shape = check_matrix((len(names), index.rows), dtype, f"{path}: ")
         selected = wanted.features is not None
         table = CsvTable(path, shape, dtype, tuple(names), selected, index.names, index, known)
-        # What is no number is told now, if the first rows have it
+        # Report a value that is not a number now, if the first rows hold one
         table.fetch(None, 0, min(index.step, index.rows))
     except InputError:
         raise
@@ -162,13 +164,16 @@ def _parsed(text: bytes, index: CsvIndex, names: list[str]) -> Any:
 
 @lru_cache(maxsize=4)
 def _index(path: str, known: Stamp) -> CsvIndex:
-    """Find the rows of a file: once in a process, as long as it is the same file."""
+    """Index the rows of a file, once per process while the file is unchanged."""
     size = known[1]
     with Path(path).open("rb", buffering=0) as file:
         head = file.read(min(size, CSV_HEAD_BYTES))
         stop = head.find(b"\n") + 1
         if not stop:
-            raise InputError(f"{path}: there is no row below the head of this CSV file.")
+            raise InputError(
+                f"{path}: there is no row below the header of this CSV file; write a row for each "
+                "column of X."
+            )
         delimiter, names = _names(path, head[:stop])
         first = head.find(b"\n", stop) - stop
         step = max(1, _STEP // max(first, 1))
@@ -185,7 +190,7 @@ def _index(path: str, known: Stamp) -> CsvIndex:
 
 
 def _end(file: Any, size: int) -> int:
-    """Find where the last row ends, before what the file has of empty lines then."""
+    """Return the offset of the end of the last row, without the line breaks after it."""
     start = max(0, size - 2**16)
     file.seek(start)
     tail: bytes = file.read(size - start)
@@ -193,7 +198,7 @@ def _end(file: Any, size: int) -> int:
 
 
 def _names(path: str, line: bytes) -> tuple[str, tuple[str, ...]]:
-    """Read the head: the delimiter and the names."""
+    """Parse the header: the delimiter and the names."""
     text = line.decode("utf-8-sig").rstrip("\r\n")
     delimiter = next((mark for mark in ",;\t" if mark in text), ",")
     read = csv.read_csv(
@@ -203,7 +208,7 @@ def _names(path: str, line: bytes) -> tuple[str, tuple[str, ...]]:
     names = tuple(name.strip() for name in read.column_names)
     if all(map(_is_number, names)):
         raise InputError(
-            f"{path}: the first row of a CSV file gives the names of the features, and here it "
+            f"{path}: the first row of a CSV file must give the names of the features, but here it "
             f"holds numbers ({sanitize(text)}); write a row of names above them, such as x0,x1,x2."
         )
     return delimiter, names

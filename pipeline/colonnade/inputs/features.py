@@ -1,4 +1,4 @@
-"""Which features are meant, by their names or numbers."""
+"""Select features by name or number."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def find_features(
     count: int,
     names: Sequence[str] | None,
 ) -> tuple[int, ...] | None:
-    """Find features by names or numbers, in the order in which they are wanted.
+    """Return the numbers of the selected features, in the order of the selection.
 
     Parameters
     ----------
     count
-        How many there are.
+        Number of features in the file.
     names
-        Of all of them, if they have any.
+        Names of all features in the file, if they have any.
 
     Returns
     -------
-    Their numbers; None where all are wanted.
+    Numbers from 0 on; None if all features are selected.
 
     Raises
     ------
     InputError
-        One is not there, is wanted twice, or has the name of another.
+        A feature does not exist, is selected twice, or shares its name with another.
     """
     if wanted is None:
         return None
     place = {name: i for i, name in enumerate(names or ())}
     often = Counter(names or ())
-    # 850.0 finds 850, where no other name is that number
+    # Let 850.0 match 850, unless two names are the same number
     alike = {match_key(name): name for name in place}
     if len(alike) < len(place):
         alike = {}
@@ -49,8 +49,8 @@ def find_features(
         if isinstance(each, int):
             if each >= count:
                 raise InputError(
-                    f"{path}: there is no feature {each}; it has {count}, from 0 to {count - 1} "
-                    "(input.features)."
+                    f"{path}: there is no feature {each}; the file has {count}; give numbers "
+                    f"from 0 to {count - 1} (input.features)."
                 )
             at = each
         elif names is None:
@@ -60,24 +60,26 @@ def find_features(
             )
         elif often[each] > 1:
             raise InputError(
-                f"{path}: {often[each]} features have the name {sanitize(each)!r}; give the number of "
-                "the one that is meant (input.features)."
+                f"{path}: {often[each]} features have the name {sanitize(each)!r}; give the "
+                "number of the one you mean (input.features)."
             )
         elif each not in place and match_key(each) in alike:
             at = place[alike[match_key(each)]]
         elif each not in place:
             near = get_close_matches(each, list(place)[:10_000], n=1, cutoff=0.5)
-            hint = f"did you mean {sanitize(near[0])}? " if near else ""
+            hint = f"Did you mean {sanitize(near[0])}? " if near else ""
             told = ", ".join(sanitize(name) for name in list(place)[:12])
             more = ", …" if len(place) > 12 else ""
             raise InputError(
-                f"{path}: there is no feature {sanitize(each)!r}; {hint}It has {told}{more} "
+                f"{path}: there is no feature {sanitize(each)!r}. {hint}The file has {told}{more} "
                 "(input.features)."
             )
         else:
             at = place[each]
         if at in found:
-            raise InputError(f"{path}: {sanitize(str(each))} is wanted twice (input.features).")
-        # In the order in which they are wanted
+            raise InputError(
+                f"{path}: {sanitize(str(each))} is selected twice; remove one (input.features)."
+            )
+        # A dict keeps the order of the selection
         found[at] = None
     return tuple(found)

@@ -1,4 +1,4 @@
-"""X in variables of HDF5 and NetCDF 4 files, through h5py, which comes with the extra `hdf5`."""
+"""Read X from HDF5 and NetCDF 4 files with h5py, which the extra `hdf5` installs."""
 
 from __future__ import annotations
 
@@ -38,45 +38,48 @@ from colonnade.storage.regularfiles import stamp
 __all__ = ["open_hdf5"]
 
 _CLASSIC = (b"CDF\x01", b"CDF\x02", b"CDF\x05")
-# Numbers of filters, and by how much deflate shrinks zeros
+# Codes of filters, and the highest compression ratio of deflate: that of zeros
 _DEFLATE, _FLETCHER32 = h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32
 _MOST_DEFLATED = 1032
-# The library takes one thread at a time, and to close a file closes what others hold of it
+# HDF5 admits one thread at a time, and closing a file closes what other threads opened in it
 _ALONE = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Hdf5Stored(Stored):
-    """A dataset, whose file is opened anew for each read, which may find that it has changed."""
+    """A dataset; each read reopens the file, and raises if the dataset has changed."""
 
     path: str
     storage_: dict[str, Any]
 
     @property
     def storage(self) -> dict[str, Any]:
-        """Its chunks and filters; contiguous without."""
+        """Format, chunks (None if contiguous) and filters."""
         return dict(self.storage_)
 
     def read(self, box: Box) -> NDArray[Any]:
-        """Read a part of it: whole chunks, each once."""
+        """Read a part of the dataset: whole chunks, each once."""
         with _opened(self.path) as file:
             dataset = self._now(file)
             _check_stored(dataset, box)
             return np.asarray(dataset[box])
 
     def check(self) -> None:
-        """Open it anew."""
+        """Reopen the file, and raise if the dataset no longer exists or has changed."""
         with _opened(self.path) as file:
             self._now(file)
 
     def stamps(self) -> Stamps:
-        """Stamp the file."""
+        """Return the stamp of the file."""
         return {self.path: stamp(self.path)}
 
     def _now(self, file: h5py.File) -> h5py.Dataset:
         found = _find(file, self.name)
         if not isinstance(found, h5py.Dataset):
-            raise ValueError(f"there is no {sanitize(self.name)} any more")
+            raise ValueError(
+                f"the array {sanitize(self.name)} no longer exists; leave X unchanged while it is "
+                "read"
+            )
         _check_dataset(found)
         self.require(found.shape, found.dtype)
         return found
@@ -88,21 +91,21 @@ def open_hdf5(place: Place, wanted: Selection) -> Stacked:
     Raises
     ------
     InputError
-        It is no such file, or holds no such variables, or they lie elsewhere.
+        The file has another format, lacks the variables, or stores their data in other files.
     """
     path = place.url
     try:
         with Path(path).open("rb") as plain:
             if plain.read(4) in _CLASSIC:
                 raise InputError(
-                    f"{path}: this is a NetCDF 3 file; store it as NetCDF 4: nccopy -k nc4 "
-                    "OLD NEW, or xarray's to_netcdf."
+                    f"{path}: this is a NetCDF 3 file; convert it to NetCDF 4 with nccopy -k nc4 "
+                    "OLD NEW, or with xarray's to_netcdf."
                 )
         with _opened(path) as file:
             return _open(path, file, wanted)
     except InputError:
         raise
-    # HDF5 raises whatever a damaged file happens to break
+    # A damaged file can make HDF5 raise any exception
     except Exception as error:
         told = f"{path}: this cannot be read as HDF5: {one_line(error)}"
         raise InputError(told) from error
@@ -128,7 +131,7 @@ def _open(path: str, file: h5py.File, wanted: Selection) -> Stacked:
 
 
 def _group(wanted: Selection) -> str:
-    """Tell in which group the first array lies: its dimensions lie there too."""
+    """Return the path of the group that holds the first array, and so its dimensions."""
     name = wanted.arrays[0] if wanted.arrays else ""
     return name[: name.rfind("/") + 1]
 
@@ -136,9 +139,9 @@ def _group(wanted: Selection) -> str:
 @contextmanager
 def _opened(path: str) -> Iterator[h5py.File]:
     access = h5py.h5p.create(h5py.h5p.FILE_ACCESS)
-    # Whole chunks are asked for, each once, and of what is contiguous the rows that are wanted
+    # Reads ask for whole chunks, each once, or for exact rows: buffering more gains nothing
     access.set_sieve_buf_size(PAGE)
-    # A file that somebody writes is locked; where a file system knows no locks, so be it
+    # Respect the lock of a writer; read without one on a file system that has no locks
     access.set_file_locking(True, True)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     with (
@@ -149,12 +152,12 @@ def _opened(path: str) -> Iterator[h5py.File]:
 
 
 def _find(file: h5py.File, name: str) -> Any:
-    """Find what has a name in a file, and never in another one.
+    """Return the object of a name in this file, never in another; None if it does not exist.
 
     Raises
     ------
     ValueError
-        A link on the way there leads to another file, or around.
+        A link on the path leads to another file, or links form a loop.
     """
     at: Any = file
     parts, links = [part for part in name.split("/") if part], 0
@@ -164,11 +167,15 @@ def _find(file: h5py.File, name: str) -> Any:
             return None
         link = at.get(part, getlink=True)
         if isinstance(link, h5py.ExternalLink):
-            raise ValueError(f"{sanitize(part)} links to another file; copy it into this one")
+            raise ValueError(
+                f"{sanitize(part)} links to another file; copy its target into this one"
+            )
         if isinstance(link, h5py.SoftLink):
             links += 1
             if links > HDF5_LINKS:
-                raise ValueError(f"{sanitize(part)} is a link to a link to a link")
+                raise ValueError(
+                    f"{sanitize(part)} leads through too many links; link to the array itself"
+                )
             absolute = link.path.startswith("/")
             parts = [each for each in link.path.split("/") if each] + parts
             if absolute:
@@ -181,7 +188,7 @@ def _find(file: h5py.File, name: str) -> Any:
 
 
 def _datasets(file: h5py.File) -> Iterator[str]:
-    """Name the datasets of a file that could be X, those of its groups too."""
+    """Yield the names of the datasets that could be X, including those in groups."""
     groups, count = [("", file)], 0
     seen = set()
     while groups:
@@ -189,7 +196,9 @@ def _datasets(file: h5py.File) -> Iterator[str]:
         for name in group:
             count += 1
             if count > HDF5_MEMBERS:
-                raise ValueError(f"it has more than {HDF5_MEMBERS:,} members; use input.array")
+                raise ValueError(
+                    f"it has more than {HDF5_MEMBERS:,} members; name the array with input.array"
+                )
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 continue
             found = group[name]
@@ -202,7 +211,7 @@ def _datasets(file: h5py.File) -> Iterator[str]:
 
 
 def _is_bare(dataset: h5py.Dataset) -> bool:
-    """Whether it is but the length of a dimension, as NetCDF keeps it."""
+    """Return whether a dataset only stores the length of a NetCDF dimension."""
     said = dataset.attrs.get("NAME", b"")
     return isinstance(said, bytes) and said.startswith(b"This is a netCDF dimension but not")
 
@@ -225,7 +234,7 @@ def _stored(path: str, name: str, dataset: h5py.Dataset) -> Hdf5Stored:
 
 def _dimension(dataset: h5py.Dataset, axis: int) -> str | None:
     if dataset.is_scale:
-        # Of a coordinate, the dimension has its own name
+        # A coordinate variable has the name of its dimension
         return str(dataset.name).rpartition("/")[2]
     scales = dataset.dims[axis]
     if len(scales):
@@ -234,10 +243,10 @@ def _dimension(dataset: h5py.Dataset, axis: int) -> str | None:
 
 
 def _check_stored(dataset: h5py.Dataset, box: Box) -> None:
-    """Raise ValueError for a chunk that has, or unpacks to, more bytes than it should have.
+    """Raise ValueError for a chunk that stores, or unpacks to, more bytes than it should.
 
-    The library unpacks whatever is there, and only then looks how much it was to be. Where that
-    could be much, it is unpacked here before, which stops at the limit.
+    HDF5 checks the size of a chunk only after unpacking it. A chunk that could unpack to much is
+    therefore unpacked here first, up to the limit.
     """
     created = dataset.id.get_create_plist()
     if dataset.chunks is None or not created.get_nfilters():
@@ -249,13 +258,14 @@ def _check_stored(dataset: h5py.Dataset, box: Box) -> None:
         for part, size in zip(box, dataset.chunks, strict=True)
     ]
     for place in itertools.product(*numbers):
-        # None there reads as a fill value
+        # A missing chunk reads as the fill value
         stored = dataset.id.get_chunk_info_by_coord(place)
         if stored.size is None:
             continue
         if stored.size > most:
             raise ValueError(
-                f"its chunk at {place} has {stored.size:,} bytes, and unpacks to no more"
+                f"its chunk at {place} has {stored.size:,} bytes, more than its numbers need; "
+                "write the file again"
             )
         if _DEFLATE in codes and stored.size * _MOST_DEFLATED > max(most, HDF5_UNCHECKED_BYTES):
             _, chunk = dataset.id.read_direct_chunk(place)
@@ -263,12 +273,12 @@ def _check_stored(dataset: h5py.Dataset, box: Box) -> None:
 
 
 def _check_dataset(dataset: h5py.Dataset) -> None:
-    """Raise ValueError for what lies in other files, or takes an absurd amount of memory."""
+    """Raise ValueError for data in other files, or for chunks that need too much memory."""
     name = sanitize(str(dataset.name))
     if dataset.shape is None:
-        raise ValueError(f"{name} is empty")
+        raise ValueError(f"{name} is empty; name another array with input.array")
     if dataset.is_virtual or dataset.external:
-        raise ValueError(f"the numbers of {name} lie in other files; copy them into this one")
+        raise ValueError(f"the numbers of {name} lie in other files; copy them into this file")
     if dataset.chunks is None:
         return
     size = math.prod(dataset.chunks) * dataset.dtype.itemsize
@@ -278,11 +288,14 @@ def _check_dataset(dataset: h5py.Dataset) -> None:
         )
     created = dataset.id.get_create_plist()
     codes = [created.get_filter(i)[0] for i in range(created.get_nfilters())]
-    # What is compressed twice may be a thousand times a thousand times as large
+    # Data compressed twice may unpack to a million times its size
     if len(set(codes)) < len(codes):
-        raise ValueError(f"{name} is compressed with the same filter more than once")
+        raise ValueError(
+            f"{name} is compressed with the same filter more than once; store it again with each "
+            "filter once"
+        )
     if _DEFLATE in codes and not {*codes[codes.index(_DEFLATE) + 1 :]} <= {_FLETCHER32}:
         raise ValueError(
-            f"{name} is compressed, and then changed by another filter; store it anew, with "
+            f"{name} is compressed, and then changed by another filter; store it again with "
             "compression='gzip' and shuffle=True"
         )

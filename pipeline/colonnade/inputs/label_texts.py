@@ -1,4 +1,4 @@
-"""Labels along a dimension, as texts."""
+"""Read the labels along a dimension as texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["labels"]
 
 
 def labels(length: int, dtype: np.dtype[Any], read: Callable[[], Any]) -> tuple[str, ...] | None:
-    """Read the labels of a coordinate; None where they are neither numbers nor texts."""
+    """Read a coordinate's labels; return None if they are too many, too long or of another type."""
     if length > LABELS or dtype.itemsize > LABEL_BYTES:
         return None
     if dtype.kind in "UT":
@@ -28,5 +28,5 @@ def labels(length: int, dtype: np.dtype[Any], read: Callable[[], Any]) -> tuple[
 
 
 def _number(value: Any) -> str:
-    """Write a number with all of its digits in its own type: 0.1 and not 0.10000000149, and 850."""
+    """Format a number with the digits that its type has: 0.1, not 0.10000000149; 850, not 850.0."""
     return repr(float(str(value))).removesuffix(".0")

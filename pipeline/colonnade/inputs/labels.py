@@ -1,4 +1,4 @@
-"""What the numbers are called, and in what they are measured: names, and standard deviations."""
+"""Names and standard deviations of inputs and outputs, and the coordinates of X."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Coordinate", "Dimension", "Labels", "names_problem", "scale_problem"
 
 Dimension = Literal["column", "output", "input"]
 
-# Of a name, what would not pass a terminal or JSON, or would be seen by nobody
+# Characters that a terminal or JSON cannot take, or that nobody would see
 _NO_NAME = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def names_problem(names: Iterable[str]) -> str | None:
-    """Say what keeps texts from being the names along a dimension, if anything does."""
+    """Describe why texts cannot be the names along a dimension; return None if they can."""
     seen: set[str] = set()
     size = 0
     for at, name in enumerate(names):
@@ -33,27 +33,27 @@ def names_problem(names: Iterable[str]) -> str | None:
         if len(name) > NAME_CHARACTERS:
             return f"name {at} has more than {NAME_CHARACTERS} characters: {sanitize(name)}"
         if name in seen:
-            return f"{sanitize(repr(name))} is there twice; names must differ"
+            return f"{sanitize(repr(name))} occurs twice; names must differ"
         seen.add(name)
         size += len(name.encode()) + 3
     if size > NAMES_BYTES:
-        return f"they take more than {NAMES_BYTES:,} bytes"
+        return f"the names take more than {NAMES_BYTES:,} bytes; shorten them"
     return None
 
 
 def scale_problem(numbers: Iterable[float], *, divisor: bool) -> str | None:
-    """Say what keeps numbers from being standard deviations, if anything does.
+    """Describe why numbers cannot be standard deviations; return None if they can.
 
-    Those of inputs may be 0, those of outputs, by which one divides, may not.
+    Those of inputs may be 0; those of outputs are divisors, and may not.
     """
     size = 0
     for at, number in enumerate(numbers):
         if not math.isfinite(number) or number < 0 or (divisor and number == 0):
             allowed = "a number above 0" if divisor else "0 or a number above it"
-            return f"value {at} is {number!r}; a standard deviation is {allowed}"
+            return f"value {at} is {number!r}; a standard deviation must be {allowed}"
         size += len(repr(number)) + 2
     if size > NAMES_BYTES:
-        return f"they take more than {NAMES_BYTES:,} bytes"
+        return f"the numbers take more than {NAMES_BYTES:,} bytes as text; give fewer digits"
     return None
 
 
@@ -76,18 +76,18 @@ _Scale = Annotated[tuple[float, ...] | None, AfterValidator(_scaling)]
 
 
 class Labels(BaseModel):
-    """What a store's record says of names and scales; they may change, the numbers stay.
+    """Names and standard deviations in a store's record; they can change, the tensor stays.
 
     Attributes
     ----------
     output_names, input_names
-        (q,), (n,).
+        (q,), (n,): names.
     output_std, input_std
         (q,), (n,): standard deviations.
     copied
-        Dimensions whose coordinates are numbers, copied from X's own store.
+        Dimensions whose numeric coordinates are copied from X's own store.
     left_out
-        A word on each coordinate of X's store that was not.
+        For each coordinate of X's store that is not copied, its dimension and the reason.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -100,24 +100,24 @@ class Labels(BaseModel):
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
-        """Names by dimension, of those that have any."""
+        """Names by dimension, for the dimensions that have any."""
         known = {"output": self.output_names, "input": self.input_names}
         return {dimension: names for dimension, names in known.items() if names is not None}
 
     @property
     def scale(self) -> dict[str, tuple[float, ...]]:
-        """Standard deviations by dimension, of those that have any."""
+        """Standard deviations by dimension, for the dimensions that have any."""
         known = {"output": self.output_std, "input": self.input_std}
         return {dimension: std for dimension, std in known.items() if std is not None}
 
     def problem(self, sizes: dict[str, int]) -> str | None:
-        """Say which of them does not fit the sizes of the dimensions."""
+        """Describe the first list that does not fit its dimension; return None if all fit."""
         for what, lists in (("names", self.names), ("standard deviations", self.scale)):
             for dimension, values in lists.items():
                 if len(values) != sizes[dimension]:
-                    return f"{len(values)} {what} of {sizes[dimension]} {dimension}s"
+                    return f"{len(values)} {what} for {sizes[dimension]} {dimension}s"
         if 0 in (self.output_std or ()):
-            return "a standard deviation of the outputs is 0"
+            return "a standard deviation of the outputs is 0; it must be above 0"
         return None
 
 
@@ -128,11 +128,11 @@ class Coordinate:
     Attributes
     ----------
     values
-        A NumPy array, or one of Zarr's, which is read in part.
+        A NumPy array, or a Zarr array, which is read in part.
     attributes
-        Units and the like, as CF has them.
+        CF attributes, such as units.
     first, size
-        Which of the values.
+        First value that belongs to X, and number of values.
     """
 
     values: Any
@@ -141,10 +141,10 @@ class Coordinate:
     size: int
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Read a range, as `dtype`; InputError where that cannot be done."""
+        """Read a range as `dtype`; raise InputError if it cannot be read."""
         try:
             part = np.asarray(self.values[self.first + start : self.first + stop])
-        # Damaged chunks make zarr and its codecs raise whatever they please
+        # Damaged chunks can make zarr and its codecs raise any exception
         except Exception as error:
             name = self.attributes.get("long_name")
             told = f"{name}, a coordinate of X's own store, cannot be read: {one_line(error)}"
@@ -153,6 +153,6 @@ class Coordinate:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of what `read` returns."""
+        """Type of the array that `read` returns."""
         kind = np.dtype(self.values.dtype)
         return np.dtype(np.int64) if kind.kind == "M" else kind.newbyteorder("=")

@@ -1,4 +1,4 @@
-"""What X must be, wherever it comes from."""
+"""Checks of X that apply to all formats."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["check_dtype", "check_matrix", "nonfinite"]
 
 
 def check_dtype(dtype: np.dtype[Any], place: str = "") -> None:
-    """Raise InputError for what does not convert to float64 number by number.
+    """Raise InputError for a type other than booleans and real numbers of up to 64 bits.
 
-    `place`, if given, begins the error's text.
+    `place` is a prefix of the message.
     """
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise InputError(
@@ -26,17 +26,17 @@ def check_dtype(dtype: np.dtype[Any], place: str = "") -> None:
 
 
 def check_matrix(shape: tuple[int, ...], dtype: np.dtype[Any], place: str) -> tuple[int, int]:
-    """Return the shape of a matrix; raise InputError for what is none of real numbers."""
+    """Return the shape; raise InputError unless it is of a non-empty matrix of real numbers."""
     if len(shape) != 2 or min(shape) < 1:
         raise InputError(f"{place}X must be a matrix that is not empty; its shape is {shape}.")
     check_dtype(dtype, place)
     if math.prod(shape) * dtype.itemsize >= X_BYTES:
-        raise InputError(f"{place}X of the shape {shape} would have more than 8 EiB.")
+        raise InputError(f"{place}X of the shape {shape} would take more than 8 EiB.")
     return shape[0], shape[1]
 
 
 def nonfinite(X: NDArray[Any]) -> NDArray[np.intp]:
-    """Columns of X, (n, B), that hold NaN or an infinity, ascending."""
+    """Return the columns of X, (n, B), that hold NaN or an infinity, in ascending order."""
     if X.dtype.kind != "f":
         return np.empty(0, np.intp)
     return np.flatnonzero(~np.isfinite(X).all(axis=0))

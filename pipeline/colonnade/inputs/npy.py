@@ -1,4 +1,4 @@
-"""X in a .npy file, local or in an object store."""
+"""Read X from a .npy file, local or in an object store."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ __all__ = ["NpySource", "open_npy", "open_npy_object"]
 
 @dataclass(frozen=True)
 class NpySource(MatrixReader):
-    """A .npy file, wherever it is."""
+    """The base of the readers of .npy files, local or in an object store."""
 
     header: Header
     by_columns: bool
 
     @property
     def described(self) -> str:
-        """The shape as it is stored, and how it is read."""
+        """Stored shape, and how it is read, for messages."""
         way = "features_by_columns" if self.by_columns else "columns_by_features"
         return f"{self.header.shape}, read as {way}"
 
     @property
     def storage(self) -> dict[str, Any]:
-        """Its format; byte order and order of the numbers are no matter."""
+        """The format; byte order and memory order are omitted, since X does not depend on them."""
         return {"format": "npy"}
 
     @property
     def piece(self) -> ReadUnit:
-        """Features that lie on one page."""
+        """The features that lie on one page."""
         together = self.header.fortran_order == self.by_columns
         return ReadUnit(PAGE // self.dtype.itemsize if together else 1, 1, PAGE)
 
     def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
-        """Read its bytes, and few others."""
+        """Read the bytes of these numbers, and few others."""
         columns = slice(start, stop)
         if self.by_columns:
             return self._stored((features, columns))
@@ -56,31 +56,32 @@ class NpySource(MatrixReader):
 
     @abstractmethod
     def _stored(self, window: tuple[slice, slice]) -> NDArray[Any]:
-        """Read this window of the matrix as it is stored."""
+        """Read this window of the matrix in its stored orientation."""
 
 
 @dataclass(frozen=True)
 class NpyFileSource(NpySource):
-    """A .npy file, opened anew for each read, which may find that it has changed."""
+    """A .npy file; each read reopens it, and raises if its header has changed."""
 
     def _stored(self, window: tuple[slice, slice]) -> NDArray[Any]:
         with Path(self.path).open("rb", buffering=0) as file:
             return read_window(file, self._now(file), window)
 
     def check(self) -> None:
-        """Read its header again."""
+        """Read the header again, and raise if it has changed."""
         with Path(self.path).open("rb", buffering=0) as file:
             self._now(file)
 
-    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (all are in one file)
-        """Stamp the file."""
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (one file holds all columns)
+        """Return the stamp of the file."""
         return {self.path: stamp(self.path)}
 
     def _now(self, file: IO[bytes]) -> Header:
         now, was = _npy_header(file), self.header
         if (now.shape, now.dtype) != (was.shape, was.dtype):
             raise ValueError(
-                f"it has changed: it was {was.shape} {was.dtype}, and is {now.shape} {now.dtype}"
+                f"the file has changed: it was {was.shape} {was.dtype}, and is now {now.shape} "
+                f"{now.dtype}; leave X unchanged while it is read"
             )
         return now
 
@@ -94,7 +95,7 @@ class NpyObjectSource(NpySource):
 
     @property
     def copies(self) -> int:
-        """The array, and what has been fetched: with the gaps, up to twice as much."""
+        """The array, and the bytes fetched for it: with gaps, up to twice its size."""
         return 3
 
     def _stored(self, window: tuple[slice, slice]) -> NDArray[Any]:
@@ -102,14 +103,17 @@ class NpyObjectSource(NpySource):
         return read_object_window(self.place, self.header, window)
 
     def check(self) -> None:
-        """Ask for its size again."""
+        """Ask for the object's size again, and raise ValueError if it has changed."""
         size = self.place.size()
         if size != self.size:
             now = "gone" if size is None else f"{size:,}"
-            raise ValueError(f"{self.path} has changed: it had {self.size:,} bytes, and has {now}")
+            raise ValueError(
+                f"{self.path} has changed: its {self.size:,} bytes are now {now}; leave X "
+                "unchanged while it is read"
+            )
 
-    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (all are in one object)
-        """Stamp the object."""
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (one object holds all columns)
+        """Return the stamp of the object."""
         return {self.path: self.place.stamp()}
 
 
@@ -119,7 +123,7 @@ def open_npy(path: str, wanted: Selection) -> NpyFileSource:
     Raises
     ------
     InputError
-        It is none, or no matrix of real numbers.
+        This is not a .npy file, or it holds no matrix of real numbers.
     """
     _refuse_names(path, wanted)
     try:
@@ -134,12 +138,12 @@ def open_npy(path: str, wanted: Selection) -> NpyFileSource:
 
 
 def open_npy_object(place: Objects, size: int, wanted: Selection) -> NpyObjectSource:
-    """Open a .npy file of so many bytes in an object store.
+    """Open a .npy file of `size` bytes in an object store.
 
     Raises
     ------
     InputError
-        It is none, or no matrix of real numbers.
+        This is not a .npy file, or it holds no matrix of real numbers.
     """
     path = place.url
     _refuse_names(path, wanted)
@@ -167,8 +171,10 @@ def _refuse_names(path: str, wanted: Selection) -> None:
 
 
 def _npy_header(file: IO[bytes]) -> Header:
-    """Read the header of a .npy file; unlike np.load, this takes nothing else for one."""
+    """Read the header of a .npy file; unlike np.load, accept no other format."""
     header = read_header(file, os.fstat(file.fileno()).st_size)
     if header.dtype.hasobject:
-        raise ValueError("Python objects in dtype: they are pickled, and no pickle is loaded")
+        raise ValueError(
+            "Python objects in dtype: they are pickled, and no pickle is loaded; save real numbers"
+        )
     return header

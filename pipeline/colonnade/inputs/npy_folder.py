@@ -1,4 +1,4 @@
-"""X in a folder of .npy files, local or in an object store, one after the other."""
+"""Read X from a folder of .npy files, local or in an object store, joined by columns."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["open_npy_folder"]
 
 @dataclass(frozen=True)
 class FolderSource(MatrixReader):
-    """The .npy files of a folder, one after the other.
+    """The .npy files of a folder, joined by columns.
 
     Attributes
     ----------
     starts
-        First column of each of them.
+        First column of each file.
     """
 
     parts: tuple[NpySource, ...]
@@ -36,21 +36,21 @@ class FolderSource(MatrixReader):
 
     @property
     def storage(self) -> dict[str, Any]:
-        """Its format; how the columns fall into files is no matter."""
+        """The format; the split into files is omitted, since X does not depend on it."""
         return {"format": "folder of npy"}
 
     @property
     def piece(self) -> ReadUnit:
-        """The first file's."""
+        """The read unit of the first file."""
         return self.parts[0].piece
 
     @property
     def copies(self) -> int:
-        """The first file's, and what its columns are joined to."""
+        """The copies of the first file, and the joined array."""
         return self.parts[0].copies + 1
 
     def stamps(self, start: int, stop: int) -> Stamps:
-        """Stamp the files that hold these columns."""
+        """Return the stamps of the files that hold these columns."""
         found: Stamps = {}
         for part, first in zip(self.parts, self.starts, strict=True):
             if first < stop and start < first + part.shape[1]:
@@ -69,26 +69,26 @@ class FolderSource(MatrixReader):
         return values
 
     def check(self) -> None:
-        """Look at the headers again."""
+        """Raise if a file no longer exists or has changed."""
         for part in self.parts:
             part.check()
 
 
 def open_npy_folder(place: Place, names: Iterable[str], wanted: Selection) -> FolderSource:
-    """Open the .npy files of these names, in the order of the names.
+    """Open the .npy files with these names, in alphabetical order.
 
     Raises
     ------
     InputError
-        One is no such file, or they do not fit each other, or their order is not plain.
+        A file is not a .npy file, the files do not match, or their order is ambiguous.
     """
     path, names = place.url, sorted(names)
     natural = sorted(names, key=_natural)
     if natural != names:
         one, other = next((a, b) for a, b in zip(names, natural, strict=True) if a != b)
         raise InputError(
-            f"{path}: by name, {sanitize(one)} comes before {sanitize(other)}; write the numbers in the "
-            "names of the .npy files with as many digits each."
+            f"{path}: by name, {sanitize(one)} comes before {sanitize(other)}; write the numbers "
+            "in the names of the .npy files with the same number of digits, such as 09 and 10."
         )
     parts: list[NpySource] = []
     for name in names:
@@ -96,8 +96,9 @@ def open_npy_folder(place: Place, names: Iterable[str], wanted: Selection) -> Fo
         n, dtype = parts[0].shape[0], parts[0].dtype
         if (n, dtype) != (parts[-1].shape[0], parts[-1].dtype):
             raise InputError(
-                f"{path}: {sanitize(names[0])} has {n} features of type {dtype}, and {sanitize(name)} "
-                f"{parts[-1].shape[0]} of type {parts[-1].dtype}; they must be alike."
+                f"{path}: {sanitize(names[0])} has {n} features of type {dtype}, and "
+                f"{sanitize(name)} {parts[-1].shape[0]} of type {parts[-1].dtype}; all .npy files "
+                "of a folder must have the same features and type."
             )
     ends = np.cumsum([0, *(part.shape[1] for part in parts)], dtype=object).tolist()
     shape = check_matrix((parts[0].shape[0], ends[-1]), parts[0].dtype, f"{path}: ")
@@ -108,7 +109,7 @@ def _part(place: Place, name: str, wanted: Selection) -> NpySource:
     if isinstance(place, Directory):
         path = place.path / name
         if not path.is_file():
-            raise InputError(f"{path}: this is neither a file nor a directory (input.path).")
+            raise InputError(f"{path}: this is not a file; move it out of the folder (input.path).")
         return open_npy(str(path), wanted)
     if not isinstance(place, Objects):
         raise TypeError
@@ -117,5 +118,5 @@ def _part(place: Place, name: str, wanted: Selection) -> NpySource:
 
 
 def _natural(name: str) -> list[Any]:
-    """Take numbers in a name for what they are."""
+    """Split a name into texts and integers, to sort by numeric value."""
     return [int(part) if part.isdigit() else part for part in re.split(r"([0-9]+)", name)]

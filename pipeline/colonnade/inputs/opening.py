@@ -1,6 +1,6 @@
-"""Where X comes from: one small reader a format, behind `open_columns`.
+"""Open X with the reader of its format.
 
-A reader knows X's shape without reading it, and reads a range of its columns and nothing else.
+A reader knows X's shape without reading X, and reads ranges of columns.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from colonnade.storage.locations import Options, storage_texts
 
 __all__ = ["InputMatrix", "open_columns"]
 
-# Suffixes of formats that need a package which an extra brings: reader, package, extra
+# Formats that need an optional package: reader, package, and the extra that installs it
 _HDF5 = ("hdf5:open_hdf5", "h5py", "hdf5")
 _PARQUET = ("parquet:open_parquet", "pyarrow", "tables")
 _CSV = ("csvs:open_csv", "pyarrow", "tables")
@@ -32,8 +32,8 @@ _EXTRA = {
 _KNOWN = ".npy, Zarr, HDF5 (.h5, .hdf5), NetCDF 4 (.nc, .nc4), Parquet (.parquet) and CSV (.csv)"
 _HINTS = {
     ".npz": " A .npz archive cannot be read in part: save X alone with np.save.",
-    ".gz": " What is compressed as a whole cannot be read in part: unpack it.",
-    ".mat": " A MATLAB file of version 7.3 is HDF5: name it .h5.",
+    ".gz": " A file that is compressed as a whole cannot be read in part: unpack it.",
+    ".mat": " A MATLAB file of version 7.3 is HDF5: rename it to .h5.",
 }
 
 
@@ -53,27 +53,27 @@ def open_columns(
     Parameters
     ----------
     path
-        A file or a folder of one of the formats that README.md lists; or its URL in an object
-        store.
+        A file or folder in a format that README.md lists, or its URL in an object store.
     array
-        Which array of a group or a file; not needed where it holds a single matrix. Several are
-        features below each other.
+        Name of the array in a group or file; optional if there is a single matrix. The features of
+        several arrays are concatenated.
     orientation
-        Whether the file holds X (n, p) or its transpose (p, n); the rows of a table are samples.
+        Whether the file holds X (n, p) or its transpose (p, n). Tables hold the transpose: their
+        rows are samples.
     storage_options
-        Of the object store.
+        Options of the object store.
     features_dim, column_dims
-        Names of the dimension that holds the features, and of those that are stacked to columns,
-        the last one the fastest.
+        Names of the dimension that holds the features, and of the dimensions that are stacked to
+        columns; the last of these varies fastest.
     columns
-        Start and stop of those that are X; all by default.
+        Start and stop of the columns that form X; all by default.
     features
-        Names or numbers of those that are X, in its order; all by default.
+        Names or numbers of the features that form X, in its order; all by default.
 
     Raises
     ------
     InputError
-        There is nothing to read, or it is no matrix of real numbers.
+        The path does not exist or cannot be read, or X is not a matrix of real numbers.
     """
     arrays = (array,) if isinstance(array, str) else tuple(array or ())
     wanted = Selection(
@@ -89,10 +89,10 @@ def open_columns(
     if stop > p:
         raise InputError(
             f"{source.path}: there are no columns {start} to {stop - 1}; X has {p:,}, from 0 to "
-            f"{p - 1} (input.columns)."
+            f"{p - 1}; choose a range of these (input.columns)."
         )
     found = None
-    # A table has been opened with those of its columns that are wanted
+    # The reader of a table has already selected the features
     if features is not None and "selected_features" not in source.storage:
         found = find_features(source.path, features, n, source.feature_names)
     return InputMatrix(source, start, stop - start, found)
@@ -104,7 +104,7 @@ def _open(path: str | Path, wanted: Selection, storage_options: Options) -> Matr
         return _open_object(place, wanted)
     try:
         there = Path(path).exists()
-    except OSError as error:  # a name that is too long, say
+    except OSError as error:  # for example, a name that is too long
         raise InputError(f"{path}: {error.strerror} (input.path).") from None
     if not there:
         raise InputError(f"{path}: there is no such file or directory (input.path).")
@@ -144,8 +144,8 @@ def _open_object(place: Objects, wanted: Selection) -> MatrixReader:
     if _EXTRA[suffix] is _PARQUET:
         return _reader(path, suffix)(place, wanted)
     raise InputError(
-        f"{path}: of an object store, X is read as .npy, Zarr or Parquet; a {suffix} file would be "
-        "fetched in thousands of small requests. Copy it to a disk, or convert it."
+        f"{path}: X in an object store must be .npy, Zarr or Parquet; a {suffix} file would be "
+        "fetched in thousands of small requests. Copy it to a disk, or convert it to one of these."
     )
 
 
@@ -157,16 +157,14 @@ def _open_folder(path: str, place: Place, names: Iterable[str], wanted: Selectio
 
 
 def _reader(path: str, suffix: str) -> Callable[[Place, Selection], MatrixReader]:
-    """Import the reader of a format, and what it needs."""
+    """Import the reader of a format, and the package that it needs."""
     if suffix not in _EXTRA:
         raise InputError(
             f"{path}: this format is not known; X is read from {_KNOWN}, or a folder of .npy files."
             f"{_HINTS.get(suffix, '')}"
         )
     reader, package, extra = _EXTRA[suffix]
-    import_optional(
-        package, extra, InputError, f"{path}: {suffix} files are read through {package}"
-    )
+    import_optional(package, extra, InputError, f"{path}: {suffix} files are read with {package}")
     module, _, name = reader.partition(":")
     found: Callable[[Place, Selection], MatrixReader] = getattr(
         import_module(f"colonnade.inputs.{module}"), name

@@ -1,4 +1,4 @@
-"""Packed numbers, unpacked by the CF conventions, bit by bit as xarray does."""
+"""Unpack numbers by the CF conventions, bitwise as xarray does."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 __all__ = ["ATTRIBUTES", "Packing", "find_packing", "promoted"]
 
 ATTRIBUTES = ("scale_factor", "add_offset", "_FillValue", "missing_value", "_Unsigned")
-"""Attributes of a variable that change what its numbers mean."""
+"""Attributes of a variable that change the meaning of its numbers."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How stored numbers become those that are meant: number · scale + offset; fills are NaN.
+    """How to unpack stored numbers: number · scale + offset; fill values become NaN.
 
     Attributes
     ----------
     stored
-        Type as which the stored numbers are taken.
+        Type in which to interpret the stored numbers.
     dtype
-        Type of the numbers that are meant.
+        Type of the unpacked numbers.
     """
 
     stored: np.dtype[Any]
@@ -38,7 +38,7 @@ class Packing:
 
     @property
     def said(self) -> dict[str, Any]:
-        """What it is, as plain values."""
+        """The packing, as plain values."""
         return {
             "unpacked_to": self.dtype.name,
             "fill_values": [float(fill) for fill in self.fills],
@@ -47,7 +47,7 @@ class Packing:
         }
 
     def unpack(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Unpack numbers."""
+        """Unpack stored numbers."""
         values = stored.view(self.stored).astype(self.dtype)
         for fill in self.fills:
             values[values == fill] = np.nan
@@ -59,12 +59,12 @@ class Packing:
 
 
 def find_packing(dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> Packing | None:
-    """Find how numbers of a type are packed; None where they are what they are.
+    """Return the packing that the attributes describe; None if the numbers are not packed.
 
     Raises
     ------
     ValueError
-        An attribute is no number.
+        An attribute is not a number.
     """
     said = {key: _number(key, attributes[key], dtype) for key in ATTRIBUTES if key in attributes}
     stored = dtype
@@ -92,24 +92,24 @@ _FILLS = ("_FillValue", "missing_value")
 def _number(key: str, given: Any, dtype: np.dtype[Any]) -> Any:
     if key == "_Unsigned":
         return given.decode() if isinstance(given, bytes) else str(given)
-    # Zarr's documents are JSON: xarray writes floats as the text of their bytes
+    # Zarr metadata are JSON: xarray writes a float there as base64 of its bytes
     if isinstance(given, str) and re.fullmatch("[A-Za-z0-9+/]{11}=", given) and dtype.kind == "f":
         given = struct.unpack("<d", base64.b64decode(given))[0]
     values = np.ravel(given)
     if values.dtype.kind not in "iuf" or values.size < 1 or (key not in _FILLS and values.size > 1):
-        raise ValueError(f"its attribute {key} is no number")
+        raise ValueError(f"its attribute {key} must be a number; correct it in the file")
     return values
 
 
 def promoted(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Find the type that holds numbers of another type, and NaN."""
+    """Return the floating type that holds numbers of a type, and NaN."""
     if dtype.kind == "f":
         return dtype.newbyteorder("=")
     return np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
 
 
 def _unpacked(dtype: np.dtype[Any], scale: Any, offset: Any) -> np.dtype[Any]:
-    """Find the type that packed numbers are unpacked to."""
+    """Return the type that packed numbers are unpacked to."""
     double = np.dtype(np.float64)
     if scale is not None and offset is not None:
         wide = dtype.kind in "iu" and dtype.itemsize == 4

@@ -1,4 +1,4 @@
-"""Which feature of X is which input of the network: matched by name where both have names."""
+"""Match the features of X with the inputs of the network, by name if both have names."""
 
 from __future__ import annotations
 
@@ -14,35 +14,34 @@ from colonnade.errors import listed, sanitize
 
 __all__ = ["MatchError", "Pairing", "carry_nothing", "difference", "match_key", "pair"]
 
-# What libraries call columns that nobody has named: 0, 1, …; x0, …; feature_0, …; V1, …
+# Default names that libraries give to columns: 0, 1, …; x0, …; feature_0, …; V1, …
 _NUMBERED = re.compile(
     r"(?P<stem>|x|v|f|col|column|feature|field|input|var)(?P<gap>[_ ]?)(?P<number>0|[1-9][0-9]*)",
     re.IGNORECASE,
 )
 _OF_ARRAY = re.compile(r"(?P<array>.*)\[(?P<label>[^\[\]]+)\]", re.DOTALL)
-# Names that a message lists, compares with each other, and tells of as near misses
+# Limits of a message: names that it lists, names that it compares, and near misses that it shows
 _LISTED = 12
 _COMPARED = 200
 _FEW = 3
 
 
 class MatchError(ValueError):
-    """The names of the two sides are not the same."""
+    """The names of X's features and of the network's inputs differ."""
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """Which feature of X is which input of the network.
+    """The feature of X for each input of the network.
 
     Attributes
     ----------
     inputs
-        The network's names, (n,), in its order; None where it has none.
+        The network's names, (n,), in its order; None if it has none.
     features
-        X's names, (n,), in the network's order; None where they tell nothing.
+        X's names, (n,), in the network's order; None if they carry no information.
     order
-        The feature for each input, by its number in X as it was opened; None where these are
-        0, 1, … already.
+        Number of the feature, in X as opened, for each input; None if these are 0, 1, … already.
     """
 
     inputs: tuple[str, ...] | None = None
@@ -51,19 +50,19 @@ class Pairing:
 
     @property
     def moved(self) -> int:
-        """How many features X has in another place than the network."""
+        """Number of features whose place in X differs from that in the network."""
         return sum(place != at for at, place in enumerate(self.order or ()))
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """What the inputs are called: X's names where it has any, else the network's."""
+        """Names of the inputs: X's names if it has any, else the network's."""
         return self.inputs if self.features is None else self.features
 
 
 def pair(
     inputs: tuple[str, ...] | None, features: tuple[str, ...] | None, *, numbered: bool = False
 ) -> Pairing:
-    """Match a network's inputs with X's features, by name where both have names.
+    """Match a network's inputs with X's features, by name if both have names.
 
     Parameters
     ----------
@@ -72,13 +71,12 @@ def pair(
     features
         X's names.
     numbered
-        Whether X's names are but numbers that nobody chose, as `carry_nothing` has it for all of
-        the file's.
+        Whether the names in X's file are default names: `carry_nothing` of all of them.
 
     Raises
     ------
     MatchError
-        They have different names, or one of them has a name twice.
+        The names differ, or one side has a name twice.
     """
     if inputs is None or features is None or inputs == features:
         return Pairing(inputs, features)
@@ -87,8 +85,8 @@ def pair(
         matched = tuple(features[at] for at in order)
         same = all(place == at for at, place in enumerate(order))
         return Pairing(inputs, matched, None if same else order)
-    # Names that nobody chose say nothing of the order, and contradict none. But where both sides
-    # have some in common, they are of one family, and mean something
+    # Default names say nothing about the order, so they cannot contradict other names. But if both
+    # sides share a name, they use one naming scheme, and a difference is real
     reduce = _reducer(inputs, features)
     if {reduce(name) for name in inputs}.isdisjoint(map(reduce, features)):
         if carry_nothing(inputs):
@@ -99,7 +97,7 @@ def pair(
 
 
 def carry_nothing(names: Sequence[str]) -> bool:
-    """Whether names only count: from 0 or from 1 on, in order, behind one of the usual words."""
+    """Return whether names are default ones: from 0 or 1 on, in order, with one usual prefix."""
     found = [_NUMBERED.fullmatch(name) for name in names]
     if not names or found[0] is None:
         return False
@@ -113,9 +111,9 @@ def carry_nothing(names: Sequence[str]) -> bool:
 
 
 def match_key(name: str) -> str | float | tuple[str, str | float]:
-    """Reduce a name to what it is matched by: 850, 850.0 and 8.5e2 are one, as are t[850], ….
+    """Return the key by which a name is matched: equal for 850, 850.0 and 8.5e2, and for t[850], ….
 
-    Letters with accents are the same however they are composed.
+    Composed and decomposed accents are equal, too (Unicode NFC).
     """
     found = _OF_ARRAY.fullmatch(name)
     if found is not None:
@@ -128,14 +126,14 @@ def _plain(text: str) -> str | float:
         number = float(text)
     except ValueError:
         number = math.nan
-    # Python takes 1_0 for a number, which is a name
+    # float() accepts 1_0, which is a name
     if "_" in text or not math.isfinite(number):
         return unicodedata.normalize("NFC", text)
     return number
 
 
 def _order(inputs: Sequence[str], features: Sequence[str]) -> tuple[int, ...] | None:
-    """Find each input among the features; None where the names are not the same."""
+    """Return the number of the feature for each input; None if the names differ."""
     reduce = _reducer(inputs, features)
     place = {reduce(name): at for at, name in enumerate(features)}
     wanted = [reduce(name) for name in inputs]
@@ -146,14 +144,14 @@ def _order(inputs: Sequence[str], features: Sequence[str]) -> tuple[int, ...] | 
 
 
 def _reducer(*sides: Sequence[str]) -> Callable[[str], object]:
-    """Take names by `match_key`, or as they are written where one side has two of one key."""
+    """Return `match_key`, or `str` if two names of one side have the same key."""
     if any(len({match_key(name) for name in names}) < len(names) for names in sides):
         return str
     return match_key
 
 
 def difference(inputs: Sequence[str], features: Sequence[str]) -> str:
-    """Say in what the names of the network's inputs and of X's features differ."""
+    """Describe how the names of the network's inputs and of X's features differ."""
     for whose, names in (("the network", inputs), ("X", features)):
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:

@@ -1,4 +1,4 @@
-"""X in a Parquet file, through pyarrow, which comes with the extra `tables`."""
+"""Read X from a Parquet file with pyarrow, which the extra `tables` installs."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ __all__ = ["open_parquet"]
 
 @dataclass(frozen=True)
 class ParquetTable(Table):
-    """A Parquet file: row groups are read whole, of them the columns that are wanted.
+    """A Parquet file; a read decodes the selected columns of whole row groups.
 
     Attributes
     ----------
     starts
         First row of each row group.
     known
-        Size and time of the file that the metadata were read from.
+        Stamp of the file from which the metadata were read.
     """
 
     place: Place
@@ -50,7 +50,7 @@ class ParquetTable(Table):
 
     @property
     def piece(self) -> ReadUnit:
-        """A feature of the largest row group."""
+        """One feature of the largest row group."""
         return ReadUnit(1, self.chunk_columns, self.chunk_columns * self.dtype.itemsize)
 
     @property
@@ -60,18 +60,20 @@ class ParquetTable(Table):
         return max(end - start for start, end in zip(self.starts, ends, strict=True))
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
-        """Rows of the row groups that hold these rows."""
+        """Extend a range of rows to whole row groups."""
         first, last = (bisect_right(self.starts, row) - 1 for row in (start, stop - 1))
         ends = (*self.starts[1:], self.shape[1])
         return self.starts[first], ends[last]
 
     def check(self) -> None:
-        """Look at the file's size and time again."""
+        """Raise ValueError if the file has changed since it was opened."""
         if _known(self.place) != self.known:
-            raise ValueError(f"{self.path} has changed since it was opened")
+            raise ValueError(
+                f"{self.path} has changed since it was opened; leave X unchanged while it is read"
+            )
 
-    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (all are in one file)
-        """Stamp the file."""
+    def stamps(self, start: int, stop: int) -> Stamps:  # noqa: ARG002 (one file holds all columns)
+        """Return the stamp of the file."""
         return {self.path: _known(self.place)}
 
     def _fill(self, values: NDArray[Any], names: list[str], start: int, stop: int) -> None:
@@ -93,7 +95,7 @@ def open_parquet(place: Place, wanted: Selection) -> ParquetTable:
     Raises
     ------
     InputError
-        It is none, or the columns that are wanted are no numbers.
+        The file is not Parquet, or a selected column is not numeric.
     """
     path = place.url
     refuse_arrays(path, wanted)
@@ -103,7 +105,7 @@ def open_parquet(place: Place, wanted: Selection) -> ParquetTable:
             return _open(place, known, file, wanted)
     except InputError:
         raise
-    # A damaged file raises whatever it happens to break
+    # A damaged file can make pyarrow raise any exception
     except Exception as error:
         told = f"{path}: this cannot be read as Parquet: {one_line(error)}"
         raise InputError(told) from error
@@ -111,20 +113,23 @@ def open_parquet(place: Place, wanted: Selection) -> ParquetTable:
 
 def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Selection) -> ParquetTable:
     path, schema, metadata = place.url, file.schema_arrow, file.metadata
-    # What pandas keeps of its index is no column of the table
+    # Columns that store the index of a pandas table are not features
     index = {i for i in (schema.pandas_metadata or {}).get("index_columns", ()) if type(i) is str}
     head = tuple(name for name in schema.names if name not in index)
     names = chosen(path, head, wanted)
     types = [_type(path, schema.field(name).type, name, wanted) for name in names]
     if not names:
-        raise InputError(f"{path}: the table has no columns.")
+        raise InputError(f"{path}: the table has no columns; X needs at least one.")
     gaps = _gaps(metadata, {name for name, t in zip(names, types, strict=True) if t.kind != "f"})
     types = [promoted(t) if name in gaps else t for name, t in zip(names, types, strict=True)]
     dtype = np.result_type(*set(types))
     rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
     starts = list(accumulate(rows, initial=0))
     if min(rows, default=0) < 0 or starts[-1] != metadata.num_rows:
-        raise ValueError(f"its row groups have {starts[-1]:,} rows, and it {metadata.num_rows:,}")
+        raise ValueError(
+            f"its row groups have {starts[-1]:,} rows, but its metadata claim "
+            f"{metadata.num_rows:,}; write the file again"
+        )
     shape = check_matrix((len(names), starts.pop()), dtype, f"{path}: ")
     selected = wanted.features is not None
     table = ParquetTable(
@@ -134,7 +139,7 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Selection) -> 
     if size > ROW_GROUP_BYTES:
         raise InputError(
             f"{path}: a row group of {table.chunk_columns:,} rows takes {size:,} bytes to read; "
-            "write it anew with smaller ones, such as row_group_size=100_000 in to_parquet."
+            "write the file again with smaller ones, such as row_group_size=100_000 in to_parquet."
         )
     return table
 
@@ -144,15 +149,15 @@ def _type(path: str, given: pa.DataType, name: str, wanted: Selection) -> np.dty
     if types.is_floating(given) or types.is_integer(given) or types.is_boolean(given):
         known: np.dtype[Any] = np.dtype(given.to_pandas_dtype())
         return known
-    remedy = "" if wanted.features else "; choose columns of numbers with input.features"
+    remedy = "" if wanted.features else "; choose numeric columns with input.features"
     raise InputError(
-        f"{path}: the column {sanitize(name)!r} is of type {sanitize(str(given))}, and not of "
-        f"numbers{remedy}."
+        f"{path}: the column {sanitize(name)!r} is of type {sanitize(str(given))}, which is not "
+        f"numeric{remedy}."
     )
 
 
 def _gaps(metadata: pq.FileMetaData, names: set[str]) -> set[str]:
-    """Find the columns, of these, in which values may be missing."""
+    """Return the columns among these that may have missing values."""
     places = {
         name: i
         for i in range(metadata.num_columns)
@@ -174,14 +179,14 @@ def _known(place: Place) -> Any:
 
 def _opened(place: Place, metadata: pq.FileMetaData | None = None) -> pq.ParquetFile:
     objects = isinstance(place, Objects)
-    # Not the path: of a text, pyarrow takes what stands before a colon for the scheme of a URL
+    # Pass a file, not its path: pyarrow takes text before a colon for the scheme of a URL
     source = (
         pa.PythonFile(_Ranges(place), "r") if isinstance(place, Objects) else pa.OSFile(place.url)
     )
     return pq.ParquetFile(
         source,
         metadata=metadata,
-        # Of an object, what lies near each other is fetched at once
+        # In an object store, fetch adjacent ranges with one request
         pre_buffer=objects,
         thrift_string_size_limit=PARQUET_STRING_BYTES,
         arrow_extensions_enabled=False,
@@ -189,7 +194,7 @@ def _opened(place: Place, metadata: pq.FileMetaData | None = None) -> pq.Parquet
 
 
 class _Ranges(io.RawIOBase):
-    """An object as a file: each read is a request."""
+    """A file interface to an object: each read is a request."""
 
     def __init__(self, place: Objects) -> None:
         self._place, self._at = place, 0

@@ -1,4 +1,4 @@
-"""Which numbers of a large X stand for all of it: as many as a bounded number of bytes allows."""
+"""Choose a sample of a large X that takes a bounded number of bytes to read."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from colonnade.limits import SAMPLE_BYTES
 
 __all__ = ["ReadUnit", "Sample", "samples"]
 
-# Columns, spread evenly over X, the first and the last among them
+# Columns of a sample, spread evenly over X, including the first and the last
 _COLUMNS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class ReadUnit:
-    """What a single number costs: features and columns that are read with it, and their bytes."""
+    """The smallest read: the features and columns that one number brings along, and their bytes."""
 
     features: int
     columns: int
@@ -26,7 +26,7 @@ class ReadUnit:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Columns of one piece, each from the feature `start` to the feature `stop`."""
+    """Some columns of one read unit, each from feature `start` to feature `stop`."""
 
     start: int
     stop: int
@@ -34,13 +34,13 @@ class Sample:
 
 
 def samples(n: int, p: int, piece: ReadUnit) -> list[Sample]:
-    """Choose the numbers of X, n × p, which lies in pieces.
+    """Choose samples of X, n × p, which is stored in read units like `piece`.
 
-    Whole columns where they are cheap. Where a column costs much, the samples lie in fewer pieces,
-    and have other features from one to the next.
+    Cheap columns are sampled whole. Expensive columns are sampled from fewer read units, and each
+    sample covers different features.
     """
     columns = _spread(0, p - 1, _COLUMNS)
-    # Two pieces always, or one could be all there is
+    # At least two units, so that a sample never comes from a single one
     most = max(2, SAMPLE_BYTES // piece.bytes)
     if len({k // piece.columns for k in columns}) > most:
         ends = [

@@ -1,4 +1,4 @@
-"""Which arrays of a file are X, and which of their dimensions are what."""
+"""Choose the arrays of a file that form X, and the roles of their dimensions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from colonnade.limits import CHUNK_BYTES
 
 __all__ = ["choose", "stack"]
 
-# As many of the arrays that could be X are named
+# Number of candidate arrays that a message names
 _FEW = 5
 
 
@@ -28,21 +28,21 @@ def choose(
     *,
     kind: str,
 ) -> list[Stored]:
-    """Choose the arrays that are X from those of a file.
+    """Choose the arrays of a file that form X.
 
     Parameters
     ----------
     held
-        Lists the names of the arrays that it holds.
+        Function that lists the names of the arrays in the file.
     get
-        Finds one by its name, or by its path; None where there is none.
+        Function that returns an array by name or path; None if it does not exist.
     kind
-        What holds them, for the error's text.
+        Kind of container, for messages.
 
     Raises
     ------
     InputError
-        One that is asked for is not there, or which is meant cannot be told.
+        A requested array does not exist, or the choice is ambiguous.
     """
     found = []
     for name in wanted.arrays:
@@ -67,7 +67,7 @@ def choose(
 
 
 def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Selection) -> str:
-    """Say that X cannot be told, and by which keys it can."""
+    """Describe why the choice fails, and which settings resolve it."""
     if could:
         names = sorted(array.name for array in could)
         few = ", ".join(map(sanitize, names[:_FEW])) + ", …" * (len(names) > _FEW)
@@ -82,10 +82,10 @@ def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Selection) -
         )
     else:
         told = "none of its arrays could be X; name it with input.array"
-    # Of more dimensions than two, a name alone does not tell which of them are the columns
+    # With more than two dimensions, an array's name does not say which are the columns
     if not wanted.named and any(len(array.shape) > 2 and any(array.dims) for array in held):
         told += (
-            ", and where it has more dimensions than two, that of the features with "
+            ", and if it has more than two dimensions, name that of the features with "
             "input.features_dim or those of the columns with input.column_dims"
         )
     return told
@@ -97,23 +97,26 @@ def stack(
     wanted: Selection,
     label: Callable[[str], Sequence[str] | None] = lambda _: None,
 ) -> Stacked:
-    """Make X of arrays.
+    """Build X from arrays.
 
     Parameters
     ----------
     label
-        Tells what the file has as labels along a dimension, if anything.
+        Function that returns the labels along a dimension, or None.
 
     Raises
     ------
     InputError
-        They are no numbers, or their dimensions are not those of X.
+        An array is not numeric, or its dimensions do not match those of X.
     """
     variables = [_variable(path, array, wanted) for array in arrays]
     lengths = {variable.lengths for variable in variables}
     if len(lengths) > 1:
         told = [f"{a.name} {_dimensions(a)}" for a in arrays]
-        raise InputError(f"{path}: the arrays have different columns: {listed(told)}.")
+        raise InputError(
+            f"{path}: the arrays have different columns: {listed(told)}. All dimensions except "
+            "that of the features must have the same lengths."
+        )
     p, n = math.prod(lengths.pop()), sum(variable.count for variable in variables)
     dtype = np.result_type(*(v.dtype for v in variables)) if len(variables) > 1 else (
         variables[0].dtype
@@ -137,9 +140,9 @@ def _variable(path: str, array: Stored, wanted: Selection) -> Variable:
     if not wanted.named:
         if len(array.shape) != 2 and any(array.dims):
             raise InputError(
-                f"{place}X must be a matrix; {sanitize(array.name)} is {_dimensions(array)}. Say "
-                "which dimension holds the features with input.features_dim; the others, or those "
-                "of input.column_dims in that order, are stacked to columns."
+                f"{place}X must be a matrix; {sanitize(array.name)} is {_dimensions(array)}. Name "
+                "the dimension of the features with input.features_dim; the others, or those of "
+                "input.column_dims in that order, are stacked to columns."
             )
         check_matrix(array.shape, array.dtype, place)
         features, columns = (0, 1) if wanted.by_columns else (1, 0)
@@ -153,9 +156,12 @@ def _variable(path: str, array: Stored, wanted: Selection) -> Variable:
     ]
     told = f"{place}{sanitize(array.name)} is {_dimensions(array)}"
     if absent:
-        raise InputError(f"{told}, and has no dimension {', '.join(map(sanitize, absent))}.")
+        raise InputError(
+            f"{told}, and has no dimension {', '.join(map(sanitize, absent))}; correct "
+            "input.features_dim or input.column_dims."
+        )
     if len(set(array.dims)) < len(array.dims):
-        raise InputError(f"{told}, and two of its dimensions have one name.")
+        raise InputError(f"{told}, and two of its dimensions have the same name; rename one.")
     axes = {name: axis for axis, name in enumerate(array.dims)}
     rest = [axis for name, axis in axes.items() if name not in wanted.named]
     features_axis = axes.get(wanted.features_dim or "")
@@ -167,21 +173,26 @@ def _variable(path: str, array: Stored, wanted: Selection) -> Variable:
             features_axis = rest.pop()
         if rest:
             names = ", ".join(sanitize(str(array.dims[axis])) for axis in rest)
-            raise InputError(f"{told}; input.features_dim and input.column_dims leave out {names}.")
+            raise InputError(
+                f"{told}; input.features_dim and input.column_dims leave out {names}. Add the "
+                "missing dimensions to input.column_dims."
+            )
     if not chosen:
-        raise InputError(f"{told}, and none of its dimensions is left for the columns.")
+        raise InputError(
+            f"{told}, and none of its dimensions is left for the columns; X needs at least one."
+        )
     return Variable(array, features_axis, chosen, packing)
 
 
 def _check_chunks(path: str, variable: Variable) -> None:
-    """Raise InputError where the columns of one chunk would take an absurd amount of memory."""
+    """Raise InputError if the columns that share one chunk would take too much memory."""
     size = variable.grid[0] * variable.count * variable.dtype.itemsize
     if variable.stored.chunks is not None and len(variable.columns) > 1 and size > CHUNK_BYTES:
         raise InputError(
             f"{path}: the chunks {variable.stored.chunks} of {sanitize(variable.stored.name)} hold "
-            f"columns that lie far apart: to read one of them once, {size:,} bytes must be held. "
-            f"Store it in chunks of 1 along {sanitize(str(_outermost(variable)))}, or choose another "
-            "order of input.column_dims."
+            f"columns that lie far apart: to read a chunk only once, {size:,} bytes must be held. "
+            f"Store it in chunks of 1 along {sanitize(str(_outermost(variable)))}, or choose "
+            "another order of input.column_dims."
         )
 
 
@@ -194,7 +205,7 @@ def _names(
     variables: Sequence[Variable],
     label: Callable[[str], Sequence[str] | None],
 ) -> tuple[str, ...] | None:
-    """Name the features by their variables, and by what the file has along their dimension."""
+    """Name the features by their variables, and by the file's labels along their dimension."""
     names: list[str] = []
     for variable in variables:
         axis = variable.features

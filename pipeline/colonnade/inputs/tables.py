@@ -1,4 +1,4 @@
-"""What tables have in common: a row is a sample, a column a feature with a name."""
+"""The base of the readers of tables: a row is a sample, a column a named feature."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ __all__ = ["Table", "chosen", "numbers", "refuse_arrays"]
 
 @dataclass(frozen=True)
 class Table(MatrixReader):
-    """X from the rows of a table; it has the features that are wanted and no others.
+    """X from the rows of a table; it has only the selected features.
 
     Attributes
     ----------
     names
-        Of its features.
+        Names of the selected features.
     selected
-        Whether the job names them.
+        Whether the job selects features.
     head
-        The names of all of its columns.
+        Names of all columns of the table.
     """
 
     names: tuple[str, ...]
@@ -38,41 +38,41 @@ class Table(MatrixReader):
 
     @property
     def storage(self) -> dict[str, Any]:
-        """Its format, which its name tells, and which columns are wanted."""
+        """The format, and the selected columns if the job selects any."""
         found: dict[str, Any] = {"format": self.kind}
         return found | ({"selected_features": list(self.names)} if self.selected else {})
 
     @property
     @abstractmethod
     def kind(self) -> str:
-        """Its format; how the rows are put into groups and compressed is no matter."""
+        """The format; row groups and compression are omitted, since X does not depend on them."""
 
     @property
     def described(self) -> str:
-        """How many features and rows there are."""
-        return f"{self.shape}, of a table of {self.shape[1]:,} rows"
+        """The shape, for messages."""
+        return f"{self.shape}, from a table of {self.shape[1]:,} rows"
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The names of the columns that are wanted."""
+        """Names of the selected columns."""
         return self.names
 
     @property
     def all_names(self) -> tuple[str, ...]:
-        """The names in its head."""
+        """Names of all columns of the table."""
         return self.head
 
     @property
     def copies(self) -> int:
-        """The numbers, the table, and the text or the pages that it is made of."""
+        """The numbers, the table, and the text or pages from which it is decoded."""
         return 3
 
     def window(self, features: slice, start: int, stop: int) -> NDArray[Any]:
-        """Read neighbouring features of some rows."""
+        """Read adjacent features of a range of rows."""
         return self.fetch(tuple(range(features.start, features.stop)), start, stop)
 
     def fetch(self, features: tuple[int, ...] | None, start: int, stop: int) -> NDArray[Any]:
-        """Read these features of some rows, and no others: (features, rows)."""
+        """Read only these features (None: all) of a range of rows: (features, rows)."""
         wanted = range(self.shape[0]) if features is None else features
         values = np.empty((len(wanted), stop - start), self.dtype)
         if values.size:
@@ -85,7 +85,7 @@ class Table(MatrixReader):
 
 
 def refuse_arrays(path: str, wanted: Selection) -> None:
-    """Raise InputError for settings that say nothing of a table."""
+    """Raise InputError for settings that do not apply to a table."""
     for key, given in (
         ("array", wanted.arrays),
         ("features_dim", wanted.features_dim),
@@ -99,29 +99,29 @@ def refuse_arrays(path: str, wanted: Selection) -> None:
     if wanted.orientation == "features_by_columns":
         raise InputError(
             f"{path}: the rows of a table are samples (columns_by_features); leave out "
-            "input.orientation, or store the table the other way round."
+            "input.orientation, or store the transpose of the table."
         )
 
 
 def chosen(path: str, names: Sequence[str], wanted: Selection) -> list[str]:
-    """Choose the columns of a table that are wanted as features: all of them by default."""
+    """Return the columns of a table that are selected as features: all of them by default."""
     if len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
-        raise InputError(f"{path}: two columns have the name {sanitize(twice)!r}.")
+        raise InputError(f"{path}: two columns have the name {sanitize(twice)!r}; rename one.")
     found = find_features(path, wanted.features, len(names), tuple(names))
     return list(names) if found is None else [names[i] for i in found]
 
 
 def numbers(column: pa.ChunkedArray, out: NDArray[Any]) -> None:
-    """Copy a column to an array of numbers; what is missing is NaN.
+    """Copy a column to an array of numbers; missing values become NaN.
 
     Raises
     ------
     ValueError
-        A value is missing, and there is no NaN among the integers.
+        A value is missing in an array of integers, or the column has another length.
     """
     if column.null_count and out.dtype.kind != "f":
-        raise ValueError("a value is missing among integers of which none should be")
+        raise ValueError("a value is missing where the metadata claim none; write the file again")
     at = 0
     for chunk in column.chunks:
         known = chunk
@@ -130,4 +130,4 @@ def numbers(column: pa.ChunkedArray, out: NDArray[Any]) -> None:
         out[at : at + len(known)] = known.to_numpy(zero_copy_only=False)
         at += len(known)
     if at != len(out):
-        raise ValueError(f"{at:,} rows in the place of {len(out):,}")
+        raise ValueError(f"a column has {at:,} rows instead of {len(out):,}; write the file again")

@@ -1,4 +1,4 @@
-"""X in Zarr arrays, v2 or v3."""
+"""Read X from Zarr arrays, v2 or v3."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ from colonnade.storage.regularfiles import RegularFiles, stamp
 
 __all__ = ["ZarrStored", "check_chunks", "open_zarr"]
 
-# Of a Zarr array's metadata, what its values depend on; v3 and v2
+# Metadata on which the values of a Zarr array depend, v3 and v2
 _STORAGE = ("chunk_grid", "codecs", "chunks", "compressor", "filters", "order", "fill_value")
-# Where xarray keeps the names of dimensions, v2 having no place for them
+# xarray's attribute for the names of dimensions, for which Zarr v2 has no field
 _DIMENSIONS = "_ARRAY_DIMENSIONS"
 
 
 @dataclass(frozen=True)
 class ZarrStored(Stored):
-    """A Zarr array, v2 or v3, in chunks of any shape."""
+    """A Zarr array, v2 or v3, with chunks of any shape."""
 
     array: zarr.Array[Any]
 
     @property
     def storage(self) -> dict[str, Any]:
-        """What its metadata, in their own words, say of chunks, codecs and what is missing."""
+        """Format, and the metadata of chunks, codecs and fill value, verbatim."""
         version, document = self.array.metadata.zarr_format, self._document()
         said = {} if document is None else json.loads(document)
         return {"format": f"zarr {version}"} | {key: said[key] for key in _STORAGE if key in said}
 
     def read(self, box: Box) -> NDArray[Any]:
-        """Read a part of it."""
+        """Read a part of the array."""
         values = np.asarray(self._now()[box])
-        # An array that went after it was opened reads as zeros as well
+        # Check again: an array deleted since the first check may have been read as zeros
         self._now()
         return values
 
     def check(self) -> None:
-        """Open it anew."""
+        """Reopen the array, and raise if it no longer exists or has changed."""
         self._now()
 
     def stamps(self) -> Stamps:
-        """Stamp its metadata, in which a chunk that is written anew leaves no trace."""
+        """Return the stamp of the metadata, which stays the same when a chunk is rewritten."""
         store = self.array.store
         if isinstance(store, LocalStore):
             return {self._key: stamp(store.root / self._key)}
@@ -73,7 +73,7 @@ class ZarrStored(Stored):
         return None if found is None else found.to_bytes()
 
     def _now(self) -> zarr.Array[Any]:
-        # Opened anew, under a millisecond, since the chunks of an array that has gone read as zeros
+        # Reopen, which takes under 1 ms: the missing chunks of a deleted array read as zeros
         node: zarr.Array[Any] = zarr.open_array(self.array.store, path=self.array.path, mode="r")
         check_chunks(node)
         self.require(node.shape, node.dtype)
@@ -81,17 +81,17 @@ class ZarrStored(Stored):
 
 
 def open_zarr(path: str, wanted: Selection, store: Any = None) -> Stacked:
-    """Open a Zarr array, or one or several of a Zarr group.
+    """Open a Zarr array, or one or several arrays of a Zarr group.
 
     Parameters
     ----------
     store
-        Zarr's own; a directory's by default.
+        Zarr store; by default the directory `path`.
 
     Raises
     ------
     InputError
-        There is none, or no matrix of real numbers.
+        There is no Zarr array or group, or no matrix of real numbers.
     """
     try:
         node = zarr.open(RegularFiles(path, read_only=True) if store is None else store, mode="r")
@@ -107,9 +107,10 @@ def open_zarr(path: str, wanted: Selection, store: Any = None) -> Stacked:
         raise
     except FileNotFoundError:
         raise InputError(
-            f"{path}: this directory holds neither a Zarr array nor a Zarr group, nor .npy files."
+            f"{path}: this directory holds neither a Zarr array nor a Zarr group, nor .npy files; "
+            "give the path of one of these (input.path)."
         ) from None
-    # zarr raises whatever its metadata happens to break
+    # Damaged metadata can make zarr raise any exception
     except Exception as error:
         raise InputError(f"{path}: this cannot be read as Zarr: {one_line(error)}") from error
 
@@ -133,7 +134,7 @@ def _stored(name: str, array: zarr.Array[Any]) -> ZarrStored:
     attributes = dict(array.attrs)
     dims: Any = getattr(array.metadata, "dimension_names", None) or attributes.get(_DIMENSIONS)
     if _DIMENSIONS in attributes and array.metadata.fill_value is not None:
-        # xarray writes, and reads, what stands for a missing value there
+        # xarray keeps the _FillValue of a variable in the fill value of its array
         attributes["_FillValue"] = array.metadata.fill_value
     if not isinstance(dims, list | tuple) or len(dims) != array.ndim:
         dims = (None,) * array.ndim
@@ -141,14 +142,14 @@ def _stored(name: str, array: zarr.Array[Any]) -> ZarrStored:
 
 
 def check_chunks(array: zarr.Array[Any]) -> None:
-    """Raise ValueError where a single column would take an absurd amount of memory."""
+    """Raise ValueError if a single chunk would take too much memory."""
     numbers = math.prod(array.chunks)
     if numbers < 1:
-        raise ValueError(f"its chunks {array.chunks} are empty")
+        raise ValueError(f"its chunks {array.chunks} are empty; store it in chunks of at least 1")
     decoded = numbers * array.dtype.itemsize
     index = 16 * math.prod(array.shards) // numbers if array.shards else 0
     if max(decoded, index) > CHUNK_BYTES:
         raise ValueError(
             f"its chunks {array.chunks}, shards {array.shards}, take {max(decoded, index):,} bytes "
-            f"to read; store it in smaller ones, of up to {CHUNK_BYTES:,}"
+            f"to read; store it in smaller ones, of up to {CHUNK_BYTES:,} bytes"
         )

@@ -1,4 +1,4 @@
-"""The job file: what a user may write, checked whole before anything is created."""
+"""The job file: its settings, all validated before anything is created."""
 
 from colonnade.job.job import (
     SCALINGS,

@@ -1,4 +1,4 @@
-"""Read a job file: YAML, overrides, ${VAR}; every problem in one report."""
+"""Read a job file: YAML, overrides and ${VAR}; report all problems at once."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ JobLike = str | Path | Mapping[str, Any] | Job
 
 
 def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
-    """Read and check a job.
+    """Read and validate a job.
 
     Parameters
     ----------
     source
-        A YAML file's path, a mapping of the same form, or a `Job`.
+        The path of a YAML file, a mapping of the same form, or a `Job`.
     overrides
-        ``section.key=value`` each, the value in YAML; they win over the file.
+        Texts ``section.key=value`` with the value in YAML; they take precedence over the file.
 
     Raises
     ------
     JobError
-        Lists every problem with its path, what was given and what is allowed.
+        Lists every problem with its path, the value given and the values allowed.
     """
     origin, name = "job", None
     if isinstance(source, Job):
@@ -55,20 +55,22 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
     unset: list[str] = []
     raw: Any = None
     try:
-        # A copy: the caller's mapping stays as it is
+        # Copy, so that the caller's mapping does not change
         document = _each_text(source, lambda text, _: text)
         for override in overrides:
             problems += _override(document, override)
         raw = document
         document = _each_text(document, _Expansion(name, problems, unset))
     except RecursionError:
-        raise JobError(f"{origin}: its sections are nested too deeply.") from None
+        raise JobError(
+            f"{origin}: its sections are nested too deeply; `colonnade schema` prints their form."
+        ) from None
     job = None
     try:
         job = Job.model_validate(document)
     except ValidationError as error:
         found = [_told(problem, raw) for problem in error.errors(include_url=False)]
-        # What an unset variable leaves behind is no problem of its own
+        # Leave out follow-up problems of unset variables
         problems += [f"{path}: {text}" for path, text in found if not _reported(path, unset)]
     if job is None or problems:
         count = counted(len(problems), "problem")
@@ -79,9 +81,10 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without its silent last-one-wins for a key that is written twice.
+    """YAML loader that refuses duplicate keys and limits the number of values.
 
-    And without aliases of aliases, a few lines of which stand for billions of values.
+    By default, the last of equal keys wins silently, and a few lines of nested aliases expand to
+    billions of values.
     """
 
     def __init__(self, text: str) -> None:
@@ -90,7 +93,7 @@ class _Loader(yaml.SafeLoader):
         self._held: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Count the values, those of an alias each time that it is written."""
+        """Count the values; those of an anchor count again for each alias."""
         before, aliased = self._values, self.check_event(yaml.AliasEvent)
         node = super().compose_node(parent, index)
         if aliased:
@@ -100,7 +103,7 @@ class _Loader(yaml.SafeLoader):
             self._held[id(node)] = self._values - before
         if self._values > JOB_VALUES:
             raise yaml.composer.ComposerError(
-                None, None, f"it stands for more than {JOB_VALUES:,} values"
+                None, None, f"it expands to more than {JOB_VALUES:,} values"
             )
         return node
 
@@ -124,10 +127,10 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_
 
 
 def _parsed(text: str) -> Any:
-    """Parse YAML; ValueError says in one line what is wrong with it."""
+    """Parse YAML; raise ValueError with a one-line description of any error."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
-    # PyYAML raises whatever !!int "", 2001-99-99 or a thousand brackets happen to break
+    # PyYAML lets errors of any type pass, as for !!int "", 2001-99-99 or a thousand brackets
     except Exception as error:
         raise ValueError(one_line(error).replace('in "<unicode string>", ', "at ")) from error
 
@@ -150,7 +153,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _override(document: dict[str, Any], text: str) -> list[str]:
-    """Apply one ``section.key=value``; return the problems it has."""
+    """Apply one ``section.key=value``; return its problems."""
     dotted, equals, value = text.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
     said = f"--set {sanitize(text)}"
@@ -175,7 +178,7 @@ def _override(document: dict[str, Any], text: str) -> list[str]:
 
 
 def _each_text(value: Any, change: Callable[[str, str], str], path: str = "") -> Any:
-    """Copy a document; `change` gets each text in it, and its path."""
+    """Copy a document, replacing each text by `change(text, path)`."""
     if isinstance(value, str):
         return change(value, path)
     if isinstance(value, Mapping):
@@ -186,7 +189,7 @@ def _each_text(value: Any, change: Callable[[str, str], str], path: str = "") ->
 
 
 def unexpanded(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Write a job's document so that `load_job` reads just that: nothing in it is expanded."""
+    """Escape a job's document so that `load_job` reads it literally, expanding nothing."""
     written: dict[str, Any] = _each_text(document, _unexpanded)
     return written
 
@@ -197,13 +200,13 @@ def _unexpanded(text: str, path: str) -> str:
 
 
 _VARIABLE = re.compile(r"\$(?:(\$)|\{([^{}]*)\})")
-# The same, and fields; of what is none of them, a brace is a mistake
+# In output.path also escaped braces and fields. Any other brace is an error
 _IN_OUTPUT = re.compile(rf"{_VARIABLE.pattern}|(\{{\{{|\}}\}})|({pathfields.FIELD})|([{{}}])")
 
 
 @dataclass
 class _Expansion:
-    """Replaces ${VAR} by the environment's value, $$ by $, and in output.path fields by theirs."""
+    """Replace ${VAR} by the environment's value, $$ by $, and fields in output.path by theirs."""
 
     name: str | None
     problems: list[str]
@@ -242,17 +245,17 @@ def _reported(path: str, unset: list[str]) -> bool:
 
 
 def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
-    """One problem: its path, and in one line what was given and what is allowed.
+    """Return a problem's path, and a line with the value given and the values allowed.
 
-    Told is what the `raw` document gives: the environment's values may be secrets.
+    The value is quoted from the `raw` document, since values from the environment may be secrets.
     """
     location = list(problem["loc"])
-    # pydantic puts the kind of cluster that it chose behind "cluster"
+    # pydantic inserts the chosen kind of cluster after "cluster"
     if location[:1] == ["cluster"]:
         del location[1:2]
     given, context = _at(raw, location, problem["input"]), problem.get("ctx", {})
     shape = getattr(given, "shape", None)
-    # Of an array, neither == nor `in` is a truth value
+    # For an array, == and `in` do not give a single truth value
     is_array = isinstance(shape, tuple) and len(shape) > 0
     match problem["type"]:
         case kind if is_array and kind != "extra_forbidden":
@@ -276,7 +279,7 @@ def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
         case "value_error" if given == problem["input"] or "allowed: " in str(context["error"]):
             told = f"given {_brief(given)}; {sanitize(str(context['error']), 400)}"
         case "value_error":
-            told = f"given {_brief(given)}; with these variables it is not allowed"
+            told = f"given {_brief(given)}; not allowed with the current values of its variables"
         case locations.SECRET:
             told = problem["msg"]
         case "model_type":
@@ -284,12 +287,12 @@ def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
             told = f"given {_brief(given)}; expected a section with {', '.join(known)}"
         case _:
             told = f"given {_brief(given)}; {problem['msg'].lower()}"
-    # no place where a key is no Unicode
+    # pydantic gives no location for a key that is not valid Unicode
     return ".".join(sanitize(str(part)) for part in location) or "keys", told
 
 
 def _at(document: Any, location: Sequence[int | str], default: Any) -> Any:
-    """Look up what a document holds at a place; the default where there is no such place."""
+    """Return the value at a location of a document; the default if there is no such location."""
     if not location:
         return default
     try:
@@ -303,19 +306,19 @@ def _at(document: Any, location: Sequence[int | str], default: Any) -> Any:
 def _brief(given: Any) -> str:
     try:
         return sanitize(repr(given))
-    except ValueError:  # Python writes no integer of thousands of digits
+    except ValueError:  # Python refuses to format integers of thousands of digits
         return "a number too long to show"
 
 
 def _choice(given: Any, expected: str) -> str:
-    """Tell a value from those that pydantic lists: 'a', 'b' or 'c'."""
+    """Describe a value, and the allowed values as pydantic lists them: 'a', 'b' or 'c'."""
     near = _nearest(given, re.findall(r"'([^']*)'", expected))
     suggestion = f"; did you mean {near}?" if near else ""
     return f"given {_brief(given)}; allowed: {expected}{suggestion}"
 
 
 def _nearest(given: Any, known: Sequence[str]) -> str | None:
-    """Find the nearest of some words, whatever the case of their letters."""
+    """Return the nearest of some words, ignoring case."""
     if not isinstance(given, str):
         return None
     words = {word.lower(): word for word in known}
@@ -324,10 +327,10 @@ def _nearest(given: Any, known: Sequence[str]) -> str | None:
 
 
 def _known_keys(location: Sequence[int | str]) -> list[str]:
-    """Keys of the section at this place of the job file."""
+    """Return the keys of the section at this location of the job file."""
     models: list[type[BaseModel]] = [Job]
     for part in location:
-        # of several kinds pydantic names the one that it chose
+        # pydantic's location names the chosen one of several kinds
         if len(models) > 1:
             models = [m for m in models if part in get_args(m.model_fields["kind"].annotation)]
         else:
@@ -336,7 +339,7 @@ def _known_keys(location: Sequence[int | str]) -> list[str]:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every model within a (possibly tagged, optional) annotation."""
+    """Yield every model within a (possibly tagged, optional) annotation."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) is not None:

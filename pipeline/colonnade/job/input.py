@@ -16,17 +16,17 @@ __all__ = ["InputSettings"]
 def _range(given: Any) -> tuple[int, int]:
     found = [number(each) for each in given] if isinstance(given, list | tuple) else []
     if len(found) != 2 or not 0 <= found[0] < found[1] < 2**63 or any(f % 1 for f in found):
-        raise ValueError("allowed: [start, stop], two whole numbers, 0 ≤ start < stop")
+        raise ValueError("allowed: [start, stop], two whole numbers with 0 ≤ start < stop")
     return int(found[0]), int(found[1])
 
 
 def _features(given: Any) -> tuple[int | str, ...]:
     found = tuple(given) if isinstance(given, list | tuple) else ()
     if not found or not all(_is_feature(each) for each in found):
-        raise ValueError("allowed: a list of names, or of numbers from 0 on")
+        raise ValueError("allowed: a list of names, or of numbers from 0")
     twice = [each for each, count in Counter(found).items() if count > 1]
     if twice:
-        raise ValueError(f"allowed: each feature once, and {twice[0]!r} is there twice")
+        raise ValueError(f"allowed: each feature once; {twice[0]!r} is listed twice")
     return found
 
 
@@ -41,7 +41,7 @@ def _names(given: Any) -> tuple[str, ...]:
     if not found or not all(isinstance(each, str) and each for each in found):
         raise ValueError("allowed: a list of names")
     if len(set(found)) < len(found):
-        raise ValueError("allowed: each name once")
+        raise ValueError("allowed: a list of different names")
     return found
 
 
@@ -88,36 +88,36 @@ class InputSettings(Settings):
     path: FilePath
     """A .npy file or a folder of them, Zarr, HDF5, NetCDF 4, Parquet, CSV; or s3://bucket/key."""
     array: Array | None = None
-    """Which array, where the path holds several; or several, whose features are put together."""
+    """Name of the array, if the path holds several; or several, to combine their features."""
     orientation: Literal["features_by_columns", "columns_by_features"] | None = None
-    """n × p as in the mathematics, or its transpose: one sample a row, as tables always have it."""
+    """features_by_columns: n × p; columns_by_features: its transpose, as in tables."""
     features_dim: str | None = None
-    """Name of the dimension of the features, of arrays whose dimensions have names."""
+    """Name of the features' dimension, for arrays with named dimensions."""
     column_dims: Names | None = None
-    """Names of the dimensions that are stacked to columns, the last one the fastest."""
+    """Names of the dimensions that are stacked to columns; the last varies fastest."""
     columns: Range | None = None
-    """Start and stop of the columns that are X; all by default."""
+    """Start and stop of the columns to use; default: all."""
     features: Features | None = None
-    """Names or numbers of the features that are X; all by default. In the network's order, unless
-    both have names: then these are matched."""
+    """Names or numbers of the features to use; default: all. Features are matched with the
+    network's by name if both have names; otherwise they are in the network's order."""
     nonfinite: Literal["propagate", "fail"] = "propagate"
-    """NaN and infinities in X: let them make their columns' results, or fail their blocks."""
+    """NaN and infinities in X: propagate them to their columns' results, or fail their blocks."""
     storage_options: StorageOptions | None = None
-    """How the object store is reached, where it is in one."""
+    """Connection options, if the path is in an object store."""
 
     @model_validator(mode="after")
     def _one_way(self) -> InputSettings:
         if self.orientation is not None and (self.features_dim or self.column_dims):
             raise ValueError(
-                "orientation is of a matrix, and features_dim and column_dims say more: leave out "
-                "the one or the others"
+                "orientation is for a matrix, features_dim and column_dims are for named "
+                "dimensions: leave out orientation, or leave out both others"
             )
         if self.features_dim is not None and self.features_dim in (self.column_dims or ()):
-            raise ValueError("features_dim is one of column_dims")
+            raise ValueError("features_dim is one of column_dims; leave it out of column_dims")
         return self
 
     @property
     def asked(self) -> dict[str, Any]:
-        """What `open_columns` is asked for, by its parameters."""
+        """Keyword arguments for `open_columns`."""
         names = self.__class__.model_fields.keys() - {"nonfinite"}
         return {name: getattr(self, name) for name in names}

@@ -1,4 +1,4 @@
-"""The job file: what a user may write, checked whole before anything is created."""
+"""The job file: its settings, all validated before anything is created."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ class Job(Settings):
 
 
 def _npy_files(network: NetworkSettings) -> list[str]:
-    """Find the settings that name a file of means or standard deviations."""
+    """Return the settings that name a .npy file of means or standard deviations."""
     given = {key: getattr(network, key) for key in SCALINGS}
     return [k for k, v in given.items() if isinstance(v, str) and v.lower().endswith(".npy")]
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of the job file, for editors."""
+    """Return the JSON Schema of the job file, for editors."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **Job.model_json_schema(),

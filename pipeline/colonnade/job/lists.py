@@ -1,4 +1,4 @@
-"""Lists that a job holds or names: names along a dimension, and standard deviations."""
+"""Lists in a job, or in files that it names: names along a dimension, standard deviations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def _names(given: Any) -> tuple[str, ...] | str:
     if not isinstance(given, list | tuple) or not given:
         raise ValueError("allowed: a list of names, or a file's path")
     if not all(isinstance(name, str) for name in given):
-        raise ValueError("allowed: names that are texts; quote what YAML takes for something else")
+        raise ValueError(
+            "allowed: names that are texts; quote a name that YAML reads as another type"
+        )
     problem = names_problem(given)
     if problem:
         raise ValueError(problem)

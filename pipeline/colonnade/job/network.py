@@ -23,7 +23,7 @@ SCALINGS = ("input_mean", "input_std", "output_mean", "output_std")
 
 
 def _activation(given: Any) -> dict[str, Any]:
-    """Canonical form of an activation: its name and all of its parameters."""
+    """Return the canonical form of an activation: its name and all of its parameters."""
     if isinstance(given, str):
         given = {"name": given}
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
@@ -75,7 +75,9 @@ def _scaler(given: Any) -> float | tuple[float, ...] | str:
         return _place(given)
     found = tuple(number(value) for value in numbers)
     if not found or not all(math.isfinite(value) for value in found):
-        raise ValueError("allowed: a finite number, a list of them, an array's name, a .npy path")
+        raise ValueError(
+            "allowed: a finite number, a list of these, an array's name or a .npy path"
+        )
     return found if isinstance(given, list | tuple) else found[0]
 
 
@@ -117,39 +119,39 @@ class NetworkSettings(Settings):
     """The network Y = U σ(W X + b) + c, or a deeper one."""
 
     weights: FilePath
-    """A .npz, .safetensors, .onnx, .pt, .pth, .keras, .h5, .skops or .zarr; or s3://bucket/key."""
+    """A .npz, .safetensors, .onnx, .pt, .pth, .keras, .h5, .skops or .zarr path or URL."""
     activation: ActivationNames | None = None
     """σ: a name, {name: …} with its parameters, or package.module:object; or a list of these, one
-    for each hidden layer. Not needed where the file tells it."""
+    for each hidden layer. Not needed if the file defines it."""
     names: ArrayNames | None = None
-    """Names of the arrays in the file, as {W1: …, b1: …, W2: …, b2: …}; without them those of that
-    name, or found by shape."""
+    """Names of the arrays in the file, as {W1: …, b1: …, W2: …, b2: …}; default: arrays with these
+    names, or with fitting shapes."""
     matrices: Matrices | None = None
-    """How a file of arrays alone stores its matrices, where neither shapes nor names tell it."""
+    """Orientation of the matrices in a file of arrays, if neither shapes nor names determine it."""
     input_names: Names | None = None
-    """Of the n inputs: a list, or a file, one a line or a JSON list. X's features are matched with
-    them by name; without them with the names that the file of the weights tells."""
+    """Names of the n inputs: a list, or a file with one name per line or a JSON list; default: the
+    names in the weights file. X's features are matched with them by name."""
     output_names: Names | None = None
-    """Of the q outputs, in the same way."""
+    """Names of the q outputs, in the same form."""
     input_mean: Scaler | None = None
-    """What X was scaled with, (x − mean)/std: numbers, an array of the file, or a .npy file."""
+    """Means of X in its scaling, (x − mean)/std: numbers, an array of the file, or a .npy file."""
     input_std: Scaler | None = None
-    """The standard deviations of X, likewise."""
+    """Standard deviations of X, in the same form."""
     output_mean: Scaler | None = None
-    """What Y is scaled back with, std y + mean: numbers, an array of the file, or a .npy file."""
+    """Means of Y in its scaling, std y + mean: numbers, an array of the file, or a .npy file."""
     output_std: Scaler | None = None
-    """The standard deviations of Y, likewise."""
+    """Standard deviations of Y, in the same form."""
     storage_options: StorageOptions | None = None
-    """How the object store is reached, where it is in one."""
+    """Connection options, if the path is in an object store."""
 
     @property
     def told(self) -> str:
-        """Names of the activations."""
+        """Names of the activations, for display."""
         return ", ".join(self._names) or "affine"
 
     @property
     def imported(self) -> list[str]:
-        """Activations that are the user's own code, by name."""
+        """Names of the activations that are the user's own code."""
         return [name for name in self._names if is_import(name)]
 
     @property

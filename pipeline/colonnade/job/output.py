@@ -23,10 +23,10 @@ __all__ = ["Layout", "OutputSettings", "ProductName", "ScaleSettings"]
 ProductName = Literal[
     "jacobian", "value", "norm", "spectral_norm", "mean", "mean_abs", "max_abs", "gram"
 ]
-"""What a store may hold; this order is the order in which stores list it."""
+"""Products that a store may hold, in the order in which stores list them."""
 Layout = Literal["dense", "factored"]
 
-# Bits of the mantissa that are stored, less one: to keep all of them is no rounding
+# Largest useful significant_bits: keeping every stored bit is no rounding
 _MANTISSA = {"float32": 22, "float64": 51}
 _PRODUCTS: tuple[ProductName, ...] = get_args(ProductName)
 
@@ -36,7 +36,7 @@ def _bits(given: Any) -> int | None:
         return None
     found = number(given)
     if not 1 <= found <= max(_MANTISSA.values()) or found != int(found):
-        raise ValueError("allowed: a whole number of bits from 1 on, or nothing")
+        raise ValueError("allowed: a whole number of bits from 1, or null")
     return int(found)
 
 
@@ -47,7 +47,7 @@ def _listed(given: Any) -> Any:
     return given
 
 
-# Without braces but those of fields
+# A path whose only braces are those of fields
 OutputPath = Annotated[
     FilePath,
     WithJsonSchema(
@@ -90,37 +90,37 @@ Products = Annotated[
 
 
 class ScaleSettings(Settings):
-    """Standard deviations by which readers may scale; numbers, a file, or an array in X's store."""
+    """Standard deviations for a scaled view: numbers, a file, or an array in X's store."""
 
     input_std: Deviations | None = None
-    """Of the n inputs, by which derivatives are multiplied."""
+    """Standard deviations of the n inputs, by which derivatives are multiplied."""
     output_std: Deviations | None = None
-    """Of the q outputs, by which derivatives are divided."""
+    """Standard deviations of the q outputs, by which derivatives are divided."""
 
 
 class OutputSettings(Settings):
-    """The Zarr store."""
+    """The Zarr store that holds the results."""
 
     path: OutputPath
-    """Where the store is made: a path, or s3://bucket/prefix; {date} makes one a night."""
+    """Location of the store: a path, or s3://bucket/prefix; {date} gives a new one each day."""
     layout: Layout = "dense"
-    """dense: the tensor itself; factored: the slopes, of which any part of it is computed again."""
+    """dense: the tensor itself; factored: the slopes, from which any part of it can be computed."""
     dtype: Literal["float32", "float64"] = "float32"
     """Type of the results."""
     block_size: Size = "auto"
-    """Bytes of the tensor, or of slopes, that are computed and written together: a Zarr shard."""
+    """Bytes of the tensor or slopes that are computed and written together: a Zarr shard."""
     chunk_size: Size = "auto"
-    """Bytes that a reader fetches at the least: a Zarr chunk within the shard."""
+    """Bytes of a Zarr chunk within the shard, the least that a reader fetches."""
     compression: Literal["none", "lz4", "zstd"] = "none"
-    """Of the arrays; a tensor of full precision shrinks by a tenth and takes twice the time."""
+    """Compression of the arrays; a full-precision tensor shrinks by a tenth in twice the time."""
     significant_bits: Bits = None
-    """Bits of the tensor's mantissas that are kept: an error of 2^-(bits + 1) of each number."""
+    """Bits of the tensor's mantissas to keep: a relative error of 2^-(bits + 1)."""
     products: Products = ("jacobian",)
-    """What to keep: the tensor, Y, norms of each column's block, statistics over all columns."""
+    """What to store: the tensor, Y, norms of each column's block, statistics over all columns."""
     scale: ScaleSettings | None = None
-    """For a scaled view of the tensor and its means; no part of what is stored."""
+    """Scaled view of the tensor and its means; does not change the stored numbers."""
     storage_options: StorageOptions | None = None
-    """How the object store is reached, where it is in one."""
+    """Connection options, if the path is in an object store."""
 
     @model_validator(mode="after")
     def _rounding_serves(self) -> Self:
@@ -138,6 +138,6 @@ class OutputSettings(Settings):
             )
         if bits > _MANTISSA[self.dtype]:
             raise ValueError(
-                f"significant_bits: {self.dtype} has {_MANTISSA[self.dtype] + 1} bits; keep fewer"
+                f"significant_bits: {self.dtype} has {_MANTISSA[self.dtype] + 1} bits; set fewer"
             )
         return self

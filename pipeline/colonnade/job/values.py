@@ -1,4 +1,4 @@
-"""Values that sections of a job file have: bytes, counts, times, addresses, lines of text."""
+"""Types of the values in a job file: bytes, counts, times, addresses, lines of text."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def number(given: Any) -> float:
-    """Take a number, also as text: ${VAR} is that, and so is 1e-3 to YAML; NaN where it is none."""
+    """Return a number, also from text, which ${VAR} and YAML's 1e-3 are; NaN for anything else."""
     try:
         usable = isinstance(given, int | float | str) and not isinstance(given, bool)
         return float(given) if usable else math.nan
@@ -45,10 +45,10 @@ def number(given: Any) -> float:
 
 
 def _size(given: Any) -> int | Literal["auto"]:
-    """Bytes from 'auto', 1048576, '64 MiB'."""
+    """Return bytes from 1048576 or '64 MiB', or 'auto' unchanged."""
     if given == "auto":
         return "auto"
-    # The length first: on spaces without end the pattern takes the square of their time
+    # Check the length first: on long runs of spaces, the pattern takes quadratic time
     text = (
         isinstance(given, str) and len(given) <= JOB_SIZE_CHARACTERS and re.fullmatch(_SIZE, given)
     )
@@ -102,7 +102,7 @@ def _patience(given: Any) -> float | Literal["auto"]:
 
 
 def _walltime(given: Any) -> int:
-    # 12:00:00 without quotation marks is 43200 to YAML, which is as many seconds
+    # YAML reads 12:00:00 without quotation marks as 43200, the same number of seconds
     match = re.match(_WALLTIME, given) if isinstance(given, str) else None
     if match is not None:
         days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
@@ -121,9 +121,9 @@ def _port(given: Any) -> int:
 
 
 def _plain(text: str) -> str:
-    """Refuse what is or holds a secret."""
+    """Refuse a text that may contain a secret."""
     if has_credentials(text) or _SECRET.search(text):
-        why = "this may hold a secret, and stores and logs repeat a job"
+        why = "this may hold a secret, and stores and logs repeat the job"
         raise PydanticCustomError(SECRET, "{why}", {"why": f"{why}; {_ELSEWHERE}"})
     return text
 
@@ -179,16 +179,16 @@ def _address(given: Any) -> str:
     return given
 
 
-# The store keeps the job, and whoever reads the store reads it
-_NO_CREDENTIALS = "allowed: no user or password in an address; they belong into the environment"
+# The store keeps the job, so every reader of the store can read it
+_NO_CREDENTIALS = "allowed: no user or password in an address; set them in the environment"
 _SECRET = re.compile(
     r"(secret|token|passw|credential|(api|access|account|private)_?key)\w*\s*[=:]", re.IGNORECASE
 )
 _ELSEWHERE = (
-    "secrets belong into the environment of the workers: a file that only you may read and that "
-    "the prologue sources, the machine's role, or a secret of Kubernetes"
+    "provide secrets in the workers' environment: by a file that only you can read and that the "
+    "prologue sources, the machine's role, or a Kubernetes secret"
 )
-# The same sizes as text for the job and for its JSON Schema
+# Patterns that the validators share with the JSON Schema
 _SIZE = r"\s*[0-9]+(\.[0-9]*)?([eE][0-9]{1,2})?\s*([kKmMgGtTpP][iI]?)?[bB]?\s*"
 _ADDRESS = r"^(tcp|tls|ws|wss|ucx)://.+"
 _WALLTIME = r"^(?:([0-9]{1,3})-)?([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])$"

@@ -1,4 +1,4 @@
-"""The network: affine layers with a σ between each two, checked and loaded."""
+"""The network: affine layers with an activation σ between each two."""
 
 from colonnade.network.network import (
     GivenActivation,

@@ -1,4 +1,4 @@
-"""The network: affine layers with a σ between each two, checked and loaded."""
+"""The network: affine layers with an activation σ between each two; its checks and loaders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GivenActivation: TypeAlias = str | Mapping[str, Any] | Activation
 
 
 class Layer(NamedTuple):
-    """An affine layer, W x + b: W (outputs, inputs) and b (outputs,)."""
+    """An affine layer W x + b, with W (outputs, inputs) and b (outputs,)."""
 
     W: NDArray[Any]
     b: NDArray[Any]
@@ -41,38 +41,41 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, eq=False, init=False)
 class Network:
-    """A network, applied to each column of X (n, p) alone; with one hidden layer, or `chain`.
+    """A network that maps each column of X (n, p) by itself.
+
+    The constructor makes one hidden layer; `chain` makes any depth.
 
     Parameters
     ----------
     W1
-        (m, n), the first layer, W in the formulas.
+        (m, n), weights of the first layer; W in the formulas.
     b1
-        (m,), or None for zeros.
+        (m,), bias of the first layer; None for zeros.
     W2
-        (q, m), the second layer, U in the formulas.
+        (q, m), weights of the second layer; U in the formulas.
     b2
-        (q,), or None for zeros; c in the formulas.
+        (q,), bias of the second layer; None for zeros; c in the formulas.
     activation
         A name, a mapping with ``name`` and its parameters, or an `Activation`.
 
     Attributes
     ----------
     layers
-        From X on.
+        The layers, in order from X.
     activations
-        One between each two layers.
+        The activations, one between each two layers.
     folded
-        Scalings that a file told or its user gave, and that are in the layers, in words.
+        A description of each scaling, from the file or the user, that is folded into the layers.
     input_names
-        (n,), where the file or the estimator tells them, in the order of the first layer's columns.
+        (n,), in the order of the first layer's columns, or None where neither the file nor the
+        estimator gives them.
 
     Raises
     ------
     NetworkError
-        The shapes do not fit, or a value is no finite real number.
+        The shapes do not fit, or a value is not a finite real number.
     UsageError
-        The activation is not known, or what is imported for it is none.
+        The activation is unknown, or the imported object is not an activation.
     """
 
     layers: tuple[Layer, ...]
@@ -102,9 +105,9 @@ class Network:
         ----------
         layers
             W (outputs, inputs) and b (outputs,), or None for zeros, of each layer from X on. A
-            single one, without hidden units, is a network too.
+            single layer, without hidden units, is allowed.
         activations
-            One for all hidden layers, or one for each.
+            One activation for all hidden layers, or a list with one for each.
 
         Raises
         ------
@@ -138,7 +141,7 @@ class Network:
             if wrong:
                 raise NetworkError(
                     f"{name} holds NaN or infinite values, {wrong:,} of {converted.size:,}; "
-                    "weights must be finite."
+                    "weights must be finite. Check the training, or the export, of this network."
                 )
             converted.flags.writeable = False
             arrays.append(converted)
@@ -152,43 +155,46 @@ class Network:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Inputs, the hidden units of each layer, outputs."""
+        """Number of inputs, of hidden units of each hidden layer, and of outputs."""
         return (int(self.layers[0].W.shape[1]), *(len(layer.b) for layer in self.layers))
 
     @property
     def hidden(self) -> tuple[int, ...]:
-        """Hidden units of each hidden layer."""
+        """Number of hidden units of each hidden layer."""
         return self.sizes[1:-1]
 
     @property
     def m(self) -> int:
-        """Hidden units, of all layers."""
+        """Number of hidden units, summed over the layers."""
         return sum(self.hidden)
 
     @property
     def n(self) -> int:
-        """Inputs."""
+        """Number of inputs."""
         return self.sizes[0]
 
     @property
     def q(self) -> int:
-        """Outputs."""
+        """Number of outputs."""
         return self.sizes[-1]
 
     @property
     def has_slopes(self) -> bool:
-        """Whether σ′ at a column is a vector of m numbers: one hidden layer, σ elementwise."""
+        """Whether σ′ at a column is a vector (m,): one hidden layer with an elementwise σ."""
         return len(self.activations) == 1 and not self.activations[0].columnwise
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """W1, b1, W2, b2 and so on, by name."""
+        """The arrays by name: W1, b1, W2, b2 and so on."""
         names = array_names(len(self.layers))
         return dict(zip(names, (a for layer in self.layers for a in layer), strict=True))
 
     @property
     def W1(self) -> NDArray[Any]:  # noqa: N802 (the names of the mathematics)
-        """The first layer's weights, (m, n); as the next three, of one hidden layer alone."""
+        """The first layer's weights, (m, n).
+
+        W1, b1, W2, b2 and `activation` raise NetworkError unless there is one hidden layer.
+        """
         return self._pair[0].W
 
     @property
@@ -208,21 +214,21 @@ class Network:
 
     @property
     def activation(self) -> Activation:
-        """σ, where there is one."""
+        """The σ of the only hidden layer."""
         return self.activations[len(self._pair) - 2]
 
     @property
     def _pair(self) -> tuple[Layer, ...]:
         if len(self.layers) != 2:
             raise NetworkError(
-                f"this network has {len(self.hidden)} hidden layers, not one: look at its layers "
-                "and activations."
+                f"this network has {len(self.hidden)} hidden layers, not one; use its attributes "
+                "layers and activations."
             )
         return self.layers
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """float32 or float64, the same for all arrays."""
+        """The type of all arrays: float32 or float64."""
         return self.layers[0].W.dtype
 
     def __repr__(self) -> str:
@@ -232,7 +238,7 @@ class Network:
 
     @property
     def fingerprint(self) -> str:
-        """Name the network by its content: sha256 over its activations and arrays."""
+        """The sha256 of the activations and arrays, which identifies what the network computes."""
         digest = hashlib.sha256()
         for sigma, m in zip(self.activations, self.hidden, strict=True):
             digest.update(json.dumps(sigma.identity(m)).encode())
@@ -255,36 +261,36 @@ class Network:
         output_mean: Given = None,
         output_std: Given = None,
     ) -> Network:
-        """Load a network from a file, in the format that its suffix tells.
+        """Load a network from a file; the suffix selects the format.
 
         Parameters
         ----------
         path
             A .npz, .safetensors, .onnx, .pt, .pth, .keras, .h5 or .skops file, or a .zarr group;
-            or its URL in an object store.
+            or the URL of one in an object store.
         activation
-            As for `chain`: one for all hidden layers, or a list; not needed where the file tells
-            them.
+            As for `chain`: one for all hidden layers, or a list. May be left out where the file
+            states the activations.
         names
-            Which array of the file is which, as ``{"W1": "fc1.weight", …}``; a bias that is left
-            out is zero. Without it the file's arrays are W1, b1, W2, b2 and so on by name or,
-            failing that, by the only way in which their shapes fit.
+            The file's array for each of the network's, as ``{"W1": "fc1.weight", …}``; an omitted
+            bias is zero. Without `names`, arrays called W1, b1, W2, b2 and so on are taken by
+            name; other arrays are assigned by shape, if their shapes fit in exactly one way.
         matrices
-            "in_by_out" or "out_by_in": how a file of arrays alone stores its matrices. Without it
-            the shapes tell; where they fit either way, the names do (a `kernel` is in × out, a
-            `weight` out × in), and else the format's convention holds.
+            "in_by_out" or "out_by_in": how a file that holds only arrays stores its matrices.
+            Without it, the shapes decide. Where they fit either way, the names decide (a `kernel`
+            is in × out, a `weight` out × in), and then the format's convention.
         storage_options
-            Of the object store, as in a job.
+            Options of the object store, as in a job.
         input_mean, input_std, output_mean, output_std
-            What X and Y were scaled with, (n,) and (q,), where the network was trained on
-            (x − mean)/std and its output is std y + mean: a number, numbers, the name of an array
-            in the file, or the path of a .npy file. They are folded into the layers, as are those
-            that the file itself tells.
+            The scaling of X (n,) and Y (q,) in training: the network was trained on
+            (x − mean)/std, and its output is std y + mean. Each is a number, a sequence of
+            numbers, the name of an array in the file, or the path of a .npy file. They are folded
+            into the layers, together with the scalings that the file itself holds.
 
         Raises
         ------
         NetworkError
-            The file cannot be read, does not hold one network, or tells another activation than
+            The file cannot be read, does not hold one network, or states another activation than
             the given one.
         """
         scaling = Scaling(input_mean, input_std, output_mean, output_std)
@@ -295,24 +301,27 @@ class Network:
             except NetworkError as error:
                 raise NetworkError(f"{path}: {error}") from None
         except MemoryError:
-            raise NetworkError(f"{path}: these weights do not fit into the memory.") from None
+            raise NetworkError(
+                f"{path}: these weights do not fit into the memory of this process; run where "
+                "there is more."
+            ) from None
 
     @classmethod
     def from_sklearn(cls, estimator: Any) -> Network:
-        """Take the network of a fitted MLPRegressor or MLPClassifier.
+        """Make a network from a fitted MLPRegressor or MLPClassifier.
 
         Parameters
         ----------
         estimator
-            It alone, or as the last step of a Pipeline behind StandardScaler, MinMaxScaler,
+            The MLP, alone, as the last step of a Pipeline after StandardScaler, MinMaxScaler,
             MaxAbsScaler or RobustScaler, or in a TransformedTargetRegressor with one of these.
-            The scalers are folded in. Of a classifier, Y is the logits: what comes before the
-            softmax, or before the logistic function where there are two classes.
+            The scalers are folded in. For a classifier, Y is the logits: the input of the softmax
+            or, for two classes, of the logistic function.
 
         Raises
         ------
         NetworkError
-            It is something else, or is not fitted.
+            The estimator is of another kind, or is not fitted.
         """
         return cls._of(estimator_weights(estimator), None)
 
@@ -322,7 +331,7 @@ class Network:
     ) -> Network:
         network = cls.chain(chain.layers, _agreed(chain.activations, given))
         object.__setattr__(network, "folded", chain.folded)
-        # Names of something else, where they are more or fewer
+        # Another number of names cannot be those of the inputs
         if len(chain.input_names or ()) == network.n:
             object.__setattr__(network, "input_names", chain.input_names)
         return network
@@ -332,11 +341,15 @@ def _agreed(
     found: Sequence[Mapping[str, Any] | None],
     given: GivenActivation | Sequence[GivenActivation] | None,
 ) -> list[Activation]:
-    """Take the activations that the file tells, which the given ones must be, else the latter."""
+    """Return the activations of the file, which must equal the given ones.
+
+    Where the file states none, return the given one.
+    """
     if given is None:
         if None in found:
             raise NetworkError(
-                "the file does not tell the activation; give it (network.activation: tanh, say)."
+                "the file does not state the activation; give it, for example "
+                "network.activation: tanh."
             )
         return [_as_activation(told) for told in found if told is not None]
     asked = _as_activations(given, len(found))
@@ -353,7 +366,7 @@ def _same(told: Activation, given: Activation) -> Activation:
     if not same:
         pair = [told_sigma({"name": a.name, **a.parameters}) for a in (told, given)]
         raise NetworkError(
-            f"the file tells the activation {pair[0]}, and given is {pair[1]}; leave "
+            f"the file states the activation {pair[0]}, but {pair[1]} is given; leave "
             "network.activation out."
         )
     return told
@@ -365,14 +378,15 @@ def _as_activations(
     if isinstance(given, Sequence) and not isinstance(given, str):
         if len(given) != count:
             raise UsageError(
-                f"{len(given)} activations are given, and the weights have {count + 1} layers, "
-                f"which take {count}: one between each two."
+                f"{len(given)} activations are given, but the weights have {count + 1} layers, "
+                f"which take {count}: one between each two. Give a list of that length, or one "
+                "activation for all."
             )
         return tuple(_as_activation(each) for each in given)
     if count == 0:
         raise NetworkError(
-            "the weights are of a single layer, W1, behind which no activation stands. If that is "
-            "meant, give an empty list of activations."
+            "the weights have a single layer, W1, and no activation follows the last layer. If one "
+            "layer is intended, give an empty list of activations."
         )
     return (_as_activation(given),) * count
 
@@ -384,6 +398,7 @@ def _as_activation(given: GivenActivation) -> Activation:
         return activation(given)
     if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
         raise UsageError(
-            f"an activation is a name, or a mapping with a name and its parameters, not {given!r}"
+            "an activation must be a name, or a mapping with a name and its parameters, not "
+            f"{given!r}; write tanh, for example, or {{name: leaky_relu, negative_slope: 0.01}}"
         )
     return activation(**given)

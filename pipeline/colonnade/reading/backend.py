@@ -26,7 +26,7 @@ from colonnade.store import KEY, Status, Store
 
 __all__ = ["Backend", "open"]
 
-# Pieces that dask takes its time for; fewer where they would be larger, or of too many files
+# Merge small chunks down to about so many, up to these bytes and files in a dask chunk
 _PIECES = 1000
 _PIECE_BYTES = 16 * 2**20
 _PIECE_CHUNKS = 64
@@ -42,8 +42,8 @@ def open(  # noqa: A001
 ) -> xr.Dataset:
     """Open a store as a lazy Dataset whose dask chunks follow the store's.
 
-    Where there are thousands of small chunks, a dask chunk is a run of them. Names that the store
-    has are coordinates, its standard deviations the coordinates `input_std` and `output_std`. The
+    If a store has thousands of small chunks, a dask chunk spans several of them. The store's names
+    become coordinates, its standard deviations the coordinates `input_std` and `output_std`. The
     attributes are texts and numbers: the formula, the job, versions, fingerprints, times.
 
     Parameters
@@ -51,27 +51,27 @@ def open(  # noqa: A001
     path
         The store.
     incomplete
-        Open it even if it is not finished: its attribute `incomplete` says how far it is, and
-        what is missing reads as NaN.
+        Open it even if it is not finished: the attribute `incomplete` describes its progress, and
+        missing values read as NaN.
     scaled
-        Show J[i,j] · input_std[j] / output_std[i] in place of J, and of means of it; what does not
-        follow from the scaled Jacobian, such as norms, is left out.
+        Return J[i,j] · input_std[j] / output_std[i] in place of J, and means of it. Arrays that
+        cannot be scaled this way, such as norms, are left out.
     storage_options
-        Of the object store, as in a job.
+        Options of the object store, as in a job.
 
     Raises
     ------
     IncompleteError
-        Blocks are missing, and `incomplete` is not set; or the store is just growing.
+        Blocks are missing, and `incomplete` is not set; or the store is still being extended.
     StoreError
         There is no store of colonnade at the path.
     UsageError
-        `scaled` is set, and the store's job has no output.scale; or it is no path.
+        `scaled` is set, and the store's job has no output.scale; or `path` is not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise UsageError(
-            f"a store's path or URL is asked for, not a {type(path).__name__}: what belongs to a "
-            "store is made of its path, or of the Dataset that cn.open returns."
+            f"expected a store's path or URL, not a {type(path).__name__}. Pass the path of the "
+            "store, or use the Dataset that cn.open returns for it."
         )
     return xr.open_dataset(
         str(path),
@@ -84,7 +84,7 @@ def open(  # noqa: A001
 
 
 class Backend(BackendEntrypoint):
-    """What makes `xarray.open_dataset(path, engine="colonnade")` do as `open` does."""
+    """The engine of `xarray.open_dataset(path, engine="colonnade")`, which works like `open`."""
 
     description: ClassVar[str] = "Jacobians in stores of colonnade"
     open_dataset_parameters: ClassVar[tuple[str, ...]] = (
@@ -108,12 +108,12 @@ class Backend(BackendEntrypoint):
         store.record.require_shapes()
         if scaled and not labels.scale:
             raise UsageError(
-                f"{path}: no standard deviations are known, by which to scale; name them in "
-                "output.scale of its job, and run it again: nothing is computed anew."
+                f"{path}: scaled needs standard deviations, and the store has none. Name them in "
+                "its job (output.scale) and run the job again: no block is computed again."
             )
         dropped = [drop_variables] if isinstance(drop_variables, str) else (drop_variables or ())
         try:
-            # Names come from the record: xarray would load and trust the arrays of them
+            # Names come from the record: xarray would load their arrays, which nobody has checked
             dataset = xr.open_dataset(
                 store.place.zarr(),
                 engine=ZarrBackendEntrypoint,
@@ -142,14 +142,14 @@ class Backend(BackendEntrypoint):
                 _prefer_fewer_chunks(variable)
             if scaled:
                 dataset = scaled_view(_chunked(dataset))
-        # xarray decodes attributes too, and raises whatever damaged ones happen to break
+        # xarray decodes attributes too, and damaged ones can make it raise any exception
         except Exception as error:
             raise StoreError(f"{path}: xarray cannot open this store: {one_line(error)}") from error
         dataset.attrs = _attributes(store, dataset, status)
         return dataset.drop_vars(dropped, errors="ignore")
 
     def guess_can_open(self, filename_or_obj: Any) -> bool:
-        """Whether a path is that of a directory with a store of colonnade."""
+        """Return whether a path is a directory with a store of colonnade."""
         if not isinstance(filename_or_obj, str | os.PathLike):
             return False
         document = Path(os.fspath(filename_or_obj)) / "zarr.json"
@@ -169,15 +169,15 @@ def _refuse_incomplete(path: str, status: Status, *, incomplete: bool) -> None:
         else "Finish it with the command that made it (colonnade run)"
     )
     raise IncompleteError(
-        f"{path} is not whole: {status.progress} and it is {status.state}; what is missing "
-        f"reads as NaN. {remedy}, or open it as it is with incomplete=True."
+        f"{path} is incomplete: {status.progress}, and its state is {status.state}. {remedy}, or "
+        "open it as it is with incomplete=True: missing values read as NaN."
     )
 
 
 def _ordered(dataset: xr.Dataset, store: Store) -> xr.Dataset:
-    """Put the variables into one order: a group lists its arrays in any.
+    """Sort the variables, since a group lists its arrays in any order.
 
-    The tensor comes first, then the other products, what they are made of, and the weights.
+    The tensor comes first, then the other products, their parts by block, and the weights.
     """
     made = [plan.name for plan in reversed(store.record.plans)]
     parts = [name for name in made if name.endswith("_blocks")]
@@ -193,7 +193,7 @@ def _ordered(dataset: xr.Dataset, store: Store) -> xr.Dataset:
 
 
 def _prefer_fewer_chunks(variable: xr.Variable) -> None:
-    """Let dask take runs of an array's chunks at a time where there are thousands of them."""
+    """Let a dask chunk span several chunks of an array that has thousands of them."""
     stored = variable.encoding.get("preferred_chunks")
     if not stored or not variable.ndim:
         return
@@ -205,7 +205,7 @@ def _prefer_fewer_chunks(variable: xr.Variable) -> None:
 
 
 def _chunked(dataset: xr.Dataset) -> xr.Dataset:
-    """Make dask arrays of what is lazy, as `chunks={}` would."""
+    """Convert lazy arrays to dask arrays, as `chunks={}` would."""
     token = uuid.uuid4().hex
     return dataset.assign(
         {
@@ -218,19 +218,17 @@ def _chunked(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _attributes(store: Store, dataset: xr.Dataset, status: Status) -> dict[str, Any]:
-    """Tell where the numbers are from, in what netCDF takes, too: texts and numbers."""
+    """Return the origin of the data as texts and numbers, which netCDF accepts too."""
     record = store.record
     tensor = dataset["jacobian"].attrs if "jacobian" in dataset else {}
     known = {
         "title": "Jacobian of a network at each column of its input",
-        # That of the network's kind, where it is told
+        # The tensor's own formula fits the kind of network
         "formula": tensor.get("formula", "jacobian[k,i,j] = ∂Y[i,k] / ∂X[j,k]"),
         "scaled": dataset.attrs.get("scaled"),
         "state": status.state,
         "incomplete": (
-            None
-            if status.state == "complete"
-            else f"{status.progress}; what is missing reads as NaN"
+            None if status.state == "complete" else f"{status.progress}; missing values read as NaN"
         ),
         "created": record.created,
         "finished": record.finished,
@@ -242,7 +240,7 @@ def _attributes(store: Store, dataset: xr.Dataset, status: Status) -> dict[str, 
         "coordinates_left_out": "; ".join(record.labels.left_out) or None,
         "versions": ", ".join(f"{name} {number}" for name, number in record.versions.items()),
     }
-    # YAML's own lines are escaped already
+    # YAML has escaped its texts, and its line breaks must stay
     return {
         key: visible(value) if isinstance(value, str) and key != "job" else value
         for key, value in known.items()

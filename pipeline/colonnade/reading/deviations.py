@@ -1,4 +1,4 @@
-"""The Jacobian in units of standard deviations, as a view of what is stored."""
+"""The Jacobian in units of standard deviations, as a view of the stored arrays."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import xarray as xr
 __all__ = ["scaled", "with_deviations"]
 
 _NAMES = {"input": "input_std", "output": "output_std"}
-# What is no derivative, and the same in either view
+# Arrays that are no derivatives are the same in both views
 _UNSCALED = {"W1", "b1", "W2", "b2", "value", "slope", "nonfinite", "nonfinite_results"}
 
 
@@ -26,11 +26,11 @@ def with_deviations(dataset: xr.Dataset, scale: dict[str, tuple[float, ...]]) ->
 
 
 def scaled(dataset: xr.Dataset) -> xr.Dataset:
-    """Scale all that is a Jacobian by the coordinates `input_std` and `output_std`.
+    """Scale every array of Jacobians by the coordinates `input_std` and `output_std`.
 
-    J[i,j] · input_std[j] / output_std[i] is by how many of its standard deviations output i moves
-    where input j moves by one of its own. Norms and the gram matrix of what is stored say nothing
-    of it, and are left out.
+    J[i,j] · input_std[j] / output_std[i] is the change of output i, in its standard deviations,
+    per standard deviation of input j. The stored norms and gram matrix do not determine those of
+    the scaled Jacobian, and are left out.
     """
     factor = xr.ones_like(dataset["W2"][:, 0] * dataset["W1"][0], dtype=float)
     told = "J"
@@ -42,7 +42,7 @@ def scaled(dataset: xr.Dataset) -> xr.Dataset:
     views, left_out = {}, []
     for name, array in dataset.data_vars.items():
         if array.dims[-2:] == ("output", "input"):
-            # Rounded once, and no wider than what is stored
+            # Round once, to the stored type
             view = array.variable * factor.variable.astype(array.dtype)
             view.attrs = array.attrs | {"scaled": told}
             view.encoding = {

@@ -1,9 +1,9 @@
-"""The derivative of all of Y by all of X, as mathematicians write it, over a store.
+"""The derivative of all of Y with respect to all of X, as one matrix over a store.
 
-    vec(A) = the columns of A, one below the other
+    vec(A) = the columns of A, stacked
     ∂vec(Y)/∂vec(X) = (I_p ⊗ U) Diag(vec S′) (I_p ⊗ W) = blockdiag(J_1, …, J_p)      (qp × np)
 
-It is never formed: it is applied block by block, by dask, to what is stored.
+The matrix is never formed: dask applies it block by block, from the stored arrays.
 """
 
 from __future__ import annotations
@@ -33,40 +33,41 @@ StoreOrDataset = str | Path | xr.Dataset
 
 
 def operator(store: StoreOrDataset, *, storage_options: Options = None) -> JacobianOperator:
-    """∂vec(Y)/∂vec(X) = blockdiag(J_1, …, J_p), (qp, np), as a SciPy LinearOperator.
+    """Return ∂vec(Y)/∂vec(X) = blockdiag(J_1, …, J_p), (qp, np), as a SciPy LinearOperator.
 
     vec stacks the columns of a matrix: vec(X)[k n + j] = X[j,k] and vec(Y)[k q + i] = Y[i,k]. Hence
-    `A @ vec(dX)` is vec(dY), dY[:,k] = J_k dX[:,k], and `A.H @ vec(R)` is what backpropagation
-    makes of R. As (I_p ⊗ U) Diag(vec S′) (I_p ⊗ W) it is applied where the store holds S′ (layout
-    factored), without a block being formed; else the blocks are read, a few at a time.
+    `A @ vec(dX)` is vec(dY) with dY[:,k] = J_k dX[:,k], and `A.H @ vec(R)` is the backpropagation
+    of R. If the store holds S′ (layout factored), the operator is applied as (I_p ⊗ U) Diag(vec S′)
+    (I_p ⊗ W), without forming a block; otherwise the blocks are read, a few at a time.
 
     Parameters
     ----------
     store
-        A store's path, or a Dataset that `open` has returned, or a selection of it: then p, q and n
+        A store's path, a Dataset that `open` has returned, or a selection of one: then p, q and n
         are the selection's.
     storage_options
-        Of the object store, as in a job.
+        Options of the object store, as in a job.
 
     Returns
     -------
-    With matvec, rmatvec, matmat, rmatmat, adjoint, dtype, shape, and `tosparse`; results are in
-    the wider of the store's type and the vector's. Vectors are NumPy's, of np and qp numbers.
+    An operator with matvec, rmatvec, matmat, rmatmat, adjoint, dtype, shape, and `tosparse`.
+    Results have the wider of the store's type and the vector's. Vectors are NumPy arrays, of np and
+    qp numbers.
 
     Raises
     ------
     UsageError
-        It is no store, but a variable, or a selection without one of the dimensions.
+        The argument is a single variable, or a selection that has lost a dimension.
     StoreError
         The store holds neither the tensor nor the slopes.
     IncompleteError
-        It is not finished.
+        The store is not finished.
     """
     return JacobianOperator(_opened(store, storage_options))
 
 
 def column_derivative(store: StoreOrDataset, j: int, *, storage_options: Options = None) -> Any:
-    """∂Y/∂X_j, the derivative of all of Y by the column X_j: (q, p, n).
+    """Return ∂Y/∂X_j, the derivative of all of Y with respect to the column X_j: (q, p, n).
 
     D[i,k,l] = ∂Y[i,k]/∂X[l,j], which is J_j[i,l] = Σ_h U[i,h] S′[h,j] W[h,l] where k = j, and zero
     elsewhere, because each column of Y depends on its own column of X alone.
@@ -76,12 +77,12 @@ def column_derivative(store: StoreOrDataset, j: int, *, storage_options: Options
     store, storage_options
         As for `operator`.
     j
-        Which column, by its number; from the end where it is negative.
+        Number of the column; a negative number counts from the end.
 
     Returns
     -------
-    A `sparse.COO` array with the qn numbers of J_j, or, where pydata/sparse is not installed
-    (pip install 'colonnade[sparse]'), a lazy dask array in chunks of one column or many zeros.
+    A `sparse.COO` array with the qn numbers of J_j; or, without pydata/sparse (pip install
+    'colonnade[sparse]'), a lazy dask array whose chunks hold the one column or only zeros.
 
     Raises
     ------
@@ -93,7 +94,10 @@ def column_derivative(store: StoreOrDataset, j: int, *, storage_options: Options
     dataset = _opened(store, storage_options)
     p, j = dataset.sizes["column"], index(j)
     if not -p <= j < p:
-        raise UsageError(f"there is no column {j}: the store has the columns 0 to {p - 1}.")
+        raise UsageError(
+            f"there is no column {j}: the store has the columns 0 to {p - 1}. Choose one of them; "
+            "negative numbers count from the end."
+        )
     j %= p
     dataset = dataset.isel(column=slice(j, j + 1))
     U, W, data = _parts(dataset)
@@ -112,7 +116,7 @@ def column_derivative(store: StoreOrDataset, j: int, *, storage_options: Options
 
 
 class JacobianOperator(LinearOperator):
-    """blockdiag(J_1, …, J_p), (qp, np); `operator` makes it.
+    """The matrix blockdiag(J_1, …, J_p), (qp, np), as a LinearOperator; `operator` makes it.
 
     Attributes
     ----------
@@ -127,26 +131,26 @@ class JacobianOperator(LinearOperator):
         super().__init__(self._data.dtype, (q * p, n * p))  # type: ignore[no-untyped-call]
 
     def tosparse(self, limit: int = SPARSE_BYTES) -> scipy.sparse.bsr_array:
-        """Form the matrix, with blocks of (q, n), p of them; for small ones.
+        """Form the matrix, with p blocks of (q, n), if it is small.
 
         Parameters
         ----------
         limit
-            Bytes that it may take.
+            Most bytes that the matrix may take.
 
         Raises
         ------
         TooLargeError
-            It takes more.
+            It would take more.
         """
         p, q, n = self.sizes
         indexes = 4 if p < 2**31 else 8
         size = p * q * n * self.dtype.itemsize + (2 * p + 1) * indexes
         if size > limit:
             raise TooLargeError(
-                f"as a sparse matrix this operator takes {format_bytes(size)}, more than "
-                f"{format_bytes(limit)}; use it as it is, form a part (of "
-                f"dataset.isel(column=slice(…))), or give limit={size}."
+                f"as a sparse matrix this operator takes {format_bytes(size)}, more than the limit "
+                f"of {format_bytes(limit)}. Use the operator itself, form a part of it (from "
+                f"dataset.isel(column=slice(…))), or pass limit={size}."
             )
         data = self._data
         blocks = np.asarray(data if data.ndim == 3 else _blocks(data, self._W, self._U))
@@ -169,7 +173,7 @@ class JacobianOperator(LinearOperator):
     def _apply(self, V: NDArray[Any], *, adjoint: bool) -> NDArray[Any]:
         p, q, n = self.sizes
         here, there = (q, n) if adjoint else (n, q)
-        # A column of vec's below the other: (p, n, r) or (p, q, r), and the same behind it
+        # Unstack vec into (p, n, r) or (p, q, r); the result is stacked again at the end
         X = np.asarray(V).reshape(p, here, V.shape[1])
         dense = self._data.ndim == 3
         left, right = (self._W.T, self._U.T) if adjoint else (self._U, self._W)
@@ -205,14 +209,14 @@ def _opened(store: StoreOrDataset, storage_options: Options) -> xr.Dataset:
     gone = [d for d in ("column", "output", "input") if d not in store.dims]
     if gone and not {"jacobian", "slope"}.isdisjoint(store):
         raise UsageError(
-            f"this dataset has no dimension {' and '.join(gone)} any more: keep it in a selection, "
-            f"as isel({gone[0]}=[3]) and isel({gone[0]}=slice(3, 4)) do."
+            f"this dataset has no dimension {' and '.join(gone)}. Keep it when you select, as "
+            f"isel({gone[0]}=[3]) and isel({gone[0]}=slice(3, 4)) do."
         )
     return store
 
 
 def _parts(dataset: xr.Dataset) -> tuple[NDArray[Any], NDArray[Any], da.Array]:
-    """U, W, and of each column its slopes, (p, m), or its block, (p, q, n)."""
+    """Return U, W, and the slopes of all columns, (p, m), or their blocks, (p, q, n)."""
     try:
         U = dataset["W2"].transpose("output", "hidden")
         W = dataset["W1"].transpose("hidden", "input")
@@ -222,23 +226,23 @@ def _parts(dataset: xr.Dataset) -> tuple[NDArray[Any], NDArray[Any], da.Array]:
             data = dataset["jacobian"].transpose("column", "output", "input")
     except (KeyError, ValueError) as error:
         raise StoreError(
-            "the operator is made of W1, W2 and the jacobian (or slope) of a store, by column, "
-            f"output and input; this dataset has {', '.join(map(str, dataset))}: make the store "
-            "with output.products: [jacobian]."
+            "the operator needs a store's W1, W2 and jacobian (or slope), with the dimensions "
+            f"column, output and input; this dataset has {', '.join(map(str, dataset))}. Make the "
+            "store with output.products: [jacobian]."
         ) from error
     if "scaled" in dataset.attrs:
-        # J_k in units of standard deviations is U, W in them
+        # Scaling J_k means scaling the rows of U and the columns of W
         U = U / dataset.coords.get("output_std", 1)
         W = W * dataset.coords.get("input_std", 1)
-    # Their type is that of the numbers in the store: a product of float32 stays one
+    # Convert the weights to the stored type, so that a product of float32 stays float32
     weights = [np.asarray(array.astype(data.dtype)) for array in (U, W)]
-    # Opened without `chunks`, it would be loaded whole
+    # Without dask chunks, the whole array would be loaded
     if data.chunks is None:
         data = data.chunk(data.encoding.get("preferred_chunks", {}))
     return weights[0], weights[1], data.data
 
 
 def _blocks(slopes: da.Array, W: NDArray[Any], U: NDArray[Any]) -> da.Array:
-    """U Diag(s′_k) W for every row s′_k of the slopes (p, m): (p, q, n)."""
+    """Return U Diag(s′_k) W for every row s′_k of the slopes (p, m): (p, q, n)."""
     blocks: da.Array = (U * slopes[:, None, :]) @ W
     return blocks

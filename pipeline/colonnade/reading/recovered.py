@@ -1,4 +1,4 @@
-"""The tensor of a store of slopes: computed on reading, only for the columns that are asked for."""
+"""The tensor of a store of slopes, computed on reading and only for the requested columns."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from colonnade.store.slopes import Slopes, SlopesAddress
 
 __all__ = ["recovered"]
 
-# Of the tensor, that a reader's task computes: so much takes longer than dask's own work, and
-# who takes columns at random has it computed for each
+# Bytes of the tensor that one dask task computes: enough to outweigh dask's own work, and not more,
+# since reading one column at random computes them all
 _CHUNK_BYTES = 8 * 2**20
-# Of the slopes, that are read at once
+# Bytes of slopes read at once
 _SLOPES_BYTES = 16 * 2**20
 
 
 def recovered(store: Store) -> xr.Variable:
     """Return the tensor of a store of slopes, (p, q, n), as a lazy variable.
 
-    A part of it, by columns, outputs or inputs, is computed alone; and equal to the last bit to
-    what a store of the tensor has there, on the same machine with the same BLAS. It raises
-    StoreError where the store has gone, or was made anew, since it was opened.
+    Reading a part, by columns, outputs or inputs, computes only the columns of that part. The
+    numbers are bitwise those of a store of the tensor, on the same machine with the same BLAS.
+    Reading raises StoreError if the store was deleted or replaced after it was opened.
     """
     tensor = Recovered(store)
     network = store.network(imports=False)
     p, q, n = tensor.shape
     columns = max(1, _CHUNK_BYTES // (q * n * tensor.dtype.itemsize))
-    # A power of two, as a tile has: both end together
+    # A power of two, like a tile's, so that their boundaries coincide
     columns = 1 << (columns.bit_length() - 1)
     sizes = {"column": min(columns, p), "output": q, "input": n}
     return xr.Variable(
@@ -57,9 +57,9 @@ def recovered(store: Store) -> xr.Variable:
 
 
 class Recovered(BackendArray):
-    """The tensor, (p, q, n), of which parts are computed when they are asked for.
+    """The tensor, (p, q, n), whose parts are computed when they are read.
 
-    It travels as the store's address; a process opens the store once.
+    It is pickled as the store's address; each process opens the store once.
     """
 
     def __init__(self, store: Store) -> None:
@@ -98,12 +98,12 @@ class Recovered(BackendArray):
         ]
 
 
-# Places in a part, slopes, and the numbers of columns
+# Positions in the part that is read, slopes, and column numbers
 _Piece = tuple[slice | NDArray[np.intp], NDArray[Any], NDArray[np.intp]]
 
 
 def _adjacent(slopes: Slopes, tiles: Tiles, columns: range) -> Iterator[_Piece]:
-    """Yield columns side by side, a tile at a time."""
+    """Yield adjacent columns, a tile at a time."""
     start, stop = columns.start, columns.stop
     for _, first, last in overlapping(start, stop, _at_once(slopes, tiles)):
         S = slopes.read(first, last)
@@ -112,7 +112,7 @@ def _adjacent(slopes: Slopes, tiles: Tiles, columns: range) -> Iterator[_Piece]:
 
 
 def _apart(slopes: Slopes, tiles: Tiles, columns: NDArray[np.intp]) -> Iterator[_Piece]:
-    """Yield any columns in ascending order, as many as a tile has at a time."""
+    """Yield arbitrary columns in ascending order, as many as a tile has at a time."""
     order = np.argsort(columns, kind="stable")
     for _, first, last in overlapping(0, len(order), _at_once(slopes, tiles)):
         places = order[first:last]
@@ -123,7 +123,7 @@ def _apart(slopes: Slopes, tiles: Tiles, columns: NDArray[np.intp]) -> Iterator[
 
 
 def _at_once(slopes: Slopes, tiles: Tiles) -> int:
-    """Columns whose slopes are read at once: whole tiles."""
+    """Return how many columns' slopes to read at once: whole tiles."""
     column_bytes = slopes.numbers * slopes.dtype.itemsize
     return max(1, _SLOPES_BYTES // (column_bytes * tiles.columns)) * tiles.columns
 
@@ -132,7 +132,7 @@ _opening = threading.Lock()
 
 
 def _opened(source: SlopesAddress) -> tuple[Slopes, PartialTiles]:
-    # lru_cache lets each of a reader's threads make the kernel that they are to share
+    # Without the lock, each of a reader's threads would make the kernel that lru_cache shares
     with _opening:
         return _cached(source)
 
@@ -145,7 +145,7 @@ def _cached(source: SlopesAddress) -> tuple[Slopes, PartialTiles]:
 
 
 def _indices(key: Any, size: int) -> range | NDArray[np.intp]:
-    """Return the numbers that a key names along an axis."""
+    """Return the positions that a key selects along an axis."""
     if isinstance(key, slice):
         return range(size)[key]
     numbers = np.atleast_1d(np.asarray(key))

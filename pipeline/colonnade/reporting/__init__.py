@@ -1,4 +1,4 @@
-"""A store as one self-contained page: what was run, how fast, and what the Jacobians look like."""
+"""Report on a store in one self-contained page: the job, its speed, and the Jacobians."""
 
 from colonnade.reporting.page import (
     report,

@@ -1,4 +1,4 @@
-"""Pictures as SVG: pure functions from numbers to markup; colours are the page's."""
+"""Draw pictures as SVG: pure functions from numbers to markup; the page sets the colours."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 __all__ = ["area", "bars", "heat_map", "histogram", "number", "scale_of"]
 
 _WIDTH = 520
-# Cells of a picture at the most; beyond, neighbours share one
+# Most cells of a picture along an axis; if there are more, neighbours are merged
 _MOST_CELLS = 256
 _POSITIVE, _NEGATIVE = (200, 66, 20), (30, 90, 200)
 
 
 def number(value: float) -> str:
-    """Write a number shortly: 0.0123, 1.2e-05, 1,234."""
+    """Format a number briefly: 0.0123, 1.2e-05, 1,234."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else str(value)
     if 1e-3 <= abs(value) < 1e5:
@@ -31,7 +31,7 @@ def number(value: float) -> str:
 
 
 def scale_of(*matrices: NDArray[np.floating]) -> float:
-    """Find the largest finite absolute value, or 1 where there is none but zero."""
+    """Return the largest finite absolute value, or 1 if that is zero or does not exist."""
     finite = [np.abs(matrix[np.isfinite(matrix)]) for matrix in matrices]
     return max((float(part.max()) for part in finite if part.size), default=0.0) or 1.0
 
@@ -47,7 +47,7 @@ def heat_map(
 ) -> Markup:
     """Draw a matrix (rows, columns): the hue is the sign, the strength |value| / scale.
 
-    Where there are more cells than pixels, a pixel has the largest of its cells by magnitude.
+    If there are more cells than pixels, a pixel shows its cell of the largest magnitude.
     """
     values, row_step, column_step = _thinned(np.asarray(matrix, np.float64))
     count, width = values.shape
@@ -81,7 +81,7 @@ def heat_map(
 
 
 def histogram(values: NDArray[np.floating], *, label: str, unit: str) -> Markup:
-    """Draw how values ≥ 0 are distributed, over their logarithm where they span decades."""
+    """Draw the distribution of values ≥ 0, on a log scale if they span decades."""
     finite = values[np.isfinite(values)]
     positive = finite[finite > 0]
     logarithmic = positive.size > 0 and positive.max() > 100 * positive.min()
@@ -130,7 +130,7 @@ def bars(values: Sequence[float], names: Sequence[str], *, label: str) -> Markup
 
 
 def area(counts: Sequence[float], interval: float, *, label: str, unit: str) -> Markup:
-    """Draw a rate over time: so much in each interval of so many seconds."""
+    """Draw a rate over time, from counts in intervals of `interval` seconds."""
     rates = np.asarray(counts, float) / interval
     hints = [
         f"{i * interval:g} to {(i + 1) * interval:g} s: {number(rate)} {unit}"
@@ -188,7 +188,7 @@ def _text(x: float, y: float, text: str, anchor: str = "middle", *, turned: bool
 
 
 def _tag(name: str, *inside: str, **attributes: str | float) -> Markup:
-    """Write an element; what is inside and its attributes are escaped, unless they are markup."""
+    """Return an element; its contents and attributes are escaped unless they are markup."""
     written = Markup(" ").join(
         Markup('{}="{}"').format(
             key.rstrip("_").replace("_", "-"),
@@ -208,7 +208,7 @@ def _short(name: str) -> str:
 
 
 def _thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int, int]:
-    """Let cells share a pixel, which has the value of the largest magnitude, or NaN."""
+    """Merge cells into pixels, each with the value of the largest magnitude, or NaN."""
     steps = [-(-size // _MOST_CELLS) for size in values.shape]
     padded = np.pad(
         values, [(0, -size % step) for size, step in zip(values.shape, steps, strict=True)]
@@ -220,7 +220,7 @@ def _thinned(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int, int
 
 
 def _coloured(values: NDArray[np.float64], scale: float) -> NDArray[np.uint8]:
-    """RGBA: transparent at zero, so that it is right on any background; grey where NaN."""
+    """Return RGBA pixels: transparent at zero, to suit any background; grey where NaN."""
     pixels = np.empty((*values.shape, 4), np.uint8)
     pixels[..., :3] = np.where((values < 0)[..., None], _NEGATIVE, _POSITIVE)
     strength = np.abs(np.nan_to_num(values, posinf=scale, neginf=-scale)) / scale
@@ -230,9 +230,9 @@ def _coloured(values: NDArray[np.float64], scale: float) -> NDArray[np.uint8]:
 
 
 def _png(pixels: NDArray[np.uint8]) -> str:
-    """Encode RGBA pixels (height, width, 4) as a PNG's data URI (ISO/IEC 15948)."""
+    """Encode RGBA pixels (height, width, 4) as the data URI of a PNG (ISO/IEC 15948)."""
     height, width, _ = pixels.shape
-    # Each row begins with its filter, 0: none
+    # Each row begins with its filter type; 0 is none
     rows = np.concatenate([np.zeros((height, 1), np.uint8), pixels.reshape(height, -1)], axis=1)
 
     def chunk(kind: bytes, content: bytes) -> bytes:

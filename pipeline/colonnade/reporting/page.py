@@ -1,4 +1,4 @@
-"""A store as one self-contained page: what was run, how fast, and what the Jacobians look like."""
+"""Report on a store in one self-contained page: the job, its speed, and the Jacobians."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def report(
     *,
     storage_options: Options = None,
 ) -> Path:
-    """Write a page about a store: one HTML file that needs no network.
+    """Write a report on a store: one HTML file that needs no network.
 
-    Where the store does not hold the mean, the norms or the gram matrix, they are estimated from
-    up to 1,024 of its columns, and the page says so.
+    If the store does not hold the mean, the norms or the gram matrix, the report estimates them
+    from up to 1,024 columns and says so.
 
     Parameters
     ----------
     store
-        Its path or URL; it need not be finished.
+        Path or URL of the store, which need not be finished.
     output
-        The page; replaced if it is there.
+        Path of the page, which is replaced if it exists.
     storage_options
-        Of the object store, as in a job.
+        Options of the object store, as in a job.
 
     Returns
     -------
@@ -52,24 +52,29 @@ def report(
     StoreError
         There is no store of colonnade at the path, or it cannot be read.
     IncompleteError
-        What is stored is damaged.
+        The stored numbers are damaged.
     UsageError
         The page cannot be written.
     """
     try:
         page = _page(summarise(store, storage_options))
     except OSError as error:
-        raise StoreError(f"{store} cannot be read: {one_line(error).rstrip('.')}.") from error
+        raise StoreError(
+            f"{store} cannot be read: {one_line(error).rstrip('.')}. Check its permissions and, "
+            "for a URL, the connection."
+        ) from error
     except ValueError as error:
         raise IncompleteError(
-            f"{store} is damaged: {one_line(error).rstrip('.')}. colonnade verify says where, and "
-            "colonnade run --repair JOB computes it again."
+            f"{store} is damaged: {one_line(error).rstrip('.')}. colonnade verify shows where, and "
+            "colonnade run --repair JOB computes the damaged blocks again."
         ) from error
     path = Path(output)
     try:
         replace(path, page.encode())
     except OSError as error:
-        raise UsageError(f"{output}: the report cannot be written: {error.strerror}.") from error
+        raise UsageError(
+            f"{output}: the report cannot be written: {error.strerror}. Choose another path."
+        ) from error
     return path
 
 
@@ -102,7 +107,7 @@ def _page(found: Summary) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Escape what would hide or turn round a text of a store; markup is ours."""
+    """Escape characters of a store's texts that hide or reorder text; markup is our own."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
@@ -176,10 +181,10 @@ def _spectrum(found: Summary) -> dict[str, Any] | None:
 
 
 def _sampled(part: Part) -> str:
-    """Say of how many columns something was estimated, if it was."""
+    """Say from how many columns a part was estimated, if it was."""
     return "" if part.sampled is None else f"Estimated from {part.sampled:,} columns."
 
 
 def _moment(iso: str) -> str:
-    """Write a time in UTC as people do."""
+    """Format a time in UTC for people."""
     return f"{iso[:16].replace('T', ' ')} UTC"

@@ -1,4 +1,4 @@
-"""What a report tells of a store: read from it, or estimated from some of its columns."""
+"""The contents of a report: read from a store, or estimated from some of its columns."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Part", "Summary", "summarise"]
 
-# Columns whose blocks stand for all, in runs of neighbours, which share chunks
+# Sampled columns: runs of neighbours, because neighbours share chunks
 _RUNS, _NEIGHBOURS = 16, 64
-# Columns with the largest norms, which are shown
+# Columns shown, those with the largest norms
 _LARGEST = 6
 
 
 @dataclass(frozen=True)
 class Part:
-    """An array of the report; `sampled`: how many columns it was estimated from, or None."""
+    """An array of the report; `sampled` columns gave an estimate, None the exact numbers."""
 
     values: NDArray[Any]
     sampled: int | None = None
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is shown of a store.
+    """What a report shows of a store.
 
     Attributes
     ----------
@@ -51,13 +51,13 @@ class Summary:
     spectrum
         Eigenvalues of mean JᵀJ, descending, (n,).
     direction
-        The eigenvector of the largest, (n,): the input direction that moves the outputs most.
+        Eigenvector of the largest one, (n,): the input direction that moves the outputs most.
     largest
         Columns with the largest norms, each with its label, its norm and its block (q, n).
     searched
-        How many columns they were found among; None: all.
+        Number of columns that were searched for them; None for all.
     warnings
-        A sentence each.
+        One text each.
     """
 
     status: Status
@@ -118,7 +118,7 @@ def _stored(dataset: xr.Dataset, name: str) -> Part | None:
     if name not in dataset:
         return None
     values = dataset[name].values
-    # Finals of a store that is not finished are not there yet
+    # All NaN: not written yet, because the store is not finished
     return None if np.isnan(values).all() else Part(values.astype(np.float64))
 
 
@@ -129,7 +129,7 @@ class _Sample:
 
 
 def _sample(dataset: xr.Dataset) -> _Sample | None:
-    """Read blocks of columns spread over the tensor, those that are finite."""
+    """Read the blocks of columns spread over the tensor; keep the finite ones."""
     if "jacobian" not in dataset:
         return None
     J = dataset.jacobian
@@ -152,7 +152,7 @@ def _over(sample: _Sample | None, of: Any) -> Part | None:
 
 
 def _gram(T: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean JᵀJ over columns: T (B, q, n) gives (n, n)."""
+    """Return the mean of JᵀJ over the columns of T (B, q, n): (n, n)."""
     flat = T.reshape(-1, T.shape[2])
     gram: NDArray[np.float64] = flat.T @ flat / len(T)
     return gram
@@ -183,7 +183,7 @@ def _norms(dataset: xr.Dataset) -> Part | None:
 def _largest(
     dataset: xr.Dataset, sample: _Sample | None
 ) -> tuple[list[tuple[str, float, NDArray[Any]]], int | None]:
-    """Find the columns with the largest norms, of all if they are stored, and of how many else."""
+    """Find the columns with the largest norms; also return how many were searched, None for all."""
     if sample is None:
         return [], None
     labelled = "column" in dataset.coords
@@ -211,25 +211,27 @@ def _warnings(found: Summary) -> list[str]:
     status, record = found.status, found.status.record
     warnings = []
     if status.state != "complete":
-        warnings.append(f"The store is not whole: {status.progress}. What is missing is left out.")
+        warnings.append(
+            f"The store is incomplete: {status.progress}. The page leaves out what is missing."
+        )
     if record.nonfinite:
         warnings.append(
-            f"NaN or infinite values are in {counted(record.nonfinite, 'column')} of X; their "
-            "results are NaN, or limits of σ′, and so may be means over all columns."
+            f"NaN or infinite values are in {counted(record.nonfinite, 'column')} of X. The "
+            "results there are NaN or limits of σ′, and means over all columns may be NaN too."
         )
     if record.nonfinite_results:
         warnings.append(
             f"Results of {counted(record.nonfinite_results, 'column')} are NaN or infinite. Where "
-            f"X is finite, they leave the range of {record.job.output.dtype}."
+            f"X is finite, the results exceed the range of {record.job.output.dtype}."
         )
     if record.nonfinite_statistics:
         names = ", ".join(record.nonfinite_statistics)
-        warnings.append(f"Statistics over all columns that are not finite: {names}.")
+        warnings.append(f"Statistics over all columns with values that are not finite: {names}.")
     touched = [run.started for run in record.runs if run.touched]
     if touched:
         warnings.append(
-            f"Somebody wrote to X during the run of {touched[-1]}: the columns by which X is known "
-            "were as before, others may have changed."
+            f"X was written to during the run of {touched[-1]}. The columns in its fingerprint did "
+            "not change, but others may have."
         )
     failed = record.runs[-1].failed if record.runs else 0
     if failed:
@@ -240,11 +242,11 @@ def _warnings(found: Summary) -> list[str]:
         if still:
             share = still / len(finite)
             warnings.append(
-                f"The Jacobian vanishes at {share:.2%} of the columns looked at: σ is flat there."
+                f"The Jacobian is zero at {share:.2%} of the examined columns: σ is flat there."
             )
         if len(finite) and finite.max() > 100 * max(np.median(finite), np.finfo(float).tiny):
             warnings.append(
                 "The largest norm is more than a hundred times the median: some columns lie far "
-                "from the others, or near a kink."
+                "from the others, or near a kink of σ."
             )
     return warnings

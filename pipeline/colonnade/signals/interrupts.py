@@ -1,7 +1,6 @@
-"""Ctrl-C while the command imports its modules, before there is anything to stop.
+"""Handle Ctrl-C while the command imports its modules, before a run exists.
 
-A process that was started with Ctrl-C ignored, as a shell starts a job in the background, goes on
-ignoring it.
+A process that starts with Ctrl-C ignored, such as a shell's background job, keeps ignoring it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ __all__ = ["expect", "leave_to_python"]
 
 
 def expect() -> None:
-    """End without a traceback at Ctrl-C."""
+    """Exit without a traceback on Ctrl-C."""
     if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
 

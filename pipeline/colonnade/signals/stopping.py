@@ -1,4 +1,4 @@
-"""Signals that end a run in good order."""
+"""Turn signals into an orderly end of a run."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop:
-    """A signal that came, kept because an exception that it raises may get lost.
+    """A signal handler that remembers the signal, because its exception may get lost.
 
-    It may strike within a finaliser or a weak reference's callback, where Python drops it.
+    Python drops an exception that is raised within a finaliser or a weak reference's callback.
 
     Attributes
     ----------
     signum
-        The signal, once one came.
+        The last signal received; None before the first.
     """
 
     def __init__(self) -> None:
@@ -32,25 +32,25 @@ class Stop:
         self._at_once = False
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        """Take a signal, as its handler."""
+        """Handle a signal."""
         del frame
         self._at_once = not self._waits or self.signum is not None
         self.signum = signum
         self.check()
 
     def check(self) -> None:
-        """Raise what a signal has asked for at once."""
+        """Raise StoppedError if a signal requires an immediate stop."""
         if self._at_once:
-            self.stop("the same command goes on with what is missing.")
+            self.stop("the same command computes what is missing.")
 
     def stop(self, message: str) -> None:
-        """Raise what a signal has asked for, if one came."""
+        """Raise StoppedError with a message if a signal was received."""
         if self.signum is not None:
             raise StoppedError(self.signum, message)
 
     @contextmanager
     def politely(self) -> Iterator[None]:
-        """Leave it to the block to heed `signum`; a second signal raises all the same."""
+        """Let the block poll `signum` instead of raising; a second signal raises all the same."""
         self._waits = True
         try:
             yield
@@ -62,8 +62,8 @@ class Stop:
 def stoppable() -> Iterator[Stop]:
     """Turn signals into StoppedError, so that the cluster is closed on the way out.
 
-    A signal that this process ignores stays ignored: `nohup` and shells that start a job in the
-    background ask for that.
+    A signal that this process ignores stays ignored: `nohup` and shells that start background jobs
+    rely on that.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():

@@ -1,4 +1,4 @@
-"""Where files are: directories, and prefixes of object stores, behind the same few verbs."""
+"""Storage locations: local directories and object-store prefixes behind one interface."""
 
 from colonnade.storage.places import (
     Directory,

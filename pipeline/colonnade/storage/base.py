@@ -1,4 +1,4 @@
-"""What is done with a place, be it a directory or a prefix of an object store."""
+"""The interface of a storage location: a directory or an object-store prefix."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ __all__ = ["Place"]
 
 
 class Place(ABC):
-    """A directory of a file system, or all keys of an object store below a prefix.
+    """A storage location: a directory, or all keys of an object store below a prefix.
 
-    Names are relative and may hold slashes; the empty one is the place itself, as a file. Whatever
-    fails raises OSError, whose errno tells what waiting does not mend.
+    Names are relative and may contain slashes; the empty name is the location itself, as a file.
+    Failures raise OSError, whose errno distinguishes permanent errors from temporary ones.
 
     Attributes
     ----------
     url
-        The place as users write it.
+        The location as users write it.
     options
-        How its object store is reached, where it is in one.
+        Options of the object store; empty for a directory.
     """
 
     url: str
@@ -32,36 +32,36 @@ class Place(ABC):
 
     @abstractmethod
     def names(self) -> set[str] | None:
-        """Names directly below the place; None where the place is a file."""
+        """Return the names directly below the location; None if it is a file."""
 
     @abstractmethod
     def check(self, name: str, most: int) -> None:
-        """Raise ValueError where reading a file would take for ever, or more than `most` bytes."""
+        """Raise ValueError if reading a file would never end, or exceed `most` bytes."""
 
     @abstractmethod
     def read(self, name: str, most: int | None = None) -> bytes:
-        """Read a file whole; FileNotFoundError where there is none, ValueError above `most`."""
+        """Read a whole file; FileNotFoundError if it is missing, ValueError above `most` bytes."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
-        """Put a file there in one step, in place of what was there."""
+        """Write a file atomically, replacing an existing one."""
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> None:
-        """Put a file there if there is none; FileExistsError where there is: of many, one can."""
+        """Create a file; FileExistsError if it exists. Of concurrent callers, one succeeds."""
 
     @abstractmethod
     def take_over(self, name: str, old: bytes, new: bytes) -> bool:
-        """Replace a file that holds `old` and that nobody renews; of many who try, one can."""
+        """Replace a file that holds `old` and is no longer renewed; only one caller succeeds."""
 
     @abstractmethod
     def renew(self, name: str, old: bytes, new: bytes) -> bool:
-        """Replace a file that holds `old`, put there by oneself; False where another has it."""
+        """Replace our own file, which holds `old`; False if its content has changed."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
 
     @abstractmethod
     def zarr(self) -> Any:
-        """Tell Zarr where this is."""
+        """Return the Zarr store at this location."""

@@ -1,8 +1,8 @@
-"""Zarr arrays whose chunks decode to no more than they should: a few MB may unpack to terabytes.
+"""Limit the bytes to which a chunk of a Zarr array decodes: a few MB may unpack to terabytes.
 
-Zarr and numcodecs unpack whatever is there, and only then look whether it is a chunk. Codecs that
-tell the size beforehand (zstd, Blosc, LZ4) are asked for it; the others (zlib, gzip, bz2, LZMA)
-unpack here, and stop at the limit.
+Zarr and numcodecs check a chunk's size only after decompressing it. For codecs that store the size
+(zstd, Blosc, LZ4), this module reads it first; data of the others (zlib, gzip, bz2, LZMA) is
+decompressed here, up to the limit.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from colonnade.limits import CHUNK_INFLATION, LABEL_BYTES
 
 __all__ = ["bounded", "inflated"]
 
-# Codecs in between may add a checksum, or make what does not compress a little longer
+# Inner codecs may add a checksum, or slightly enlarge incompressible data
 _SLACK = 4096
-_NO_ZSTD = ValueError("a chunk is damaged: it is no whole frame of zstd")
-# zstd cuts what it compresses into blocks of up to as many bytes
+_NO_ZSTD = ValueError("a chunk is damaged: it is not a complete zstd frame")
+# Largest decompressed size of a zstd block
 _ZSTD_BLOCK = 2**17
-# Without its size, a frame is only known by its blocks, which may hold less
+# A frame without a size is estimated from its blocks. They may be small: count 1/16 of the maximum
 _ZSTD_SPLIT = 16
 
 
 def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
-    """Return an array that reads the same, and raises ValueError where a chunk unpacks to more."""
+    """Return an equal array that raises ValueError if a chunk decodes to too many bytes."""
     metadata: Any = array.metadata
     if metadata.zarr_format == 2:
-        # Filters may have numbers of another type in between
+        # Filters may use an intermediate dtype of up to 8 bytes
         width = 8 if metadata.filters else _width(array.dtype)
         most = _most(math.prod(array.chunks), width)
         filters = metadata.filters and [_Bounded(codec, most) for codec in metadata.filters]
@@ -54,7 +54,7 @@ def bounded(array: zarr.Array[Any]) -> zarr.Array[Any]:
 
 
 def _width(dtype: np.dtype[Any]) -> int:
-    """Tell the bytes of a number, or of a text of any length."""
+    """Return the bytes of a number, or the limit for a text of variable length."""
     return LABEL_BYTES if dtype.kind in "OT" else dtype.itemsize
 
 
@@ -63,9 +63,9 @@ def _most(numbers: int, width: int) -> int:
 
 
 class _Bounded(Codec):  # type: ignore[misc]
-    """A compressor or filter of a v2 array."""
+    """A compressor or filter of a v2 array, with a size limit."""
 
-    # zarr asks its class for it
+    # zarr reads this attribute from the class
     codec_id = "bounded"
 
     def __init__(self, codec: Any, most: int) -> None:
@@ -99,7 +99,7 @@ def _bounded_codec(codec: Any) -> Any:
 @cache
 def _bounded_class(kind: Any) -> Any:
     class Bounded(kind):  # type: ignore[misc]
-        """A codec of a v3 array."""
+        """A codec of a v3 array, with a size limit."""
 
         def _decode_sync(self, chunk: Any, spec: Any) -> Any:
             found = self._stopped(chunk, spec)
@@ -118,13 +118,13 @@ def _bounded_class(kind: Any) -> Any:
 
 
 def _name(codec: Any) -> str:
-    """Tell the name of a codec, of numcodecs or of Zarr."""
+    """Return the name of a codec of numcodecs or Zarr."""
     named = getattr(codec, "codec_id", None) or codec.to_dict()["name"]
     return str(named).removeprefix("numcodecs.")
 
 
 def _decoded(codec: Any, chunk: Any, most: int) -> bytes | None:
-    """Unpack a chunk as far as it may go; None where its codec can be left to do it."""
+    """Decompress a chunk up to `most` bytes; None if its own codec can do so safely."""
     name = _name(codec)
     if name not in _SIZES and name not in _STREAMS:
         return None
@@ -138,19 +138,19 @@ def _decoded(codec: Any, chunk: Any, most: int) -> bytes | None:
 
 
 def inflated(data: Any, most: int, start: Callable[[], Any], name: str) -> bytes | None:
-    """Unpack streams one after the other; None where one of them is damaged or not whole.
+    """Decompress concatenated streams; None if one of them is damaged or truncated.
 
-    Its codec then unpacks no more than was unpacked here, and says what is wrong.
+    In that case the codec itself decompresses no more than this function, and reports the error.
 
     Parameters
     ----------
     start
-        Makes a decompressor of zlib, bz2 or lzma.
+        Create a decompressor of zlib, bz2 or lzma.
 
     Raises
     ------
     ValueError
-        They unpack to more than `most` bytes.
+        The streams decompress to more than `most` bytes.
     """
     parts, left, size = [], data, 0
     while len(left):
@@ -172,12 +172,12 @@ def inflated(data: Any, most: int, start: Callable[[], Any], name: str) -> bytes
 def _too_large(name: str, told: str, size: int, most: int) -> ValueError:
     return ValueError(
         f"a chunk of {counted(size, 'byte')} unpacks to {told} bytes by {name}, where its array "
-        f"has room for {most:,}: it is damaged, or made to fill the memory"
+        f"has room for {most:,}: the chunk is damaged, or crafted to exhaust memory"
     )
 
 
 def _zstd_size(data: memoryview) -> int:
-    """Tell the most bytes that frames of zstd unpack to: RFC 8878, section 3.1."""
+    """Return the decompressed size that zstd frames declare: RFC 8878, section 3.1."""
     at, size = 0, 0
 
     def number(count: int) -> int:
@@ -190,7 +190,7 @@ def _zstd_size(data: memoryview) -> int:
     while at < len(data):
         magic = number(4)
         if magic >> 4 == 0x184D2A5:
-            # To be skipped
+            # A skippable frame
             number(number(4))
             continue
         if magic != 0xFD2FB528:

@@ -21,36 +21,36 @@ class Directory(Place):
         self.path = Path(path)
 
     def names(self) -> set[str] | None:
-        """Names directly below the place; None where the place is a file."""
+        """Return the names directly below the location; None if it is a file."""
         if not self.path.exists():
             return set()
         return {path.name for path in self.path.iterdir()} if self.path.is_dir() else None
 
     def check(self, name: str, most: int) -> None:
-        """Raise ValueError where reading a file would take for ever, or more than `most` bytes."""
+        """Raise ValueError if reading a file would never end, or exceed `most` bytes."""
         path = self.path / name
         told = f"its {path.name}"
         if path.exists() and not path.is_file():
-            raise ValueError(f"{told} is no regular file")
+            raise ValueError(f"{told} is not a regular file")
         if path.exists() and path.stat().st_size > most:
             raise ValueError(f"{told} has more than {most:,} bytes")
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        """Read a file whole; FileNotFoundError where there is none, ValueError above `most`."""
+        """Read a whole file; FileNotFoundError if it is missing, ValueError above `most` bytes."""
         path = self.path / name
         return read_regular(path, most, told=path.name, follow=most is None)
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a file there in one step, in place of what was there."""
+        """Write a file atomically, replacing an existing one."""
         replace(self.path / name, data)
 
     def create(self, name: str, data: bytes) -> None:
-        """Put a file there if there is none; FileExistsError where there is: of many, one can."""
+        """Create a file; FileExistsError if it exists. Of concurrent callers, one succeeds."""
         with (self.path / name).open("xb") as file:
             file.write(data)
 
     def take_over(self, name: str, old: bytes, new: bytes) -> bool:
-        """Replace a file that holds `old` and that nobody renews; of many who try, one can."""
+        """Replace a file that holds `old` and is no longer renewed; only one caller succeeds."""
         place, aside = self.path / name, self._beside(name)
         try:
             place.rename(aside)
@@ -61,25 +61,25 @@ class Directory(Place):
         except ValueError:
             moved = b""
         aside.unlink()
-        # Where another has come before, what it put there is put back
+        # Restore the file if another process had replaced it before we moved it
         with contextlib.suppress(FileExistsError):
             self.create(name, new if moved == old else moved)
             return moved == old
         return False
 
     def renew(self, name: str, old: bytes, new: bytes) -> bool:
-        """Replace a file that holds `old`, put there by oneself; False where another has it."""
+        """Replace our own file, which holds `old`; False if its content has changed."""
         if self.read(name) != old:
             return False
         self.write(name, new)
         return True
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         (self.path / name).unlink(missing_ok=True)
 
     def zarr(self) -> Any:
-        """Tell Zarr where this is."""
+        """Return the Zarr store at this location."""
         return RegularFiles(self.path)
 
     def _beside(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Where a job's files are: a path, or a URL of an object store with its options."""
+"""Locations of a job's files: a path, or an object-store URL with its options."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ __all__ = [
 ]
 
 SECRET = "secret"  # noqa: S105 (a name)
-"""Type of the problem of what may be a secret: what was given is not told."""
+"""pydantic error type of a value that may be a secret: messages do not repeat the value."""
 
-# Control characters, which an error message would send to a terminal, and halves of others
+# Control characters, which error messages would send to a terminal, and lone surrogates
 _NO_PATH = re.compile("[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _SECRETS = re.compile(
     "key|secret|token|password|passwd|credential|signature|bearer|sas|account", re.IGNORECASE
 )
 _REMEDY = (
-    "secrets do not belong into a job, which stores and logs repeat; set them in the environment, "
-    "of workers too, as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN "
+    "secrets do not belong in a job, since stores and logs repeat it; set them in the environment, "
+    "also that of the workers, as AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN "
     "(s3), GOOGLE_APPLICATION_CREDENTIALS (gs), or AZURE_STORAGE_ACCOUNT_NAME and "
     "AZURE_STORAGE_ACCOUNT_KEY (az)"
 )
 
 
-# Variables of the environment that name the server that is asked
+# Environment variables that name the object store's server
 SERVERS = {
     "s3": ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"),
     "gs": ("GOOGLE_BASE_URL",),
@@ -66,7 +66,7 @@ class Settings(BaseModel):
 
 
 def file_path(given: Any) -> str:
-    """Take a path or a URL of an object store; ValueError where it is neither."""
+    """Return a valid path or object-store URL as text; raise ValueError for anything else."""
     path = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(path, str) or not path.strip() or _NO_PATH.search(path):
         raise ValueError("allowed: a path")
@@ -74,7 +74,7 @@ def file_path(given: Any) -> str:
         return path
     if "@" in urlsplit(path).netloc or "?" in path:
         raise PydanticCustomError(
-            SECRET, "{why}", {"why": f"a URL with more than a place; {_REMEDY}"}
+            SECRET, "{why}", {"why": f"the URL holds a user or a query; {_REMEDY}"}
         )
     if not is_url(path):
         allowed = ", ".join(f"{scheme}://" for scheme in SCHEMES)
@@ -92,20 +92,20 @@ FilePath = Annotated[
 
 
 class StorageOptions(Settings):
-    """How an object store is reached; credentials are the environment's alone."""
+    """Connection options of an object store; credentials come only from the environment."""
 
     endpoint: str | None = None
-    """URL of the server, where it is not the cloud's own."""
+    """URL of the server; default: the cloud provider's own."""
     region: str | None = None
     """Region of the bucket."""
     allow_http: bool | None = None
-    """Whether the endpoint may be http://, which anyone in between can read."""
+    """Whether the endpoint may use http://, which is not encrypted."""
     virtual_hosted_style_request: bool | None = None
-    """Whether the bucket is a part of the host's name rather than of the path."""
+    """Whether the bucket is part of the host name instead of the path."""
     skip_signature: bool | None = None
-    """Whether to ask without credentials, as public buckets allow."""
+    """Whether to send requests without credentials, as public buckets allow."""
     timeout: str | None = None
-    """Longest time of one request, such as 60s."""
+    """Timeout of one request, such as 60s."""
 
     @model_validator(mode="before")
     @classmethod
@@ -129,9 +129,11 @@ class StorageOptions(Settings):
             return given
         parts = urlsplit(given)
         if "@" in parts.netloc or parts.query:
-            raise PydanticCustomError(SECRET, "{why}", {"why": f"more than an address; {_REMEDY}"})
+            raise PydanticCustomError(
+                SECRET, "{why}", {"why": f"the URL holds a user or a query; {_REMEDY}"}
+            )
         if parts.scheme not in ("http", "https") or not parts.netloc:
-            raise ValueError("allowed: http:// or https:// and a host")
+            raise ValueError("allowed: http:// or https:// followed by a host")
         return given
 
     @field_validator("timeout")
@@ -144,21 +146,21 @@ class StorageOptions(Settings):
     @model_validator(mode="after")
     def _readable(self) -> StorageOptions:
         if self.endpoint is not None and self.endpoint.startswith("http:") and not self.allow_http:
-            raise ValueError("an endpoint with http:// asks for allow_http: true")
+            raise ValueError("an endpoint with http:// requires allow_http: true")
         return self
 
 
 Options = StorageOptions | Mapping[str, Any] | None
-"""Options of an object store, as a job has them or as a caller gives them."""
+"""Options of an object store, from a job or from a caller."""
 
 
 def storage_texts(given: Options) -> dict[str, str]:
-    """Write options as texts; check them as those of a job are, where a caller gives them.
+    """Return options as texts; validate a caller's options like those of a job.
 
     Raises
     ------
     UsageError
-        One is not known, not allowed, or a secret.
+        An option is unknown, not allowed, or a secret.
     """
     try:
         options = StorageOptions.model_validate(given or {})
@@ -174,30 +176,31 @@ def storage_texts(given: Options) -> dict[str, str]:
 
 
 def readers_options(path: str, store: str, given: Mapping[str, str]) -> Mapping[str, str] | None:
-    """Options with which a reader reaches what the job of a store names, which may be another's.
+    """Return the options with which a reader may open a location that a store's job names.
 
-    The job's own options would send the reader's credentials to a server of the job's choice, and a
-    request for a bucket of its choice tells the bucket's owner who asks. Therefore a reader asks
-    for what lies in the store's own bucket, or on a server that the reader names.
+    The job may be somebody else's. Its options could send the reader's credentials to a server of
+    the job's choice, and a request to a bucket of its choice reveals the reader to the bucket's
+    owner. A reader therefore opens only locations in the store's own bucket, or on a server that
+    the reader names.
 
     Parameters
     ----------
     path
-        What the job names.
+        The location that the job names.
     store
-        Where the store is, as the reader says.
+        The store's location, as the reader gives it.
     given
         The reader's options.
 
     Returns
     -------
-    None where the reader does not ask at all. A path of this machine needs no options.
+    None if the reader must not open the location. A path of this machine needs no options.
     """
     if not is_url(path):
         return {}
     asked = urlsplit(path)
     beside = urlsplit(store) if is_url(store) else None
-    # Options of another kind of object store are for the store alone
+    # If the schemes differ, the reader's options are for the store alone
     options = given if beside is None or beside.scheme == asked.scheme else {}
     named = "endpoint" in options or any(os.environ.get(name) for name in SERVERS[asked.scheme])
     same = beside is not None and beside[:2] == asked[:2]
@@ -205,21 +208,21 @@ def readers_options(path: str, store: str, given: Mapping[str, str]) -> Mapping[
 
 
 def absolute(path: str) -> str:
-    """Make a path absolute, for processes in other directories; a URL is.
+    """Make a path absolute, for processes in other directories; return a URL unchanged.
 
     Raises
     ------
     UsageError
-        The current directory, or the home that ~ stands for, has a name that no job can hold.
+        The current directory or the home directory has a name that a job cannot hold.
     """
     if is_url(path):
         return path
-    # unlike Path.expanduser, this leaves the ~ of an unknown user alone
+    # Unlike Path.expanduser, os.path.expanduser keeps the ~ of an unknown user
     found = str(Path(os.path.expanduser(path)).absolute())  # noqa: PTH111
     if _NO_PATH.search(found):
         raise UsageError(
-            f"{sanitize(path)} is {sanitize(found, 300)}: this directory's name has control characters, "
-            "or bytes that are no UTF-8, which no job and no store can hold. Rename the "
-            "directory, or give paths outside of it."
+            f"{sanitize(path)} is {sanitize(found, 300)}: this path contains control characters "
+            "or bytes that are not UTF-8, which a job and a store cannot hold. Rename the "
+            "directory, or give paths outside it."
         )
     return found

@@ -1,4 +1,4 @@
-"""A prefix of an object store, through obstore, which comes with the extra `cloud`."""
+"""An object-store prefix, accessed through obstore (extra `cloud`)."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ _VARIABLES = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
-# A server that is busy, a connection that is cut: mended here within seconds. What lasts longer is
-# the business of those who retry a block, or of the one who gives the same command again
+# obstore retries while a server is busy or a connection drops. Longer outages are left to the
+# retries of a block, or to the user, who repeats the command
 _RETRIES: Any = {
     "max_retries": 6,
     "backoff": {"init_backoff": timedelta(seconds=0.1), "max_backoff": timedelta(seconds=5)},
     "retry_timeout": timedelta(seconds=60),
 }
 _SECONDS = "60s"
-# Before further attempts, where obstore makes none: at an answer that breaks off
+# Seconds before our own retries: obstore does not retry a response that breaks off
 _PAUSES = (0.1, 0.3, 1.0)
-# Of the options, those that speak of the connection and not of the store
+# Options of the HTTP client; all others configure the store
 _CLIENT = {"allow_http", "timeout"}
 
 T = TypeVar("T")
@@ -52,12 +52,12 @@ class Objects(Place):
     url
         scheme://bucket/key
     options
-        obstore's, such as endpoint and region; credentials are the environment's.
+        obstore's options, such as endpoint and region; credentials come from the environment.
 
     Raises
     ------
     UsageError
-        obstore is not installed, or does not take the options.
+        obstore is not installed, or rejects the options.
     """
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
@@ -70,36 +70,36 @@ class Objects(Place):
         self._store = self._connect(f"{self.scheme}://{self.bucket}")
 
     def below(self, name: str) -> Objects:
-        """Find the place of a file below the prefix."""
+        """Return the location of a file below the prefix."""
         return Objects(f"{self.url}/{name}", self.options)
 
     def names(self) -> set[str] | None:
-        """Names directly below the prefix; None where it is a key and no prefix."""
+        """Return the names directly below the prefix; None if the location is a single key."""
         found = self._do(lambda: self._store.list_with_delimiter(self._prefix))
         paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         names = {path.removeprefix(self._prefix).strip("/") for path in paths}
         return None if not names and self.size() is not None else names
 
     def size(self, name: str = "") -> int | None:
-        """Bytes of a file; None where there is none."""
+        """Return the bytes of a file; None if it is missing."""
         try:
             return int(self._do(lambda: self._store.head(self._key(name)), name)["size"])
         except FileNotFoundError:
             return None
 
     def stamp(self) -> tuple[str, ...]:
-        """Tell by what it is noticed that the file at the place itself was written anew."""
+        """Return size, ETag, version and time of this location's object: they change on a write."""
         found = self._do(lambda: self._store.head(self._prefix))
         return tuple(str(found.get(key)) for key in ("size", "e_tag", "version", "last_modified"))
 
     def check(self, name: str, most: int) -> None:
-        """Raise ValueError where a file has more than `most` bytes."""
+        """Raise ValueError if a file has more than `most` bytes."""
         size = self.size(name)
         if size is not None and size > most:
             raise ValueError(f"its {name.rpartition('/')[2]} has more than {most:,} bytes")
 
     def read(self, name: str, most: int | None = None) -> bytes:
-        """Read a file whole; FileNotFoundError where there is none, ValueError above `most`."""
+        """Read a whole file; FileNotFoundError if it is missing, ValueError above `most` bytes."""
 
         def get() -> bytes:
             found = self._store.get(self._key(name))
@@ -112,29 +112,29 @@ class Objects(Place):
     def read_ranges(
         self, starts: Sequence[int], ends: Sequence[int], gap: int = 0
     ) -> Sequence[Any]:
-        """Read ranges of the bytes of the file at the place itself, many at a time.
+        """Read byte ranges of the object at this location concurrently.
 
-        Two are one request where no more than `gap` bytes lie between them.
+        Ranges with at most `gap` bytes between them share one request.
         """
         return self._do(
             lambda: self._store.get_ranges(self._prefix, starts=starts, ends=ends, coalesce=gap)
         )
 
     def write(self, name: str, data: bytes) -> None:
-        """Put a file there in one step, in place of what was there."""
+        """Write a file atomically, replacing an existing one."""
         self._do(lambda: self._store.put(self._key(name), data), name)
 
     def create(self, name: str, data: bytes) -> None:
-        """Put a file there if there is none; FileExistsError where there is: of many, one can."""
+        """Create a file; FileExistsError if it exists. Of concurrent callers, one succeeds."""
         try:
             self._do(lambda: self._store.put(self._key(name), data, mode="create"), name)
         except FileExistsError:
-            # Perhaps it is our own, and the answer that told so was lost
+            # An earlier attempt of ours may have succeeded, and its response been lost
             if self.read(name) != data:
                 raise
 
     def take_over(self, name: str, old: bytes, new: bytes) -> bool:
-        """Replace a file that holds `old` and that nobody renews; of many who try, one can."""
+        """Replace a file that holds `old` and is no longer renewed; only one caller succeeds."""
 
         def exchange() -> bool:
             found = self._store.get(self._key(name))
@@ -153,16 +153,16 @@ class Objects(Place):
             return self.read(name) == new
 
     def renew(self, name: str, old: bytes, new: bytes) -> bool:
-        """Replace a file that holds `old`, put there by oneself; False where another has it."""
+        """Replace our own file, which holds `old`; False if its content has changed."""
         return self.take_over(name, old, new)
 
     def remove(self, name: str) -> None:
-        """Remove a file, if it is there."""
+        """Remove a file if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self._do(lambda: self._store.delete(self._key(name)), name)
 
     def clear(self, keep: Collection[str]) -> None:
-        """Remove all that is below the prefix, but for some files."""
+        """Remove all files below the prefix except those in `keep`."""
         kept = {self._key(name) for name in keep}
         for metas in self._do(lambda: list(self._store.list(self._prefix))):
             paths = [meta["path"] for meta in metas if meta["path"] not in kept]
@@ -170,7 +170,7 @@ class Objects(Place):
                 self._do(lambda paths=paths: self._store.delete(paths))  # type: ignore[misc]
 
     def zarr(self) -> ObjectStore[Any]:
-        """Tell Zarr where this is."""
+        """Return the Zarr store at this location."""
         return _ZarrObjects(self._connect(self.url))
 
     def _key(self, name: str) -> str:
@@ -178,10 +178,10 @@ class Objects(Place):
 
     def _connect(self, url: str) -> Any:
         client = {"timeout": _SECONDS} | {k: v for k, v in self.options.items() if k in _CLIENT}
-        # Options that are given keep obstore from looking for this one itself
+        # With explicit options, obstore does not read this variable itself
         client.setdefault("allow_http", os.environ.get("AWS_ALLOW_HTTP", "false"))
         config: Any = {k: v for k, v in self.options.items() if k not in _CLIENT}
-        # obstore's own name for it
+        # obstore's name for the endpoint of gs
         if self.scheme == "gs" and "endpoint" in config:
             config["base_url"] = config.pop("endpoint")
         try:
@@ -193,7 +193,8 @@ class Objects(Place):
             )
         except Exception as error:
             raise UsageError(
-                f"{url}: this object store cannot be used: {one_line(error)}"
+                f"{url}: this object store cannot be opened; check the URL, storage_options and "
+                f"environment: {one_line(error)}"
             ) from error
 
     def _do(self, action: Callable[[], T], name: str = "") -> T:
@@ -209,11 +210,11 @@ class Objects(Place):
 
 
 class NoBucketError(OSError):
-    """There is no such bucket: no file is missing, but the place for all of them."""
+    """The bucket does not exist, as opposed to a file in it."""
 
 
 class _ZarrObjects(ObjectStore[Any]):
-    """Zarr's store of objects, which fails as a disk does: with OSError."""
+    """Zarr's ObjectStore that raises OSError, as a local store does."""
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -259,21 +260,23 @@ async def _awaited(work: Callable[[], Coroutine[Any, Any, T]], key: str) -> T:
 
 
 def _as_os_error(error: Exception, place: str) -> Exception:
-    """Say in OSError's words what obstore has raised; what comes from elsewhere stays as it is."""
+    """Convert an error of obstore to OSError; return any other error unchanged."""
     name = type(error).__name__
     if not type(error).__module__.startswith("obstore") and not (
         isinstance(error, OSError) and error.errno is None
     ):
         return error
-    # The rest, meant for those who mend obstore, may repeat what was signed
+    # Drop obstore's debug output, which may contain signed requests
     text = str(error).partition("\n\nDebug source")[0]
     told = " ".join(_told(text, part) for part in ("Code", "Message")).strip()
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
-        return NoBucketError(errno.ENOENT, "there is no such bucket", place)
+        return NoBucketError(
+            errno.ENOENT, "there is no such bucket; create it, or correct its name", place
+        )
     if isinstance(error, FileNotFoundError):
         return FileNotFoundError(errno.ENOENT, "there is no such object", place)
     if name in ("AlreadyExistsError", "PreconditionError"):
-        return FileExistsError(errno.EEXIST, "the object is there", place)
+        return FileExistsError(errno.EEXIST, "the object exists already", place)
     status = re.search(r"status code: (\d+)([A-Za-z ]*)", text)
     number = status[1] if status else ""
     if number in ("401", "403") or "169.254.169.254" in text:
@@ -281,9 +284,9 @@ def _as_os_error(error: Exception, place: str) -> Exception:
         return PermissionError(errno.EACCES, f"access is denied{why}; {_remedy(place)}", place)
     if "builder error" in text:
         return PermissionError(
-            errno.EPERM, "http:// is used only with storage_options.allow_http: true", place
+            errno.EPERM, "http:// requires storage_options.allow_http: true", place
         )
-    # What obstore has tried again tells how often
+    # obstore's message mentions retries if it has already retried
     if "HTTP error" in text and "retries" not in text and not number:
         return ConnectionResetError(errno.ECONNRESET, "the connection was cut", place)
     if status:
@@ -297,7 +300,7 @@ def _as_os_error(error: Exception, place: str) -> Exception:
 def _remedy(place: str) -> str:
     known = _VARIABLES.get(place.partition("://")[0])
     names = known or "; ".join(f"{scheme}: {names}" for scheme, names in _VARIABLES.items())
-    return f"set the credentials in the environment, on workers too ({names})"
+    return f"set the credentials in the environment, also on the workers ({names})"
 
 
 def _told(text: str, part: str) -> str:

@@ -1,4 +1,4 @@
-"""Where files are: directories, and prefixes of object stores, behind the same few verbs."""
+"""Storage locations: local directories and object-store prefixes behind one interface."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Directory", "Objects", "Place", "place_at"]
 
 
 def place_at(path: str | Path, options: Mapping[str, str] | None = None) -> Place:
-    """Find the place at a path, or at a URL of an object store, with its options.
+    """Return the storage location for a path or an object-store URL.
 
     Raises
     ------
     UsageError
-        The object store cannot be used.
+        The object store cannot be opened.
     """
     return Objects(str(path), options) if is_url(path) else Directory(path)

@@ -1,6 +1,6 @@
-"""Regular files are read, by zarr in a directory too, and nothing else: a pipe may never end.
+"""Read only regular files, also through zarr, since a pipe may never end; replace files atomically.
 
-And they are replaced whole, through a new file: a link that another has put there is not followed.
+A new file is renamed over the old one, so that a link that somebody else has made is not followed.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from zarr.storage import LocalStore
 __all__ = ["RegularFiles", "Stamp", "read_regular", "replace", "stamp"]
 
 Stamp = tuple[int, ...]
-"""Inode, size, and times of the last changes of a file's content and of its metadata."""
+"""Inode, size in bytes, and times in ns of the last content and metadata changes of a file."""
 
 
 def stamp(path: str | Path) -> Stamp:
-    """Tell by what it is noticed that somebody has written to a file, or replaced it.
+    """Return values that change when somebody writes to a file or replaces it.
 
-    The file is opened for it: then NFS asks its server, and does not trust its cache.
+    Opening the file makes NFS query its server instead of trusting its cache.
     """
     number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -36,29 +36,29 @@ def stamp(path: str | Path) -> Stamp:
 def read_regular(
     path: Path, most: int | None = None, *, told: str = "it", follow: bool = True
 ) -> bytes:
-    """Read a regular file whole.
+    """Read a whole regular file.
 
-    It is looked at when it is open: by its name it could be another one by then.
+    The type is checked on the open file: a check by name before would be a race.
 
     Parameters
     ----------
     most
-        Bytes that it may have.
+        Largest size in bytes; None for no limit.
     told
-        What the texts of errors call it.
+        Name of the file in error messages.
     follow
-        Whether it may be a link.
+        Whether the path may be a symbolic link.
 
     Raises
     ------
     ValueError
-        It is something else, or has more bytes.
+        The file is not regular, or has more bytes.
     OSError
-        It is not there, or cannot be read.
+        The file is missing, or cannot be read.
     """
-    no_file = ValueError(f"{told} is no regular file")
+    no_file = ValueError(f"{told} is not a regular file")
     try:
-        # Not to wait for whoever writes to a pipe, and not to follow a link to one
+        # O_NONBLOCK: do not wait for the writer of a pipe; O_NOFOLLOW: nor follow a link to one
         link = 0 if follow else os.O_NOFOLLOW
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | link)
     except OSError as error:
@@ -78,9 +78,9 @@ def read_regular(
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put a file there in one step, in place of what was there; a link there is replaced itself.
+    """Write a file atomically, replacing an existing one; a link itself is replaced.
 
-    Nobody else in its folder can foresee the name that it has while it is made.
+    The temporary name is random, so that others with access to the folder cannot predict it.
     """
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
@@ -92,15 +92,15 @@ def replace(path: Path, data: bytes) -> None:
 
 
 class RegularFiles(LocalStore):
-    """A zarr store whose files may be anybody's; ValueError where one is a pipe or a device."""
+    """A zarr store of untrusted files that raises ValueError for a pipe or a device."""
 
     async def get(self, key: str, *arguments: Any, **options: Any) -> Any:
-        """Read a file, or a part of it."""
+        """Read a file or a part of it."""
         _check(self.root / key)
         return await super().get(key, *arguments, **options)
 
     def get_sync(self, key: str, *arguments: Any, **options: Any) -> Any:
-        """Read a file, or a part of it."""
+        """Read a file or a part of it."""
         _check(self.root / key)
         return super().get_sync(key, *arguments, **options)
 
@@ -108,8 +108,8 @@ class RegularFiles(LocalStore):
 def _check(path: Path) -> None:
     try:
         mode = path.stat().st_mode
-    # zarr has its own ways with what is not there
+    # zarr handles missing files itself
     except OSError:
         return
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise ValueError(f"its {path.name} is no regular file")
+        raise ValueError(f"its {path.name} is not a regular file")

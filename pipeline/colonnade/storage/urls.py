@@ -1,4 +1,4 @@
-"""Which paths are those of object stores, and which lie within one another."""
+"""Recognise object-store URLs, and paths that lie within one another."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 __all__ = ["SCHEMES", "URL", "is_url", "overlap"]
 
 SCHEMES = ("s3", "gs", "az")
-# What of an object's key different readers take for different things is left out
+# Excludes the characters of a key that readers interpret in different ways
 URL = rf"^({'|'.join(SCHEMES)})://[A-Za-z0-9._-]+(/[^%?#\\]*)?$"
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a path is an object store's."""
+    """Return whether a path is an object-store URL."""
     return re.match(URL, str(path)) is not None
 
 
 def overlap(one: str, other: str) -> bool:
-    """Whether one of two paths is, or lies below, the other."""
+    """Return whether two paths are equal, or one lies below the other."""
     a, b = _parts(one), _parts(other)
     shorter = min(len(a), len(b))
     return a[:shorter] == b[:shorter]

@@ -1,4 +1,4 @@
-"""The Zarr group that a run makes: create it, write a block, list what is there, finish it."""
+"""The Zarr group that a run makes: create it, write its blocks, list them, finish it."""
 
 from colonnade.store.store import (
     KEY,

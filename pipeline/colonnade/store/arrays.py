@@ -1,4 +1,4 @@
-"""The arrays of a store: what they say of themselves, their codecs, how a shard gets there."""
+"""The arrays of a store: create, check, read and list them, and write their shards."""
 
 from __future__ import annotations
 
@@ -48,20 +48,21 @@ __all__ = [
 _WEIGHTS = re.compile("([Wb])([1-9][0-9]*)")
 
 
-# 8 MiB, or 4: a reader loads a coordinate whole
+# 4 or 8 MiB a chunk: readers load a coordinate whole anyway
 _COORDINATE_CHUNK = 2**20
-# zarr's LocalStore writes a file under this name, then gives it its own
+# zarr's LocalStore writes a file with this suffix, then renames it
 _PARTIAL = ".partial"
 
 
 def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings, network: Network) -> None:
-    """Create an array as it is planned, with a checksum behind every chunk."""
+    """Create a planned array, with a checksum after every chunk."""
     compressors: list[Any] = [Crc32cCodec()]
     said = attributes(plan.name, network)
     if plan.name == "jacobian" and output.significant_bits is not None:
         said["significant_bits"] = output.significant_bits
     if output.compression != "none" and plan.per_block:
-        # Bits of one weight side by side: exponents repeat, and so do mantissas that are rounded
+        # Bitshuffle puts bits of equal significance side by side: exponents repeat, and so do
+        # rounded mantissas
         compressors.insert(0, BloscCodec(cname=output.compression, clevel=5, shuffle="bitshuffle"))
     group.create_array(
         plan.name,
@@ -72,7 +73,7 @@ def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings, network: 
         compressors=compressors,
         filters=None,
         fill_value=plan.fill_value,
-        # One directory an array: listing what is done is one scan, however many blocks there are
+        # One directory per array: one scan lists the finished blocks, however many there are
         chunk_key_encoding={"name": "default", "separator": "."},
         dimension_names=plan.dimensions,
         attributes=said,
@@ -80,7 +81,7 @@ def create(group: zarr.Group, plan: ArrayPlan, output: OutputSettings, network: 
 
 
 def create_weights(group: zarr.Group, plan: ArrayPlan, network: Network) -> None:
-    """Write one of the weights, in one chunk."""
+    """Write a weight matrix or a bias as one chunk."""
     values = network.arrays[plan.name]
     array = group.create_array(
         plan.name,
@@ -97,12 +98,12 @@ def create_weights(group: zarr.Group, plan: ArrayPlan, network: Network) -> None
 
 
 def create_labels(group: zarr.Group, labels: Labels) -> None:
-    """Write the names of outputs and inputs, so that they are coordinates to xarray."""
+    """Write the names of outputs and inputs, which xarray reads as coordinates."""
     for dimension, names in labels.names.items():
         array = group.create_array(
             dimension,
             shape=(len(names),),
-            # To readers that know no texts, the names are in the group's attributes
+            # Readers without strings find the names in the group's attributes
             dtype="string",
             chunks=(len(names),),
             compressors=[Crc32cCodec()],
@@ -114,7 +115,7 @@ def create_labels(group: zarr.Group, labels: Labels) -> None:
 
 
 def create_coordinate(group: zarr.Group, dimension: str, coordinate: Coordinate) -> None:
-    """Copy numbers along a dimension of X from its own store."""
+    """Copy a numeric coordinate of X from X's own store."""
     size = coordinate.size
     array = group.create_array(
         dimension,
@@ -134,7 +135,7 @@ def create_coordinate(group: zarr.Group, dimension: str, coordinate: Coordinate)
 
 
 def weights_plans(sizes: tuple[int, ...], dtype: str) -> list[ArrayPlan]:
-    """How the arrays of a network are stored: inputs, hidden units of each layer, outputs."""
+    """Plan the arrays of a network with these inputs, hidden units of each layer, and outputs."""
     hidden = len(sizes) - 2
     inner = ["hidden"] if hidden == 1 else [f"hidden{i}" for i in range(1, hidden + 1)]
     dimensions = ["input", *inner, "output"]
@@ -147,7 +148,7 @@ def weights_plans(sizes: tuple[int, ...], dtype: str) -> list[ArrayPlan]:
 
 
 def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings) -> str | None:
-    """Say in what an array is not the one that was planned, if it is not."""
+    """Describe how an array differs from its plan; None if it does not."""
     metadata: Any = array.metadata
     compressed = output.compression != "none" and plan.per_block
     pairs = {
@@ -170,11 +171,11 @@ def disagreement(array: zarr.Array[Any], plan: ArrayPlan, output: OutputSettings
 
 
 def coordinate_disagreement(array: zarr.Array[Any], size: int) -> str | None:
-    """Say in what an array is other than a coordinate of so many values, as they are written."""
+    """Describe how an array differs from a coordinate of `size` values; None if it does not."""
     if array.shape != (size,):
         return f"has the shape {array.shape}, not {(size,)}"
     if array.dtype.kind not in "iuf":
-        return f"has the type {array.dtype}, and is no coordinate of numbers"
+        return f"has the type {array.dtype}, not an integer or floating-point type"
     metadata: Any = array.metadata.to_dict()
     if [codec["name"] for codec in metadata["codecs"]] != ["bytes", "crc32c"]:
         return "has other codecs than a checksum"
@@ -187,9 +188,9 @@ def make_buffer(array: zarr.Array[Any]) -> ShardBuffer:
 
 
 def write(array: zarr.Array[Any], block: int, buffer: ShardBuffer) -> int:
-    """Write a block's shard; return the bytes of its numbers.
+    """Write a block's shard; return the bytes of its numbers, without checksums or compression.
 
-    A buffer whose layout is the array's own is written as it is; zarr encodes the others.
+    A buffer with the array's own layout is written as it is; zarr encodes any other.
     """
     start = block * (array.shards or array.chunks)[0]
     stop = min(start + (array.shards or array.chunks)[0], array.shape[0])
@@ -202,9 +203,9 @@ def write(array: zarr.Array[Any], block: int, buffer: ShardBuffer) -> int:
 
 
 def present(array: zarr.Array[Any]) -> set[int]:
-    """Find the blocks whose shard of an array is there: one listing of its keys.
+    """List the blocks whose shard of an array exists, from one listing of its keys.
 
-    The only number of an array without dimensions counts as block 0.
+    The single number of an array without dimensions counts as block 0.
     """
     keys = _names(array)
     if not array.shape:
@@ -216,61 +217,61 @@ def present(array: zarr.Array[Any]) -> set[int]:
 
 
 def clear_orphans(node: zarr.Array[Any] | zarr.Group) -> None:
-    """Delete what killed processes left half written."""
+    """Delete the partial files that killed processes left."""
     for key in zarr.core.sync.sync(_list(node)):
         if key.endswith(_PARTIAL):
             zarr.core.sync.sync(node.store.delete(f"{node.path}/{key}".lstrip("/")))
 
 
 def chunks(array: zarr.Array[Any], block: int) -> list[tuple[int, int]]:
-    """First row, and the one after the last, of each chunk that a block's shard must hold."""
+    """Return (first row, last row + 1) of each chunk that a block's shard must hold."""
     rows, chunk = (array.shards or array.chunks)[0], array.chunks[0]
     end = min((block + 1) * rows, array.shape[0])
     return [(start, min(start + chunk, end)) for start in range(block * rows, end, chunk)]
 
 
 def read(array: zarr.Array[Any], start: int = 0, stop: int | None = None) -> NDArray[Any]:
-    """Read rows of an array; ValueError where a checksum is wrong, or bytes are.
+    """Read rows of an array.
 
-    OSError where they are in an object store that is out of reach.
+    A wrong checksum or damaged bytes raise ValueError, an unreachable object store OSError.
     """
     with _readable(array):
         return np.asarray(array[start:stop] if array.ndim else array[...])
 
 
 def take(array: zarr.Array[Any], numbers: NDArray[np.intp]) -> NDArray[Any]:
-    """Read the rows of these numbers; errors are those of `read`."""
+    """Read the rows with these numbers; errors are those of `read`."""
     with _readable(array):
         return np.asarray(array.oindex[numbers])
 
 
 @contextmanager
 def _readable(array: zarr.Array[Any]) -> Iterator[None]:
-    """Tell what goes wrong while an array is read, as `read` does."""
+    """Turn what goes wrong while an array is read into the errors of `read`."""
     try:
         yield
     except (ColonnadeError, MemoryError):
         raise
     except OSError as error:
-        # What cannot be reached is not damaged
+        # An array that is out of reach is not damaged
         if isinstance(array.store, ObjectStore):
             raise
         raise ValueError(str(error)) from error
-    # Damaged bytes make zarr and its codecs raise whatever they please
+    # Damaged bytes can make zarr and its codecs raise any exception
     except Exception as error:
         told = str(error).partition(". Stored:")[0]
         raise ValueError(" ".join(told.split()) or type(error).__name__) from error
 
 
 def total(array: zarr.Array[Any]) -> int:
-    """Sum an array of counts, one a chunk, of which few were written; ValueError as for `read`."""
+    """Sum an array of counts, reading only the chunks that exist; ValueError as for `read`."""
     return sum(int(read(array, block, block + 1)[0]) for block in sorted(present(array)))
 
 
 def check_index(array: zarr.Array[Any], block: int) -> None:
-    """Raise ValueError where a block's shard leaves out a chunk, which would read as NaN.
+    """Raise ValueError if a block's shard leaves out a chunk, which would read as NaN.
 
-    Its checksum, and those of the chunks, are checked where they are read.
+    Checksums, of the index and of the chunks, are checked when the rows are read.
     """
     if array.shards is None:
         return
@@ -293,7 +294,7 @@ def check_index(array: zarr.Array[Any], block: int) -> None:
 
 
 def remove(array: zarr.Array[Any], block: int) -> None:
-    """Delete a block's shard, if it is there."""
+    """Delete a block's shard, if it exists."""
     path = f"{array.path}/{array.metadata.encode_chunk_key(_key(array, block))}"
     zarr.core.sync.sync(array.store.delete(path))
 
@@ -303,9 +304,9 @@ def _key(array: zarr.Array[Any], block: int) -> tuple[int, ...]:
 
 
 def _is_raw(array: zarr.Array[Any], *, compressed: bool = False) -> bool:
-    """Whether the array's chunks are its numbers and a crc32c, as `shards` lays them out.
+    """Return whether a chunk is its numbers and a crc32c, as `shards` lays them out.
 
-    Or, if they are to be compressed, that with Blosc between the two.
+    With `compressed`, whether it is that with Blosc between the two.
     """
     metadata: Any = array.metadata.to_dict()
     codecs = list(metadata["codecs"])
@@ -341,11 +342,11 @@ def _put(array: zarr.Array[Any], key: str, data: NDArray[np.uint8]) -> None:
 
 
 def _names(array: zarr.Array[Any]) -> Iterable[str]:
-    """Names of an array's files; zarr makes of each a path, which takes seconds of 100,000."""
+    """List an array's files; not through zarr, whose Path for each takes seconds for 100,000."""
     if not isinstance(array.store, LocalStore):
         return zarr.core.sync.sync(_list(array))
     with suppress(FileNotFoundError):
-        return os.listdir(array.store.root / array.path)  # noqa: PTH208 (the same)
+        return os.listdir(array.store.root / array.path)  # noqa: PTH208 (a Path per name is slow)
     return ()
 
 

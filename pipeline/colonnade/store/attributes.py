@@ -1,4 +1,4 @@
-"""What the arrays of a store say of themselves."""
+"""Attributes of a store's arrays: what they hold, and by which formula."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from colonnade.network.network import Network
 __all__ = ["TENSOR", "attributes"]
 
 TENSOR = "np.einsum('kh,ih,hj->kij', slope, W2, W1)"
-"""The tensor of a store of slopes, by whoever has read its arrays."""
+"""The tensor as a NumPy expression of the arrays of a store of slopes."""
 
 _Z = "Σ_l W1[h,l] X[l,k] + b1[h]"
 _ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
@@ -76,17 +76,17 @@ _ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
         "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
     },
     "nonfinite_results": {
-        "long_name": "number of columns whose results are not finite in each block that is done",
+        "long_name": "number of columns whose results are not finite in each finished block",
         "formula": (
             "nonfinite_results[b] = number of k in block b with NaN or ±∞ among the results of "
-            "column k; 1 at least where the block's part in a statistic holds one"
+            "column k; at least 1 where the block's part of a statistic holds one"
         ),
     },
 }
 
 
 def attributes(name: str, network: Network) -> dict[str, Any]:
-    """Describe an array of the store of a network."""
+    """Return the attributes of an array in the store of a network."""
     if name[0] in "Wb" and name[1:].isdecimal():
         what = "weights" if name[0] == "W" else "bias"
         return {"long_name": f"{what} of layer {name[1:]}, from the input on"}
@@ -97,7 +97,7 @@ def attributes(name: str, network: Network) -> dict[str, Any]:
 
 
 def _general(layers: int) -> dict[str, dict[str, str]]:
-    """Formulas of deeper networks, and of a σ that mixes the entries of a column."""
+    """Return the formulas of deeper networks and of a σ that mixes the entries of a column."""
     z = "z1 = W1 X[:,k] + b1" + "".join(
         f", z{i} = W{i} σ(z{i - 1}) + b{i}" for i in range(2, layers + 1)
     )

@@ -1,4 +1,4 @@
-"""Whether a store's arrays are those of which its record tells."""
+"""Check that a store's arrays are those that its record describes."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ __all__ = ["array_plans", "check"]
 
 
 def array_plans(record: Record, grid: Grid) -> tuple[ArrayPlan, ...]:
-    """Plan the arrays of a store, but for the weights, in a grid of its blocks."""
+    """Plan the arrays of a store, except the weights, for a grid of its blocks."""
     return (*record.plans_in(grid), *(count_plan(name, grid) for name in record.counts))
 
 
 def check(path: str, record: Record, array: Callable[[str], zarr.Array[Any]]) -> None:
-    """Refuse arrays, which `array` opens by name, that are not those of the store's record.
+    """Refuse a store whose arrays, opened by name with `array`, do not match its record.
 
     Raises
     ------
     StoreError
-        One is another than the record tells, or the record contradicts itself.
+        An array does not match the record, or the record contradicts itself.
     """
     damaged = f"{path}: the store's attribute {KEY!r} is damaged"
     if record.input.columns != record.grid.columns:
-        raise StoreError(f"{damaged}: input.columns are not grid.columns. {REMEDY}")
+        raise StoreError(f"{damaged}: input.columns and grid.columns differ. {REMEDY}")
     sizes = record.shapes
     problem = record.labels.problem({"input": sizes.n, "output": sizes.q})
     if problem:
-        raise StoreError(f"{damaged}: labels have {problem}. {REMEDY}")
+        raise StoreError(f"{damaged}: its labels do not fit: {problem}. {REMEDY}")
     if record.arrays != tuple(p.name for p in array_plans(record, record.grid) if p.per_block):
-        raise StoreError(f"{damaged}: arrays are not those of its products. {REMEDY}")
+        raise StoreError(f"{damaged}: its arrays are not those of its products. {REMEDY}")
     found = _problem(record, array)
     if found is not None:
         name, told = found
         raise StoreError(
-            f"{path}: the store is damaged: its array {name} {sanitize(told, 300)}, as its attribute "
-            f"{KEY!r} tells. {REMEDY}"
+            f"{path}: the store is damaged: its array {name} {sanitize(told, 300)}; its attribute "
+            f"{KEY!r} describes another array. {REMEDY}"
         )
 
 
 def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[str, str] | None:
-    """Say which array is another one, and in what."""
+    """Return the name of the first array that does not match, and how it differs."""
     grid = record.grid
     weights = arrays.weights_plans(
         record.network.sizes, "float64" if array("W1").dtype == np.float64 else "float32"
     )
     planned = [*array_plans(record, grid), *weights]
-    # While a store is made longer, an array may have the shape that it had
+    # While a store grows, an array may still have its former shape
     earlier = {p.name: p for p in (array_plans(record, record.former) if record.former else ())}
     for plan in planned:
         found = array(plan.name)
@@ -64,7 +64,7 @@ def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[s
             before = earlier.get(plan.name)
             if told and before and not arrays.disagreement(found, before, record.job.output):
                 continue
-        except NotImplementedError as error:  # of chunks in no regular grid
+        except NotImplementedError as error:  # chunks on an irregular grid
             told = why(error)
         if told:
             return plan.name, told
@@ -72,7 +72,7 @@ def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[s
     for dimension in record.labels.copied:
         try:
             found = array(dimension)
-        # A run that is killed while it writes coordinates anew leaves none; the next one does
+        # A run killed while it rewrites coordinates leaves none; the next run writes them
         except StoreError:
             continue
         told = arrays.coordinate_disagreement(found, sizes[dimension])

@@ -1,4 +1,4 @@
-"""A new store in its place, in one step: nobody ever sees half of one."""
+"""Create or replace a store in one step, so that no reader sees an unfinished one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from colonnade.store import lease
 __all__ = ["MARK", "clear_makings", "destroy", "make", "unfinished"]
 
 ROOT = "zarr.json"
-# Where there is no group, but this, all that is below the prefix is what a killed run has left
+# With this file but no group, everything below the prefix is the remains of a killed run
 MARK = "W1/.colonnade"
 
 
@@ -33,25 +33,25 @@ def make(
     run: str | None,
     listener: Listener = ignore,
 ) -> None:
-    """Make a group in a place.
+    """Create a group at a place.
 
     Parameters
     ----------
     name
-        Of this making of it; a part of file names.
+        Unique name of this creation; a part of file names.
     fill
-        Writes the group into a store of Zarr's.
+        Writes the group into a Zarr store.
     is_current
-        Whether the store that is to be replaced is there; None where nothing is.
+        Whether the store to replace is still there; None if there is none to replace.
     run
-        The run that holds the new store from its first moment on.
+        The run that holds the new store's lease from the start; None for no run.
     listener
         As for `lease.hold`.
 
     Raises
     ------
     StoreError
-        Another run has just made one.
+        Another run has just created a store there.
     OSError
         The place cannot be written to.
     """
@@ -62,7 +62,7 @@ def make(
 
 
 def unfinished(place: Place) -> bool:
-    """Whether a place without a group holds what a run has left that was killed in making one."""
+    """Return whether a place without a group holds the remains of a run killed in creating it."""
     if not isinstance(place, Objects):
         return False
     try:
@@ -73,7 +73,10 @@ def unfinished(place: Place) -> bool:
 
 
 def _rival(place: Place | Path) -> StoreError:
-    return StoreError(f"{place}: another run has just made a store here.")
+    return StoreError(
+        f"{place}: another run has just made a store here. Wait for its end, then run the same "
+        "command again."
+    )
 
 
 def _move(
@@ -83,11 +86,11 @@ def _move(
     is_current: Callable[[], bool] | None,
     run: str | None,
 ) -> None:
-    """Make it beside its place and move it there; delete the old one, moved aside before."""
+    """Create the group beside its place, move an old one aside, rename the new, delete the old."""
     making, aside = place.with_name(f".{place.name}.{name}"), None
     try:
         making.parent.mkdir(parents=True, exist_ok=True)
-        # Not the path: of a text, zarr takes #, ? and :: for parts of a URL
+        # Not the path as text: zarr would parse #, ? and :: as parts of a URL
         fill(Directory(making).zarr())
         if run is not None:
             lease.create(Directory(making), run)
@@ -118,11 +121,11 @@ def _put(
     run: str | None,
     listener: Listener,
 ) -> None:
-    """Remove the old group's root and then the rest; put the new one's root when all is there."""
+    """Remove the old group's root, then the rest; write the new group's root last."""
     documents: dict[str, Any] = {}
     fill(zarr.storage.MemoryStore(documents))
     place.write(MARK, b"")
-    # Of two who make a store, one does
+    # Of two runs that create a store here, the lease admits one
     me = lease.acquire(place, run or name, listener=listener)
     try:
         _replace(place, documents, is_current)
@@ -153,7 +156,7 @@ def _replace(
 
 
 def destroy(place: Place) -> None:
-    """Delete all that is in a place."""
+    """Delete everything at a place."""
     if isinstance(place, Objects):
         place.remove(ROOT)
         place.clear(keep=())
@@ -162,11 +165,11 @@ def destroy(place: Place) -> None:
 
 
 def clear_makings(place: Place) -> None:
-    """Delete what runs that were killed while they made or replaced a store left beside it."""
+    """Delete what runs left beside the store that were killed while creating or replacing it."""
     if not isinstance(place, Directory):
         return
     name = re.compile(rf"\.{re.escape(place.path.name)}\.[0-9a-f]{{32}}")
-    # A folder that may not be listed is no reason to fail
+    # Cleaning up is optional: a folder that cannot be listed is no reason to fail
     with suppress(OSError):
         for path in place.path.parent.iterdir():
             if name.fullmatch(path.name):

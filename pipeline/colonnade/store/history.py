@@ -1,4 +1,4 @@
-"""What a store keeps of the runs that wrote it: who, on what, how much, and how fast over time."""
+"""The records that a store keeps of its runs: where they ran, how much they did, and how fast."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from colonnade.formatting import now
 
 __all__ = ["RunLog", "RunRecord"]
 
-# Intervals in which columns are counted; their width doubles whenever a run outlasts them
+# Columns are counted in this many intervals, whose width doubles when a run outlasts them
 _INTERVALS = 64
 _SHORTEST = 0.25
 
 
 class RunRecord(BaseModel):
-    """One run. Times in seconds, sizes in bytes.
+    """Record of one run. Times in seconds, sizes in bytes.
 
     Attributes
     ----------
     seconds_read, seconds_compute, seconds_write
-        Summed over the blocks, whose threads work side by side.
+        Summed over the blocks, which threads process in parallel.
     peak_memory
-        The largest resident set of a worker.
+        Largest resident set of any worker.
     touched
-        Whether somebody wrote to X meanwhile, without a change of its fingerprint.
+        Whether X was written to during the run without a change of its fingerprint.
     interval, columns_by_interval
-        Columns that were done in each interval of so many seconds from the run's start.
+        Seconds of an interval, and columns finished in each, from the run's start on.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -53,7 +53,7 @@ class RunRecord(BaseModel):
 
 
 class RunLog:
-    """Listens to a run, in memory that does not grow with it, and makes its record."""
+    """Collect a run's events in constant memory, and make its record."""
 
     def __init__(self) -> None:
         self._started = now()
@@ -66,7 +66,7 @@ class RunLog:
         self._touched = False
 
     def __call__(self, event: Event) -> None:
-        """Take an event of the run."""
+        """Count an event of the run."""
         if isinstance(event, ClusterReady):
             self._ready = event
         elif isinstance(event, BlockFailed):
@@ -90,7 +90,7 @@ class RunLog:
         self._by_interval[int(seconds / self._interval)] += columns
 
     def record(self) -> RunRecord:
-        """Tell of the run, from its start until now."""
+        """Return the record of the run from its start until now."""
         seconds = time.monotonic() - self._clock
         ready = self._ready
         return RunRecord(

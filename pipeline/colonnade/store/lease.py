@@ -1,12 +1,12 @@
-"""One run at a time writes a store: a lease in it, renewed while its run lives.
+"""A lease in the store, renewed while its run lives, lets one run at a time write.
 
-    nobody   ── acquire ──▶  held by this run  ── renew, renew, … ──▶  release
-    another  ── renewed while one watches ──▶  refused
-    another  ── its process is gone from this host, or not renewed for `TERM` ──▶  taken over
+    no lease         ── acquire ──▶  held by this run  ── renew, renew, … ──▶  release
+    another's lease  ── renewed while this run watches ──▶  refused
+    another's lease  ── process gone from this host, or no renewal for `TERM` ──▶  taken over
 
-Clocks of different hosts are never compared: who finds a lease watches whether it changes. Workers
-read it too: for a run that has lost its lease they write nothing, and for one that stops they begin
-no further block.
+Clocks of different hosts are never compared: a run that finds a lease watches whether it changes.
+Workers read the lease too. They write nothing for a run that has lost it, and begin no further
+block for a run that is stopping.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from colonnade.storage import Place
 
 __all__ = ["FILE", "TERM", "Lease", "LeaseOwner", "acquire", "create", "hold", "holder", "release"]
 
-# In an array's directory: readers list that of the group, and warn of files that they do not know
+# In an array's directory: readers list the group's directory and warn about unknown files
 FILE = "W1/lease.json"
 
-# Seconds without a sign of life after which a run counts as dead
+# Seconds without a renewal after which a run counts as dead
 TERM = 30.0
 _RENEWALS = 6
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseOwner:
-    """Who holds a store.
+    """The run that holds a store, as its lease describes it.
 
     Attributes
     ----------
     run
-        The run's own name, which its tasks carry.
+        Unique name of the run, which its tasks carry.
     host, pid, process_started
-        Where its process is; when that started, since numbers of processes are used again.
+        Its process. The start time is needed because process ids are reused.
     since
-        When the run began to hold the store.
+        When the run acquired the lease.
     renewals, renewed
-        How often it has said that it lives, and when it last did, by its own clock.
+        Number of renewals, and the time of the last one by the owner's clock.
     stopping
-        Whether its workers are to begin no further block.
+        Whether the run's workers must begin no further block.
     boot, namespace
-        Of the host's kernel, and of the numbers of its processes: containers may share a host's
-        name, and each numbers its own. Empty where the system knows neither, and in the leases of
+        Ids of the kernel's boot and of the pid namespace: containers may share a host name, and
+        each has its own process ids. Empty where the system provides neither, and in the leases of
         older versions.
     """
 
@@ -73,7 +73,7 @@ class LeaseOwner:
 
     @property
     def silent(self) -> float | None:
-        """Seconds since it last said that it lives, as far as the clocks of two hosts agree."""
+        """Seconds since the last renewal, as far as the clocks of the two hosts agree."""
         try:
             return (datetime.now(UTC) - datetime.fromisoformat(self.renewed)).total_seconds()
         except (ValueError, TypeError):
@@ -81,13 +81,13 @@ class LeaseOwner:
 
     @property
     def is_here(self) -> bool:
-        """Whether its process is, or was, one of those whose numbers this process knows."""
+        """Whether its process runs, or ran, in the pid namespace of this process."""
         return self._process.is_here
 
     @property
     def is_gone(self) -> bool:
-        """Whether it is known to be dead; of processes elsewhere that takes a while to know."""
-        # A run of this very process may have ended where it could not take its lease away
+        """Whether its process is known to be dead. Elsewhere, only a silent lease shows a death."""
+        # A run of this process may have ended without being able to remove its lease
         ended = self.pid == os.getpid() and self.run not in _OURS
         return self._process.is_gone or (self.is_here and ended)
 
@@ -102,12 +102,12 @@ class LeaseOwner:
 # Runs of this process that hold a store
 _OURS: set[str] = set()
 
-# Half written by one who died, or not ours: somebody's, who gives no sign of life
-_UNKNOWN = LeaseOwner("", "a host that is not known", 0, "", "a time that is not known")
+# An unreadable lease: treat it as an unknown owner's
+_UNKNOWN = LeaseOwner("", "an unknown host", 0, "", "an unknown time")
 
 
 class Lease:
-    """A run's hold of a store, until it is released or another run takes it."""
+    """A run's lease of a store, until it is released or another run takes it over."""
 
     def __init__(self, place: Place, me: LeaseOwner, term: float) -> None:
         self.run = me.run
@@ -118,30 +118,30 @@ class Lease:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Raise IncompleteError where another run has been found in this one's place."""
+        """Raise IncompleteError if another run has taken the lease over."""
         if self._rival is not None:
             raise IncompleteError(
-                f"{self._place} is in the hands of {self._rival} by now, which took this "
-                f"run, silent for {self._term:g} s, for dead. This run ends."
+                f"{self._place} was taken over by {self._rival}, because this run missed its "
+                f"heartbeat for {self._term:g} s. This run ends; wait for the end of the other one."
             )
 
     def confirm(self) -> None:
-        """Look, then `check`: before what must not be done to another run's store."""
+        """Renew, then `check`: call this before a change that must not hit another run's store."""
         self._renew()
         self.check()
 
     def stop(self) -> None:
-        """Tell the workers to begin no further block."""
+        """Make the workers begin no further block."""
         with self._lock:
             self._me = replace(self._me, stopping=True)
-        # If its disk fails, so do the blocks
+        # If the disk fails, the blocks fail as well
         with contextlib.suppress(OSError):
             self._renew()
 
     def keep(self, done: threading.Event) -> None:
-        """Renew it until it is done, or lost."""
+        """Renew the lease until `done` is set or the lease is lost."""
         while self._rival is None and not done.wait(self._term / _RENEWALS):
-            # A disk that fails for a moment may be back before the term ends
+            # A disk that fails for a moment may recover before the term ends
             with contextlib.suppress(OSError):
                 self._renew()
 
@@ -151,18 +151,18 @@ class Lease:
             text = _read(self._place)
             found = None if text is None else _parsed(text)
             if text is None or found is None:
-                # In the hands of one who took it for a dead run's, and puts it back
+                # Removed, or moved aside for a moment by a run that tried to take it over
                 with contextlib.suppress(FileExistsError):
                     self._place.create(FILE, _written(self._me))
             elif found.run == self.run:
-                # Where another is faster, the next look at it tells
+                # If we lose the race, the next renewal detects it
                 self._place.renew(FILE, text, _written(self._me))
             else:
                 self._rival = found
 
 
 def holder(place: Place) -> LeaseOwner | None:
-    """Read who holds the store at a place; None where nobody does.
+    """Return the run that holds the store at a place; None if no run does.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def holder(place: Place) -> LeaseOwner | None:
 
 
 def create(place: Place, run: str) -> None:
-    """Put a run's lease into a store that nobody else knows of yet, for it to `hold` later."""
+    """Write a run's lease into a store that no other run can see yet, for it to `hold` later."""
     place.create(FILE, _written(_myself(run)))
 
 
@@ -182,21 +182,21 @@ def create(place: Place, run: str) -> None:
 def hold(
     place: Place, run: str, term: float | None = None, listener: Listener = ignore
 ) -> Iterator[Lease]:
-    """Hold the store at a place for a run, and keep holding it until the block ends.
+    """Hold the lease of the store at a place for a run until the `with` block ends.
 
     Parameters
     ----------
     run
-        The run's own name.
+        Unique name of the run.
     term
-        Seconds without a sign of life after which a holder counts as dead; `TERM`.
+        Seconds without a renewal after which an owner counts as dead; `TERM` by default.
     listener
-        Told whom it waits for, where it has to watch another host's run.
+        Receives an event if a run of another host has to be watched.
 
     Raises
     ------
     StoreError
-        Another run holds it and lives, or the lease cannot be written.
+        A living run holds the lease, or the lease cannot be written.
     """
     term = TERM if term is None else term
     me = acquire(place, run, term, listener)
@@ -229,7 +229,7 @@ def _myself(run: str) -> LeaseOwner:
 def acquire(
     place: Place, run: str, term: float | None = None, listener: Listener = ignore
 ) -> LeaseOwner:
-    """Make a run the holder of a place, which need not hold a store yet.
+    """Acquire the lease of a place, which need not hold a store yet.
 
     Raises
     ------
@@ -244,14 +244,17 @@ def acquire(
         release(place, run)
         raise
     except OSError as error:
-        # It may be there, and the answer that told so be lost
+        # The lease may have been written although the answer was lost
         release(place, run)
-        raise StoreError(f"{place}: the store cannot be written: {one_line(error)}.") from error
+        raise StoreError(
+            f"{place}: the store cannot be written: {one_line(error)}. Check that this host may "
+            "write there (output.path)."
+        ) from error
     return me
 
 
 def release(place: Place, run: str) -> None:
-    """Leave a store to others, unless another run holds it already."""
+    """Remove a run's lease, unless another run holds the store already."""
     _OURS.discard(run)
     with contextlib.suppress(OSError):
         found = holder(place)
@@ -262,7 +265,7 @@ def release(place: Place, run: str) -> None:
 def _acquired(place: Place, me: LeaseOwner, term: float, listener: Listener) -> bool:
     text = _read(place)
     if text is None:
-        # Of two who find nobody, one makes the file
+        # `create` is atomic: of two runs that find no lease, one succeeds
         with contextlib.suppress(FileExistsError):
             place.create(FILE, _written(me))
             return True
@@ -272,8 +275,8 @@ def _acquired(place: Place, me: LeaseOwner, term: float, listener: Listener) -> 
         return True
     if _is_alive(place, found, term, listener):
         raise StoreError(
-            f"{place} is being written by {found}. Wait for its end, or stop it; once "
-            f"it is silent for {term:g} s, the same command takes the store over."
+            f"{place} is being written by {found}. Wait for its end, or stop it. After {term:g} s "
+            "without a heartbeat, the same command takes the store over."
         )
     return place.take_over(FILE, text, _written(me))
 
@@ -287,7 +290,7 @@ def _is_alive(place: Place, found: LeaseOwner, term: float, listener: Listener) 
         time.sleep(min(term / _RENEWALS / 2, 1))
         seen = holder(place)
         if seen is None or seen.run != found.run:
-            # Released; or taken over, which the next look at it tells
+            # Released, or taken over: the caller reads the lease again
             return False
         if seen != found:
             return True
@@ -299,7 +302,7 @@ def _read(place: Place) -> bytes | None:
         return place.read(FILE, LEASE_BYTES)
     except FileNotFoundError:
         return None
-    # No file, or too large a one to be ours
+    # Not a regular file, or too large for a lease
     except ValueError:
         return b""
 

@@ -1,4 +1,4 @@
-"""What is at a place: a store, nothing, or something else; its group and what it says of itself."""
+"""Open what is at a place, a store, nothing, or something else: its group and its record."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from colonnade.store.record import FORMAT, Record
 __all__ = ["KEY", "REMEDY", "check_document", "opened", "why"]
 
 KEY = "colonnade"
-REMEDY = "Restore it from a copy, or delete it and run its job again."
+REMEDY = "Restore the store from a copy, or delete it and run its job again."
 
 
 def opened(place: Place) -> tuple[zarr.Group, Record] | None:
-    """Open a store's group and read its record; None where nothing is at the place.
+    """Open a store's group and read its record; None if nothing is at the place.
 
     Raises
     ------
@@ -32,26 +32,32 @@ def opened(place: Place) -> tuple[zarr.Group, Record] | None:
         names = place.names()
         if names == set() or (names is not None and _is_unfinished(place, names)):
             return None
-    except OSError as error:  # a name that is too long, say; an object store that is out of reach
+    except OSError as error:  # for example a name that is too long, or an unreachable server
         if isinstance(place, Directory):
-            raise StoreError(f"{foreign}: {error.strerror}.") from None
-        raise StoreError(f"{place}: this cannot be read: {error} (output.path).") from error
+            raise StoreError(f"{foreign}: {error.strerror}. Check the path.") from None
+        raise StoreError(
+            f"{place}: this cannot be read: {error}. Check the URL and the connection "
+            "(output.path, output.storage_options)."
+        ) from error
     if names is None:
-        raise StoreError(f"{foreign}, but a file.")
+        raise StoreError(f"{foreign}, but a file. Choose another path.")
     try:
         check_document(place)
         group = zarr.open_group(place.zarr(), mode="r+", use_consolidated=False)
         attributes = group.attrs.asdict()
-    # zarr raises whatever damaged metadata happens to break
+    # Damaged metadata can make zarr raise any exception
     except Exception as error:
-        raise StoreError(f"{foreign}: {why(error)}.") from error
+        raise StoreError(f"{foreign}: {why(error)}. Check the path.") from error
     if KEY not in attributes:
-        raise StoreError(f"{foreign}: the Zarr group there has no attribute {KEY!r}.")
+        raise StoreError(
+            f"{foreign}: the Zarr group there has no attribute {KEY!r}. Choose another path."
+        )
     made = attributes[KEY]
     if isinstance(made, Mapping) and made.get("format") != FORMAT:
         raise StoreError(
             f"{place}: the store has format {sanitize(repr(made.get('format')))}; this version of "
-            f"colonnade reads format {FORMAT}."
+            f"colonnade reads format {FORMAT}. Use the version that made the store, or delete the "
+            "store and run its job again."
         )
     try:
         record = Record.model_validate(made)
@@ -69,7 +75,7 @@ def opened(place: Place) -> tuple[zarr.Group, Record] | None:
 
 
 def check_document(place: Place, node: str = "") -> None:
-    """Raise ValueError where reading a node's metadata would take for ever, or all memory."""
+    """Raise ValueError if a node's metadata is no regular file, or is too large to read safely."""
     place.check(f"{node}/zarr.json".lstrip("/"), METADATA_BYTES)
 
 
@@ -78,5 +84,5 @@ def _is_unfinished(place: Place, names: set[str]) -> bool:
 
 
 def why(error: Exception) -> str:
-    """Tell what an error says, for the middle of a sentence."""
+    """Return the text of an error for the middle of a sentence."""
     return one_line(error).rstrip(".")

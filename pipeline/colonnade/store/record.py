@@ -1,4 +1,4 @@
-"""What a store says of itself, in its attribute `colonnade`."""
+"""The record in which a store describes itself: its attribute `colonnade`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 FORMAT: Literal[3] = 3
-# Characters of a list that an error tells
+# Characters of the longest list that an error message quotes
 _MOST_TOLD = 60
 
 
@@ -41,12 +41,12 @@ def _usable(grid: Grid) -> Grid:
 
 def _told_activation(job: Job) -> Job:
     if job.network.activation is None:
-        raise ValueError("it does not tell the activation")
+        raise ValueError("it does not state the activation")
     return job
 
 
 class NetworkRecord(BaseModel):
-    """Which network a store belongs to."""
+    """The network that a store was computed with."""
 
     model_config = ConfigDict(frozen=True)
     fingerprint: str
@@ -61,20 +61,20 @@ class NetworkRecord(BaseModel):
 
     @property
     def told(self) -> str:
-        """Hidden units, as 512 + 512."""
+        """Hidden units of the layers as text: 512 + 512."""
         return " + ".join(map(str, self.hidden)) or "0"
 
 
 class InputRecord(BaseModel):
-    """Which X a store belongs to.
+    """The X that a store was computed from.
 
     Attributes
     ----------
     fingerprint
-        Of its shape, type and values, as `Columns.fingerprint` has it.
+        `InputMatrix.fingerprint`: of its shape, type and values.
     storage
-        How it is stored, as `Columns.storage` has it. Who stores it in another way may have changed
-        values that are not sampled.
+        `InputMatrix.storage`: how it is stored. If that changes, values that the fingerprint does
+        not sample may have changed too.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,7 +84,7 @@ class InputRecord(BaseModel):
     storage: dict[str, Any]
 
     def differences(self, other: InputRecord) -> list[str]:
-        """Say in what another X differs."""
+        """Describe how another X differs."""
         pairs = {
             "columns": (self.columns, other.columns),
             "type": (self.dtype, other.dtype),
@@ -98,13 +98,13 @@ class InputRecord(BaseModel):
             for key, (mine, theirs) in pairs.items()
             if mine != theirs
         ]
-        # The fingerprint is of the shape and the type too
+        # The fingerprint covers the shape and the type too
         of_values = (self.columns, self.dtype) == (other.columns, other.dtype)
         return found + ["its values"] * (of_values and self.fingerprint != other.fingerprint)
 
 
 def _both(mine: Any, theirs: Any) -> str:
-    """Tell two values; nothing where one is long or nested, as codecs are, which nobody reads."""
+    """Describe two values; empty if one is long or nested (codecs), and so not worth reading."""
     told = [_plain(value) for value in (mine, theirs)]
     return "" if None in told else f" {told[0]} in the store, {told[1]} in the job"
 
@@ -120,17 +120,17 @@ def _plain(value: Any) -> str | None:
 
 
 class Growth(BaseModel):
-    """The last time that a store was made longer, because X had grown.
+    """The last extension of a store, after X had grown.
 
     Attributes
     ----------
     columns
-        How many there were before.
+        Number of columns before.
     begun
-        When.
+        When it began.
     resized
-        Whether all arrays have their new shapes. Until then some have the old ones, and the block
-        that was the last may hold no more than the old columns.
+        Whether all arrays have their new shapes. Until then some have the former ones, and the
+        former last block may hold the former columns only.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -151,36 +151,38 @@ class FailedBlock(BaseModel):
 
 
 class Record(BaseModel):
-    """What a store says of itself, in its attribute `colonnade`.
+    """The record in which a store describes itself: its attribute `colonnade`.
 
     Attributes
     ----------
     state
         writing or complete.
     id
-        Of this making of the store, or growth of it, so that a worker never takes one store for
+        New whenever the store is created or grows, so that a worker never mistakes one store for
         another.
     arrays
-        Those that a task writes a shard of, in this order. A block is done when all are there.
+        Arrays to which a task writes a shard, in this order. A block is done when all its shards
+        exist.
     folded
-        Scalings of X and Y that the weights hold, in words.
+        Scalings of X and Y that are folded into the weights, in words.
     nonfinite
-        How many columns of X hold NaN or an infinity; None while the store is being written.
+        Number of columns of X that hold NaN or an infinity; None while the store is being written.
     counts_results
-        Whether the columns whose results are not finite are counted as well. Older stores have no
-        array for that, and get none: their count is not known.
+        Whether columns whose results are not finite are counted too. Older stores have no array
+        for this count and get none: their count is unknown.
     nonfinite_results
-        How many there are; None while the store is being written, and where it is not known.
+        Number of columns whose results are not finite; None while the store is being written, and
+        where it is unknown.
     nonfinite_statistics
         Statistics over all columns that hold NaN or an infinity.
     labels
-        Names and scales, which another run of the job may change.
+        Names and scales, which a later run of the job may change.
     growth
-        The last one, if there was any.
+        The last extension, if any.
     failed
-        The first blocks that failed in the last run, if it came to its end and some did.
+        The first blocks that failed in the last run, if that run was not killed.
     runs
-        The last of those that computed blocks of it and were not killed, oldest first.
+        The last runs that computed blocks and were not killed, oldest first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -208,7 +210,7 @@ class Record(BaseModel):
 
     @property
     def activations(self) -> dict[str, Any] | list[dict[str, Any]]:
-        """σ by its name and its parameters, or each hidden layer's."""
+        """σ as its name and parameters, or a list with those of each hidden layer."""
         return self.job.network.activation or []
 
     @model_validator(mode="after")
@@ -216,26 +218,26 @@ class Record(BaseModel):
         growth = self.growth
         grid = self.grid
         if growth is not None and not grid.block_columns <= growth.columns < grid.columns:
-            raise ValueError("growth.columns must be from block_columns on, and below columns")
+            raise ValueError("growth.columns must be at least block_columns and less than columns")
         if growth is not None and not growth.resized and self.state == "complete":
-            raise ValueError("a store that is growing is not complete")
+            raise ValueError("a store that is growing cannot be complete")
         return self
 
     @property
     def counts(self) -> tuple[str, ...]:
-        """Arrays of each block's count of columns that are not finite."""
+        """Names of the arrays that count, for each block, the columns that are not finite."""
         return ("nonfinite", "nonfinite_results") if self.counts_results else ("nonfinite",)
 
     @property
     def former(self) -> Grid | None:
-        """The grid that some arrays may still have, while the store is made longer."""
+        """The grid that some arrays may still have while the store grows."""
         if self.growth is None or self.growth.resized:
             return None
         return replace(self.grid, columns=self.growth.columns)
 
     @property
     def shapes(self) -> Shapes:
-        """Sizes of what the store holds."""
+        """Numbers of columns, inputs, hidden units and outputs."""
         return self._shapes(self.grid)
 
     @property
@@ -244,7 +246,7 @@ class Record(BaseModel):
         return self.plans_in(self.grid)
 
     def plans_in(self, grid: Grid) -> tuple[ArrayPlan, ...]:
-        """Plan the arrays that a run makes, in a grid of the store's blocks."""
+        """Plan the arrays that a run makes, for a grid of the store's blocks."""
         output = self.job.output
         return make_arrays(self._shapes(grid), output.products, output.dtype, grid, output.layout)
 
@@ -253,16 +255,16 @@ class Record(BaseModel):
         return Shapes(grid.columns, network.inputs, sum(network.hidden), network.outputs)
 
     def require_shapes(self) -> None:
-        """Raise IncompleteError where the arrays' lengths differ, because the store is growing."""
+        """Raise IncompleteError if the arrays' lengths differ because the store is growing."""
         if self.former is not None:
             raise IncompleteError(
-                f"{self.job.output.path} is incomplete: the run that made it longer, as X had "
-                "grown, has not come far enough for it to be read. The command that made it "
-                "(colonnade run) finishes it."
+                f"{self.job.output.path} is incomplete: X has grown, and the run that extends the "
+                "store has not resized all of its arrays yet. Finish it with the command that made "
+                "it (colonnade run)."
             )
 
     def differences(self, job: Job, network: NetworkRecord, x: InputRecord) -> list[str]:
-        """Say in what another job differs; its cluster, names and scales do not count."""
+        """Describe how another job differs; its cluster, names and scales do not count."""
         found = []
         if self.network != network:
             found.append("the network (its weights or its activation)")
@@ -295,8 +297,8 @@ def network_record(network: Network) -> NetworkRecord:
 def input_record(columns: InputMatrix, most: int | None = None) -> InputRecord:
     """Describe X, or its first `most` columns, for a store's attributes.
 
-    Reads up to 32 MiB, or samples, of it. X that has grown since a store was made is, up to the
-    store's last column, the X that it was made of.
+    Reads up to 32 MiB of X: all of it, or samples. If X has grown since a store was made, its
+    record up to the store's last column equals the store's.
     """
     p = columns.p if most is None else min(most, columns.p)
     return InputRecord(

@@ -1,4 +1,4 @@
-"""Numbers rounded to a few significant bits, so that what is left of them compresses."""
+"""Round numbers to a few significant bits, so that they compress well."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from numpy.typing import NDArray
 
 __all__ = ["round_mantissa"]
 
-# Bytes that are rounded at a time: they and their temporaries stay in cache
+# Bytes rounded at a time, so that they and their temporaries stay in cache
 _SLICE_BYTES = 2**18
 _MANTISSA = {4: 23, 8: 52}
 
 
 def round_mantissa(values: NDArray[Any], bits: int) -> None:
-    """Round numbers in place to `bits` bits behind the leading one, ties to even.
+    """Round numbers in place to `bits` bits after the leading one, ties to even.
 
-    The error of a normal number is at most 2^-(bits + 1) of it (Delaunay et al., 2019, "Evaluation
-    of lossless and lossy algorithms for the compression of scientific datasets in netCDF-4 or HDF5
-    files", section 2, on bit rounding). That holds of the largest numbers too, which are rounded
-    towards zero where the nearest would be an infinity. Infinities and NaN stay what they are.
+    The relative error of a normal number is at most 2^-(bits + 1) (Delaunay et al., 2019,
+    "Evaluation of lossless and lossy algorithms for the compression of scientific datasets in
+    netCDF-4 or HDF5 files", section 2, on bit rounding). This includes the largest numbers, which
+    are rounded towards zero where the nearest would be an infinity. Infinities and NaN stay as they
+    are.
 
     Parameters
     ----------
@@ -34,13 +35,13 @@ def round_mantissa(values: NDArray[Any], bits: int) -> None:
     drop = _MANTISSA[size] - bits
     half, one = kind.type((1 << (drop - 1)) - 1), kind.type(1)
     kept = ~kind.type((1 << drop) - 1)
-    # With all kept bits set; from half a step above it on, the nearest would be an infinity
+    # The largest rounded number; half a step above it, numbers begin to round to infinity
     largest = np.finfo(values.dtype).max.view(kind) & kept
     beyond = (largest | kind.type(1 << (drop - 1))).view(values.dtype)
     flat = values.reshape(-1)
     for start in range(0, flat.size, _SLICE_BYTES // size):
         part = flat[start : start + _SLICE_BYTES // size]
-        # NaN is not less either
+        # Negated, so that it includes NaN
         strange = ~(np.abs(part) < beyond)
         held = part[strange]
         whole = part.view(kind)

@@ -1,13 +1,13 @@
-"""The bytes of a shard, laid out beforehand so that results are computed where they are written.
+"""The bytes of a shard, laid out in advance so that the kernel computes results in place.
 
-An array whose codecs are `bytes` and `crc32c` alone, sharded or not, is stored as
+An array whose only codecs are `bytes` and `crc32c`, sharded or not, is stored as
 
     chunk 0 | crc | gap | chunk 1 | crc | gap | …   (offset, size) of each chunk | crc
     one chunk alone:   chunk | crc
 
-A general encoder copies a block for its checksums and again to put the shard together. Here the
-kernel writes into views of the shard itself, and what is left is to fill in the checksums.
-The gap, less than `_ALIGNMENT` zeros, keeps the views aligned; the index makes it legal.
+A general encoder copies a block for its checksums, and again to assemble the shard. Here the kernel
+writes into views of the shard itself, and only the checksums remain to be filled in. The gap, fewer
+than `_ALIGNMENT` zero bytes, keeps the views aligned; the offsets in the index make it legal.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ __all__ = ["ShardBuffer", "ShardLayout"]
 
 _ALIGNMENT = 64
 _CRC_BYTES = 4
-# What the index holds for a chunk that is not there
+# Index entry of an absent chunk
 _EMPTY = np.uint64(2**64 - 1)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardLayout:
-    """Where everything is in the shards of an array that is cut along its first axis only.
+    """Byte offsets in the shards of an array that is chunked along its first axis only.
 
     Attributes
     ----------
     chunks
-        Chunks of a shard.
+        Chunks per shard.
     rows
         Length of a chunk along the first axis.
     row_shape
-        Lengths along the others.
+        Lengths along the other axes.
     dtype
         Little-endian.
     sharded
-        Whether there is an index; without, a shard is one chunk.
+        Whether there is an index; without one, a shard is one chunk.
     """
 
     chunks: int
@@ -59,12 +59,12 @@ class ShardLayout:
 
     @property
     def stride(self) -> int:
-        """Bytes from one chunk's start to the next one's."""
+        """Bytes from the start of one chunk to that of the next."""
         return math.ceil((self.chunk_bytes + _CRC_BYTES) / _ALIGNMENT) * _ALIGNMENT
 
     @property
     def index_start(self) -> int:
-        """Where the last chunk and its checksum end."""
+        """Offset of a full shard's index: the end of the last chunk's checksum."""
         return (self.chunks - 1) * self.stride + self.chunk_bytes + _CRC_BYTES
 
     @property
@@ -74,26 +74,26 @@ class ShardLayout:
 
 
 class ShardBuffer:
-    """Memory for one shard, to be used again for the next.
+    """Memory for one shard, reused for the next.
 
     Parameters
     ----------
     layout
-        Of the array.
+        Layout of the array's shards.
     fill
-        The array's fill value, for the rows of a partial last chunk that lie beyond the array.
+        The array's fill value, for rows of a partial last chunk beyond the end of the array.
     """
 
     def __init__(self, layout: ShardLayout, fill: float) -> None:
         self.layout = layout
         self._fill = fill
-        # Aligned as the layout's gaps presume
+        # Aligned, as the layout's gaps assume
         raw = np.empty(layout.nbytes + _ALIGNMENT, np.uint8)
         start = -raw.ctypes.data % _ALIGNMENT
         self._bytes = raw[start : start + layout.nbytes]
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
-        """View rows `start` to `stop` of the shard, (stop - start, …), which must share a chunk."""
+        """Return a view of rows `start` to `stop`, (stop - start, …), which must share a chunk."""
         layout = self.layout
         chunk = start // layout.rows
         offset = chunk * layout.stride
@@ -105,7 +105,7 @@ class ShardBuffer:
         return whole[start - first : stop - first]
 
     def seal(self, rows: int) -> NDArray[np.uint8]:
-        """Fill in checksums and index once the first `rows` rows are there; return the bytes."""
+        """Fill in checksums and index after the first `rows` rows are written; return the bytes."""
         layout = self.layout
         used = math.ceil(rows / layout.rows)
         if rows < used * layout.rows:
@@ -113,7 +113,7 @@ class ShardBuffer:
         for chunk in range(used):
             start = chunk * layout.stride
             self._checksum(start, start + layout.chunk_bytes)
-            # Whatever lay there, so that a block's bytes do not depend on the one before it
+            # Clear the gap, so that a block's bytes do not depend on the previous block's
             self._bytes[start + layout.chunk_bytes + _CRC_BYTES : start + layout.stride] = 0
         if not layout.sharded:
             return self._bytes
@@ -121,7 +121,7 @@ class ShardBuffer:
         index = np.full((layout.chunks, 2), _EMPTY, "<u8")
         index[:used, 0] = np.arange(used) * layout.stride
         index[:used, 1] = layout.chunk_bytes + _CRC_BYTES
-        # Behind a partial shard's last chunk, so that chunks beyond the array take no room
+        # Right after a partial shard's last chunk, so that chunks beyond the array take no space
         stop = end + index.nbytes
         self._bytes[end:stop] = index.view(np.uint8).ravel()
         self._checksum(end, stop)

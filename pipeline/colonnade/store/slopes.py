@@ -1,4 +1,4 @@
-"""Slopes from a store of layout factored, in the place of X: what a dense store is made of."""
+"""Slopes of a store with layout factored, which replace X when a dense store is made from it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Slopes", "SlopesAddress"]
 
 
 class SlopesAddress(NamedTuple):
-    """Where a store of slopes is, which making of it, and how its object store is reached."""
+    """Address of a store of slopes: its path, its id, and the options of its object store."""
 
     path: str
     id: str
@@ -22,22 +22,22 @@ class SlopesAddress(NamedTuple):
 
     @classmethod
     def of(cls, store: Store) -> SlopesAddress:
-        """Say where an open store is."""
+        """Return the address of an open store."""
         return cls(store.path, store.record.id, tuple(store.place.options.items()))
 
 
 class Slopes:
-    """The slopes of a store, read by column numbers, and what else is taken from it.
+    """The slopes of a store, read by column numbers, with its outputs and its counts.
 
-    Each reading raises StoreError where the store has gone by then, or another one is in its place:
-    its weights, which were read before, are not those of that one.
+    Every read raises StoreError if the store is gone or was replaced, because its weights, which
+    were read before, do not belong to a new store.
 
     Attributes
     ----------
     p, numbers
-        Columns, and numbers of each.
+        Number of columns, and of slopes in each.
     dtype, chunk_columns, copies, path
-        As `Columns` has them, for the slopes.
+        As in `InputMatrix`, for the slopes.
     """
 
     copies = 1
@@ -49,15 +49,18 @@ class Slopes:
         self.numbers = store.record.shapes.m
         self.dtype = np.dtype(store.record.job.output.dtype)
         self.chunk_columns = store.grid.chunk_columns
-        # Few, if any
+        # At most a few blocks have a count
         self._counted = {block: store.count(block) for block in store.counted()}
 
     @classmethod
     def open(cls, source: SlopesAddress) -> Slopes:
-        """Open a store; StoreError where it has gone, or another one has taken its place."""
+        """Open a store; StoreError if it is gone or was replaced."""
         store = Store.open(source.path, dict(source.options))
         if store.record.id != source.id:
-            raise StoreError(f"{source.path}: the store of slopes was made anew.")
+            raise StoreError(
+                f"{source.path}: the store of slopes was recreated after it was opened. "
+                "Open it, or run the command, again."
+            )
         return cls(store)
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
@@ -65,7 +68,7 @@ class Slopes:
         return self._turned(self.store.read_rows("slope", start, stop))
 
     def take(self, numbers: NDArray[np.intp]) -> NDArray[Any]:
-        """Read S′ of the columns of these numbers, (m, len(numbers))."""
+        """Read S′ of the columns with these numbers, (m, len(numbers))."""
         return self._turned(self.store.take_rows("slope", numbers))
 
     def values(self, start: int, stop: int) -> NDArray[Any]:
@@ -73,22 +76,23 @@ class Slopes:
         return self._checked(self.store.read_rows("value", start, stop))
 
     def _turned(self, rows: NDArray[Any]) -> NDArray[Any]:
-        # In the order in which a kernel makes them, of which its rounding may depend
+        # In the memory order in which a kernel makes them: its rounding may depend on the order
         return np.ascontiguousarray(self._checked(rows).T)
 
     def _checked(self, rows: NDArray[Any]) -> NDArray[Any]:
-        # Afterwards: a new store has its id before it has any rows
+        # After the read: a new store has its id before it has any rows
         if not self.store.is_current():
             raise StoreError(
-                f"{self.path}: the store of slopes has gone, or was made anew, since it was opened."
+                f"{self.path}: the store of slopes was deleted or recreated after it was opened. "
+                "Open it, or run the command, again."
             )
         return rows
 
     def nonfinite(self, start: int, stop: int) -> int:
         """Count the columns whose X is not finite.
 
-        NaN is NaN in the slopes; of infinities, whose slopes may be finite, it is known in which
-        blocks of the store they are: then one at the least is counted.
+        NaN in X gives NaN slopes. The slopes of an infinity may be finite: then only the blocks
+        of the store that hold such columns are known, and at least one column is counted.
         """
         grid = self.store.grid
         first, last = start // grid.block_columns, (stop - 1) // grid.block_columns

@@ -1,4 +1,4 @@
-"""How far a store is, for people and for programs."""
+"""The status of a store, for people and for programs."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ _TOLD = {
 
 @dataclass(frozen=True)
 class Status:
-    """How far a store is."""
+    """The status of a store: what it holds, what is missing, and who is writing it."""
 
     path: str
     record: Record
     missing: tuple[int, ...]
     holder: LeaseOwner | None
     absent: tuple[str, ...] = ()
-    """Arrays that were written at the end, and have gone."""
+    """Arrays that a finished run had written and that no longer exist."""
 
     @property
     def state(self) -> str:
-        """writing, complete, or damaged: it was complete, and something has gone since."""
+        """writing, complete, or damaged: it was complete, and something is missing since."""
         damaged = (self.missing or self.absent) and self.record.state == "complete"
         return "damaged" if damaged else self.record.state
 
     @property
     def failed(self) -> dict[int, str]:
-        """Of the blocks that are missing, the first that the last run could not compute, and why.
+        """Causes of the first missing blocks that the last run could not compute, by block.
 
-        None where a run was killed, or is at work.
+        Empty if that run was killed or is still at work.
         """
         missing = set(self.missing)
         return {f.block: f.cause for f in self.record.failed if f.block in missing}
 
     @property
     def columns_done(self) -> int:
-        """Columns that are there."""
+        """Number of columns in the blocks that are done."""
         return self.record.grid.columns - self.record.grid.count(self.missing)
 
     @property
     def progress(self) -> str:
-        """How much is there, in words."""
+        """How much of the store is done, in words."""
         grid = self.record.grid
         gone = f", but {', '.join(self.absent)} {_are(self.absent)} not" if self.absent else ""
         return (
@@ -129,16 +129,16 @@ class Status:
         if self.holder:
             silent = self.holder.silent
             heard = (
-                "" if silent is None else f", last heard of {format_seconds(max(silent, 0))} ago"
+                "" if silent is None else f", last heartbeat {format_seconds(max(silent, 0))} ago"
             )
             told = ", which is dead" if self.holder.is_gone else heard
             lines.insert(1, f"held by   {self.holder}{told}")
-        # Texts of a store that may be anybody's
+        # The store is not trusted: escape its texts
         return "\n".join(map(visible, lines))
 
 
 def _not_finite(record: Record) -> str:
-    """Tell which results are not finite, if any are."""
+    """Describe which results are not finite, if any are."""
     told = ""
     if record.nonfinite_results:
         told = f"; results of {counted(record.nonfinite_results, 'column')} are not finite"
@@ -153,7 +153,7 @@ def _are(things: tuple[str, ...]) -> str:
 
 
 def ranges(numbers: Iterable[int], bounds: Callable[[int], tuple[int, int]] | None = None) -> str:
-    """Write ascending numbers as people do: 3–7, 12; or what lies within their `bounds`."""
+    """Write ascending numbers as ranges, 3–7, 12; with `bounds`, the ranges that these span."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][1] + 1:
@@ -163,4 +163,4 @@ def ranges(numbers: Iterable[int], bounds: Callable[[int], tuple[int, int]] | No
     if bounds is not None:
         runs = [[bounds(a)[0], bounds(b)[1] - 1] for a, b in runs]
     told = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
-    return ", ".join(told[:20]) + (f" and {len(told) - 20} more runs" if len(told) > 20 else "")
+    return ", ".join(told[:20]) + (f" and {len(told) - 20} more ranges" if len(told) > 20 else "")

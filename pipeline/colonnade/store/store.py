@@ -1,7 +1,7 @@
-"""The Zarr group that a run makes: create it, write a block, list what is there, finish it.
+"""The Zarr group that a run makes: create it, write its blocks, list them, finish it.
 
-Metadata is written by one process, the run's; a task writes whole shards and nothing else. What
-is done is asked of the store: a block is done when its shard of each array is there.
+Only the run's own process writes metadata; a task writes whole shards and nothing else. The store
+itself shows the progress: a block is done when its shard of each array exists.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ __all__ = [
 ]
 
 _NO_LABELS = Labels()
-# Of a record, what is known at the end
+# Fields of a record that are known only at the end, as they are before
 _UNFINISHED: Mapping[str, Any] = {
     "finished": None,
     "nonfinite": None,
@@ -73,7 +73,7 @@ _UNFINISHED: Mapping[str, Any] = {
 
 
 class Store(StoreView):
-    """A store at a path, as it was when it was opened, and what a run and its tasks write."""
+    """A store at a path, as it was when it was opened, for a run and its tasks to write."""
 
     @classmethod
     def create(
@@ -88,23 +88,23 @@ class Store(StoreView):
         labels: Labels = _NO_LABELS,
         coordinates: Mapping[Dimension, Coordinate] = MappingProxyType({}),
     ) -> Store:
-        """Make the arrays at the job's output path and write the weights.
+        """Create the arrays at the job's output path and write the weights.
 
         Parameters
         ----------
         old
             The store to replace.
         run
-            The run that holds the new store from its first moment on.
+            The run that holds the new store's lease from the start.
         listener
             As for `hold`.
         labels, coordinates
-            As `find_labels` has found them.
+            As `find_labels` returns them.
 
         Raises
         ------
         StoreError
-            The place cannot be written to, or holds something else than a store.
+            The place cannot be written to, or holds something other than a store.
         """
         place = place_at(job.output.path, storage_texts(job.output.storage_options))
         record = Record(
@@ -140,10 +140,13 @@ class Store(StoreView):
                 release(place, run)
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(f"{place}: the store cannot be made: {why(error)}.") from error
+            raise StoreError(
+                f"{place}: the store cannot be made: {why(error)}. Check that this host may write "
+                "there (output.path)."
+            ) from error
 
     def buffer(self, name: str) -> ShardBuffer:
-        """Make a buffer for one shard of an array, to be filled and given to `write`."""
+        """Make a buffer for one shard of an array, to be filled and passed to `write`."""
         return arrays.make_buffer(self._array(name))
 
     def write(
@@ -153,7 +156,7 @@ class Store(StoreView):
         nonfinite: int = 0,
         nonfinite_results: int = 0,
     ) -> int:
-        """Write a block's shard of each array, the main one's last; return their numbers' bytes."""
+        """Write a block's shard of each array, the main one's last; return the numbers' bytes."""
         if nonfinite:
             self._array("nonfinite")[block] = nonfinite
         if nonfinite_results and self.record.counts_results:
@@ -161,22 +164,24 @@ class Store(StoreView):
         written = sum(
             arrays.write(self._array(name), block, buffers[name]) for name in self.record.arrays
         )
-        # An upload takes its time. A block that is missing is better than another store's, or one
-        # that ends where X did
+        # Recheck ownership after the upload: a missing block is safer than one in another run's
+        # store, or one that ends where X ended before it grew
         start, stop = self.grid.bounds(block)
         partial = stop - start < self.grid.block_columns
         if (partial or isinstance(self.place, Objects)) and not self.is_current():
             self.discard(block)
-            raise StoreError(f"{self.path}: another run has made the store anew.")
+            raise StoreError(
+                f"{self.path}: another run has recreated the store. Run the same command again."
+            )
         return written
 
     def discard(self, block: int) -> None:
-        """Delete a block's shards, the main array's first: from then on it is not done."""
+        """Delete a block's shards, the main array's first: from then on the block is not done."""
         for name in (*reversed(self.record.arrays), *self.record.counts):
             arrays.remove(self._array(name), block)
 
     def delete(self) -> None:
-        """Delete all of it, unless another store has taken its place."""
+        """Delete the whole store, unless another one has replaced it."""
         if self.is_current():
             destroy(self.place)
 
@@ -186,12 +191,12 @@ class Store(StoreView):
             self._array(name)[...] = values
 
     def adopt(self, job: Job, x: InputRecord) -> None:
-        """Take over a resumed run's job: its files may have moved, its cluster may be another.
+        """Record the job of a resumed run: its files may have moved, its cluster may be another.
 
-        Where X has grown the store does, so that a kill at any moment leaves a store that nobody
-        takes for complete and the same command finishes: first its record says so, with a new id,
-        for which former runs' workers write nothing; then goes what depends on where X ended;
-        then the arrays get their shapes.
+        If X has grown, the store grows too. The order of the steps makes a kill at any moment safe:
+        no reader takes the store for complete, and the same command finishes it. First the record
+        announces the growth under a new id, which stops the workers of former runs from writing.
+        Then everything that depends on where X ended is deleted. Then the arrays are resized.
         """
         self.end_growth()
         columns = self.grid.columns
@@ -203,7 +208,7 @@ class Store(StoreView):
                 input=x,
                 grid=replace(self.grid, columns=x.columns),
                 growth=Growth(columns=columns, begun=now()),
-                # Those of the columns end where X did
+                # Column coordinates end where X ended before
                 labels=self.record.labels.model_copy(update={"copied": ()}),
                 **_UNFINISHED,
             )
@@ -212,7 +217,7 @@ class Store(StoreView):
             self._update(job=job, state="writing", **_UNFINISHED)
 
     def end_growth(self) -> None:
-        """Finish making the store longer, where a run that did so was killed."""
+        """Finish the growth of the store, if one has begun: a run may have been killed in it."""
         former, growth = self.record.former, self.record.growth
         if former is None or growth is None:
             return
@@ -230,14 +235,14 @@ class Store(StoreView):
         self._update(growth=growth.model_copy(update={"resized": True}))
 
     def fail(self, failures: Iterable[BlockFailed]) -> None:
-        """Note the first blocks that have failed, and why, for those who ask for the status."""
+        """Record the first failed blocks and their causes, for `status`."""
         noted = (FailedBlock(block=f.block, cause=sanitize(f.cause, 500)) for f in failures)
-        # If its disk fails, so have the blocks, which is told anyway
+        # If the disk fails, the blocks failed too, and the run reports that
         with suppress(OSError):
             self._update(failed=tuple(islice(noted, FAILURES_KEPT)))
 
     def label(self, job: Job, labels: Labels, coordinates: Mapping[Dimension, Coordinate]) -> None:
-        """Write names, scales and coordinates anew; the numbers and the state stay."""
+        """Rewrite names, scales and coordinates; the numbers and the state stay."""
         for dimension in ("input", "output", "column"):
             if dimension in self._group:
                 del self._group[dimension]
@@ -248,14 +253,14 @@ class Store(StoreView):
         self._update(job=job, labels=labels)
 
     def log(self, run: RunRecord) -> None:
-        """Keep what a run has done, before anything is said of the store's state."""
+        """Record what a run has done, before the store's state changes."""
         self._update(runs=(*self.record.runs, run)[-RUNS_KEPT:])
 
     def finish(self, results: Mapping[str, NDArray[Any]]) -> None:
-        """Write what is known at the end alone, then say that the store is complete."""
+        """Write the results that are known only at the end, then mark the store complete."""
         overflowed = []
         for name, result in results.items():
-            # What leaves the range of the store's type is told
+            # Overflow of the stored type is found and recorded below
             with np.errstate(over="ignore"):
                 stored = np.asarray(result).astype(self._array(name).dtype)
             self._array(name)[...] = stored
@@ -276,6 +281,8 @@ class Store(StoreView):
 
     def _update(self, **changes: Any) -> None:
         if not self.is_current():
-            raise StoreError(f"{self.path}: another run has made the store anew.")
+            raise StoreError(
+                f"{self.path}: another run has recreated the store. Run the same command again."
+            )
         self.record = self.record.model_copy(update=changes)
         self._group.update_attributes({KEY: self.record.model_dump(mode="json")})

@@ -1,4 +1,4 @@
-"""A store that is there: what it holds, how far it is, and its arrays."""
+"""An existing store: its record, its progress, and its arrays."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from colonnade.store.status import Status
 
 __all__ = ["StoreView"]
 
-# Of an array that is read some rows at a time
+# Bytes read at a time by `read_parts`
 _PART_BYTES = 64 * 2**20
 
 
@@ -58,26 +58,28 @@ class StoreView:
         path
             A directory, or a URL of an object store.
         storage_options
-            Of the object store. Those of the store's own job are never used for it.
+            Options of the object store. Those of the store's own job are never used here.
 
         Raises
         ------
         StoreError
-            There is none, or what is there is not of this format.
+            There is no store, or it has another format.
         """
         store = cls.find(path, storage_options)
         if store is None:
-            raise StoreError(f"{path}: there is no store.")
+            raise StoreError(
+                f"{path}: there is no store. Check the path; colonnade run JOB makes a store."
+            )
         return store
 
     @classmethod
     def find(cls, path: str | Path, storage_options: Options = None) -> Self | None:
-        """Open a store, or return None where nothing is at its path.
+        """Open a store; None if nothing is at its path.
 
         Raises
         ------
         StoreError
-            Something else is there.
+            Something other than a store is there.
         """
         options = storage_texts(storage_options)
         place = place_at(path, options)
@@ -88,7 +90,7 @@ class StoreView:
         try:
             check(store.path, store.record, store._array)
         except StoreError:
-            # It may have been made anew, or longer, since its record was read
+            # It may have been replaced, or have grown, since its record was read
             if store.is_current():
                 raise
             return cls.find(path, storage_options)
@@ -96,12 +98,12 @@ class StoreView:
 
     @property
     def grid(self) -> Grid:
-        """How its columns fall into blocks."""
+        """How the columns are divided into blocks."""
         return self.record.grid
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """Names of the arrays of the network."""
+        """Names of the network's arrays."""
         return array_names(len(self.record.network.sizes) - 1)
 
     def network(self, *, imports: bool = True) -> Network:
@@ -110,8 +112,9 @@ class StoreView:
         Parameters
         ----------
         imports
-            Whether to import an activation that is the user's own code. Who needs the weights
-            alone reads stores of other people too, and gets the identity in its place.
+            Whether to import activations that are the user's own code. If not, the identity
+            replaces them: that is enough, and safe for untrusted stores, if only the weights are
+            needed.
         """
         arrays = {name: self.read(name) for name in self.weights}
         return self.network_of(arrays, imports=imports)
@@ -130,19 +133,19 @@ class StoreView:
         return self.record.job.network.imported
 
     def columns(self, *, trust: bool) -> InputMatrix:
-        """Open X where the store's job says that it is.
+        """Open X at the path in the store's job.
 
         Parameters
         ----------
         trust
-            Whether the job is the caller's own, or as good: then X is reached as the job says. Else
-            its options are ignored, and X is reached as `readers_options` has it.
+            Whether the job is the caller's own, or as trustworthy. If so, X is opened with the
+            job's options; if not, with those of `readers_options`.
 
         Raises
         ------
         InputError
-            There is nothing to read; or it would be asked for on the word of a job that is not
-            trusted.
+            X cannot be opened, or the job is not trusted and names a server that the caller did
+            not name.
         """
         x = self.record.job.input
         if trust:
@@ -151,10 +154,10 @@ class StoreView:
         if options is None:
             variable = SERVERS[x.path.partition("://")[0]][0]
             raise InputError(
-                f"{sanitize(x.path, 200)} is not asked for, since the store may be another's, and "
-                "neither its bucket nor its server is one that you named. If you trust the store's "
-                f"job, verify with --trust (trust=True); or name the server ({variable}, or "
-                "storage_options with an endpoint)"
+                f"{sanitize(x.path, 200)} was not read: only the store's job names its bucket and "
+                "its server, and the store may not be yours. If you trust the store's job, verify "
+                f"with --trust (trust=True); or name the server ({variable}, or storage_options "
+                "with an endpoint)"
             )
         try:
             return open_columns(**x.asked | {"storage_options": options})
@@ -162,28 +165,28 @@ class StoreView:
             if x.storage_options is None:
                 raise
             raise InputError(
-                f"{str(error).rstrip('.')}. The storage_options of the store's job were not used: "
-                "verify with --trust (trust=True), if you trust it"
+                f"{str(error).rstrip('.')}. The storage_options of the store's job were not used. "
+                "If you trust the job, verify with --trust (trust=True)"
             ) from error
 
     def done(self) -> set[int]:
-        """Blocks whose shard of every array is there: one listing of each array's keys."""
+        """Return the blocks whose shard of every array exists, from one listing of each array."""
         found = [arrays.present(self._array(name)) for name in self.record.arrays]
         former = self.record.former
-        # Of the block in which X ended before it grew, there may be no more than that
+        # The block in which X ended before it grew may hold the former columns only
         partial = set() if former is None else {former.columns // former.block_columns}
         return set.intersection(*found) - partial
 
     def is_whole(self) -> bool:
-        """Whether the store says that it is complete, and what `finish` wrote is there."""
+        """Return whether the store is marked complete and the arrays of `finish` exist."""
         return self.record.state == "complete" and not any(map(self.is_absent, self.record.plans))
 
     def is_absent(self, plan: ArrayPlan) -> bool:
-        """Whether an array that is written at the end is not there."""
+        """Return whether an array is one that is written at the end, and does not exist."""
         return not plan.per_block and not arrays.present(self._array(plan.name))
 
     def is_current(self) -> bool:
-        """Whether the store at the path is still this one; another run may have replaced it."""
+        """Return whether the store at the path is still this one: a run may have replaced it."""
         try:
             document = json.loads(self.place.read("zarr.json"))
             return bool(document["attributes"][KEY]["id"] == self.record.id)
@@ -191,12 +194,12 @@ class StoreView:
             return False
 
     def missing(self) -> list[int]:
-        """Blocks that are not done, ascending."""
+        """Return the blocks that are not done, ascending."""
         done = self.done()
         return [block for block in range(self.grid.blocks) if block not in done]
 
     def status(self) -> Status:
-        """Ask the store how far it is; StoreError where it cannot be read."""
+        """Return the status of the store; StoreError if it cannot be read."""
         held = None
         with suppress(OSError):
             held = holder(self.place)
@@ -206,10 +209,13 @@ class StoreView:
                 absent = tuple(plan.name for plan in self.record.plans if self.is_absent(plan))
             return Status(self.path, self.record, tuple(self.missing()), held, absent)
         except OSError as error:
-            raise StoreError(f"{self.path}: the store cannot be read: {error}.") from error
+            raise StoreError(
+                f"{self.path}: the store cannot be read: {error}. Check its permissions and, for a "
+                "URL, the connection."
+            ) from error
 
     def counted(self, name: str = "nonfinite") -> set[int]:
-        """Blocks in which columns of X, or with `nonfinite_results` results, are not finite."""
+        """Return the blocks in which columns of X (or results, by `name`) are not finite."""
         return arrays.present(self._array(name)) if name in self.record.counts else set()
 
     def count(self, block: int) -> int:
@@ -217,11 +223,11 @@ class StoreView:
         return int(self.read_rows("nonfinite", block, block + 1)[0])
 
     def nonfinite(self) -> int:
-        """Count the columns of X that are not finite, in the blocks that have been written."""
+        """Count the columns of X that are not finite, in the blocks that are written."""
         return self._counts("nonfinite")
 
     def nonfinite_results(self) -> int | None:
-        """Count the columns whose results are not finite; None where the store does not count."""
+        """Count the columns whose results are not finite; None if the store does not count them."""
         return self._counts("nonfinite_results") if self.record.counts_results else None
 
     def _counts(self, name: str) -> int:
@@ -234,19 +240,19 @@ class StoreView:
             ) from error
 
     def read(self, name: str) -> NDArray[Any]:
-        """Read one of the small arrays whole; ValueError as for `read_rows`."""
+        """Read a whole, small array; ValueError as for `read_rows`."""
         return self.read_rows(name)
 
     def read_rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Read rows of an array; ValueError where what is stored is not what was written."""
+        """Read rows of an array; ValueError if the stored bytes are not those written."""
         return arrays.read(self._safe_array(name), start, stop)
 
     def take_rows(self, name: str, numbers: NDArray[Any]) -> NDArray[Any]:
-        """Read the rows of these numbers; ValueError as for `read_rows`."""
+        """Read the rows with these numbers; ValueError as for `read_rows`."""
         return arrays.take(self._safe_array(name), numbers)
 
     def read_parts(self, name: str) -> Iterator[NDArray[Any]]:
-        """Read an array in whole shards, some at a time, from its first row to its last."""
+        """Yield an array in groups of whole shards, from its first row to its last."""
         array = self._array(name)
         rows = (array.shards or array.chunks)[0]
         row_bytes = array.dtype.itemsize * math.prod(array.shape[1:])
@@ -255,7 +261,7 @@ class StoreView:
             yield self.read_rows(name, start, min(start + step, array.shape[0]))
 
     def chunks(self, name: str, block: int) -> list[tuple[int, int]]:
-        """First row, and the one after the last, of each chunk of a block's shard of an array.
+        """Return (first row, last row + 1) of each chunk of a block's shard of an array.
 
         Raises
         ------
@@ -272,12 +278,12 @@ class StoreView:
         return {name: Coordinate(a, a.attrs.asdict(), 0, a.shape[0]) for name, a in copied.items()}
 
     def _safe_array(self, name: str) -> zarr.Array[Any]:
-        """Open an array to read it: another's store may hold chunks that unpack to gigabytes."""
+        """Open an array to read it safely: an untrusted store's chunk may unpack to gigabytes."""
         array = self._array(name)
         if self.record.job.output.compression == "none":
             return array
         known, safe = self._safe.get(name, (None, array))
-        # The array is opened anew where its shape has changed
+        # The array was reopened because its shape has changed
         if known is not array:
             safe = bounded(array)
             self._safe[name] = array, safe
@@ -288,13 +294,13 @@ class StoreView:
             try:
                 check_document(self.place, name)
                 array = self._group.get(name)
-            # zarr raises whatever damaged metadata happens to break
+            # Damaged metadata can make zarr raise any exception
             except Exception as error:
                 raise StoreError(
                     f"{self.path}: the store's array {name} is damaged: {why(error)}. {REMEDY}"
                 ) from error
             if not isinstance(array, zarr.Array):
                 raise StoreError(f"{self.path}: the store has no array {name!r}. {REMEDY}")
-            # Else a block of zeros (saturated slopes) would leave no key, and never be done
+            # Otherwise a block of zeros (saturated slopes) would write no key and never be done
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
         return self._arrays[name]

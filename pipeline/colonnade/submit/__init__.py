@@ -1,4 +1,4 @@
-"""Hand `colonnade run` to the cluster's own queue, for unattended work, and follow it."""
+"""Submit `colonnade run` to the cluster's own queue, for unattended work, and follow the job."""
 
 from colonnade.submit.submission import (
     Submission,

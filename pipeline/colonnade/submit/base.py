@@ -1,4 +1,4 @@
-"""What every queue's hand-over has in common."""
+"""The interface that submissions to all queues share."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Protocol
 __all__ = ["PATIENCE", "POLL", "Handover"]
 
 POLL = 2.0
-"""Seconds between two questions to a queue."""
+"""Seconds between two queries to a queue."""
 PATIENCE = 60
-"""Questions in a row that a queue may leave without an answer."""
+"""Number of consecutive queries that a queue may leave unanswered."""
 
 
 class Handover(Protocol):
-    """A job as a queue takes it."""
+    """A job in the form that a queue accepts."""
 
     @property
     def text(self) -> str:
-        """What is handed over, as the queue's own tools would take it."""
+        """The text to submit, as the queue's own tools accept it."""
         ...
 
     def submit(self) -> str:
-        """Hand it over, and return the queue's id of the job."""
+        """Submit the job, and return the queue's id of the job."""
         ...
 
     def log(self, job_id: str) -> str:
-        """Tell where the run's log is."""
+        """Return where the run's log is."""
         ...
 
     def follow(self, job_id: str) -> int | None:

@@ -1,6 +1,6 @@
-"""Kubernetes: a Job whose pod runs `colonnade run`, on the job file from a ConfigMap.
+"""Kubernetes: a Job whose pod runs `colonnade run` with the job file from a ConfigMap.
 
-The pod is the run's own process; Dask's operator makes the scheduler and the workers for it.
+The pod is the run's own process; Dask's operator creates its scheduler and its workers.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ __all__ = ["PodJob"]
 
 _PLACE = "/etc/colonnade"
 _WRONG = 2
-# Each attempt goes on where the last one ended
+# Each attempt resumes where the last one ended
 _ATTEMPTS = 6
-# Where the job is wrong, another attempt changes nothing; a pod that is pre-empted counts as none
+# A wrong job is not tried again; a pre-empted pod does not count as an attempt
 _RULES = [
     {"action": "FailJob", "onExitCodes": {"operator": "In", "values": [_WRONG]}},
     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
@@ -36,31 +36,31 @@ _CLOSING = 40
 
 
 class PodJob:
-    """A run as a Job of Kubernetes.
+    """A run as a Kubernetes Job.
 
     Parameters
     ----------
     job
-        As it is to run there: its overrides applied, its variables expanded.
+        The job to run there, with overrides applied and variables expanded.
     settings
-        Its cluster.
+        The job's cluster section.
     prefix
-        What the Job's name begins with.
+        Prefix of the Job's name.
     """
 
     def __init__(self, job: Job, settings: KubernetesCluster, prefix: str) -> None:
         self._job = job
         self._settings = settings
-        # The pod has to be told beforehand what the ConfigMap is called
+        # The pod names the ConfigMap before the ConfigMap exists
         self._name = f"{prefix}-{uuid.uuid4().hex[:8]}"
 
     @property
     def text(self) -> str:
-        """Both manifests, as kubectl takes them."""
+        """Both manifests, as kubectl accepts them."""
         return yaml.safe_dump_all([self._config_map(), self._manifest()], sort_keys=False)
 
     def submit(self) -> str:
-        """Create the Job, and the ConfigMap that goes with it when it is deleted."""
+        """Create the Job, and a ConfigMap that is deleted with the Job."""
         with self._reached() as (batch, core, place):
             made = batch.create_namespaced_job(place, self._manifest())
             owner = {"apiVersion": "batch/v1", "kind": "Job", "name": self._name}
@@ -75,12 +75,12 @@ class PodJob:
         return self._name
 
     def log(self, job_id: str) -> str:
-        """Tell where the run's log is."""
+        """Return the command that shows the run's log."""
         named = self._settings.namespace
         return f"kubectl {f'--namespace {named} ' if named else ''}logs job/{job_id}"
 
     def follow(self, job_id: str) -> int | None:
-        """Ask for the Job until it is complete or has failed."""
+        """Poll the Job until it is complete or has failed; return the run's exit status, if any."""
         status: int | None = None
         last: ClusterError | None = None
         unanswered = 0
@@ -98,12 +98,13 @@ class PodJob:
                 ended = {c.type for c in job.status.conditions or () if c.status == "True"}
                 if "Complete" in ended:
                     return 0
-                # A Kubernetes before 1.26 does not know the rules, and tries again
+                # Before version 1.26, Kubernetes does not know the rules and tries again
                 if "Failed" in ended or status == _WRONG:
                     return status or None
             time.sleep(POLL)
         raise IncompleteError(
-            f"it is not known how the Job {job_id} is: {last} The Job may go on all the same."
+            f"the state of the Job {job_id} is unknown: {last} The Job may still be running: "
+            "check it with kubectl get job."
         )
 
     def _pod(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class PodJob:
         }
         spec = {
             "restartPolicy": "Never",
-            # For the cluster to be deleted after the blocks in flight
+            # Leaves time to delete the cluster after the blocks in flight
             "terminationGracePeriodSeconds": math.ceil(settings.grace) + _CLOSING,
             "containers": [container],
             "volumes": [{"name": "job", "configMap": {"name": self._name}}],
@@ -133,7 +134,7 @@ class PodJob:
         return spec
 
     def _config_map(self) -> dict[str, Any]:
-        # A second expansion, in the pod, must find nothing to expand
+        # The pod expands variables again and must find none
         document = unexpanded(self._job.model_dump(mode="json", exclude_unset=True))
         return {
             "apiVersion": "v1",
@@ -160,27 +161,27 @@ class PodJob:
 
     def _metadata(self) -> dict[str, Any]:
         found = {"name": self._name, "labels": {"app.kubernetes.io/name": "colonnade"}}
-        # Without it, kubectl takes the context's
+        # Without a namespace, kubectl uses the context's
         named = self._settings.namespace
         return found if named is None else {**found, "namespace": named}
 
     @contextmanager
     def _reached(self) -> Iterator[tuple[Any, Any, str]]:
-        """Reach the API's Jobs and pods, and the namespace."""
+        """Yield the API of Jobs, the API of pods, and the namespace."""
         named = namespace(self._settings)
         try:
             client, place = reached(named)
             yield client.BatchV1Api(), client.CoreV1Api(), place
         except ClusterError:
             raise
-        # urllib3, the configuration and the API have an error tree each
+        # urllib3, the configuration and the API have separate hierarchies of exceptions
         except Exception as error:
             where = "" if named is None else f", namespace {named}"
             raise ClusterError(f"Kubernetes{where}: {_told(error)}.") from error
 
 
 def _exit_status(pods: list[Any], before: int | None) -> int | None:
-    """Find the exit status of the last attempt that has ended."""
+    """Return the exit status of the last attempt that has ended; `before` if none has."""
     ended = [
         container.state.terminated
         for pod in pods
@@ -193,7 +194,7 @@ def _exit_status(pods: list[Any], before: int | None) -> int | None:
 
 
 def _told(error: Exception) -> str:
-    """Tell in a line what the API answers; it says why in JSON, at the end of many headers."""
+    """Return the API's error in one line: its message is in JSON, after many headers."""
     body = str(getattr(error, "body", ""))
     try:
         return sanitize(str(yaml.safe_load(body)["message"]), 300).rstrip(".")

@@ -1,7 +1,7 @@
-"""Slurm and its kin: a batch script that runs `colonnade run`, handed to the queue's own command.
+"""Slurm and similar queues: a batch script with `colonnade run`, submitted by the queue's command.
 
-The batch job is the run's own process and the Dask scheduler, on one core; its workers are jobs of
-their own, as in a run from a terminal, so that the job file means the same in both.
+The batch job is the run's own process, with the Dask scheduler, on one core. Its workers are
+separate jobs, as in a run from a terminal, so that the job file means the same in both.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from colonnade.submit.base import PATIENCE, POLL
 
 __all__ = ["BatchJob"]
 
-# Of the run's own process and the scheduler
+# Memory of the run's own process and the scheduler
 _MEMORY = "2GiB"
-# Seconds before the end of the walltime, beside the grace, in which a run closes its cluster
+# Seconds for a run to close its cluster, in addition to the grace, before the walltime ends
 _CLOSING = 60
-# Seconds that a command of the queue may take
+# Timeout of a queue command, in seconds
 _SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """How a queue takes a run's own job."""
+    """How to submit the run's own job to a queue."""
 
     submit: tuple[str, ...]
     ask: tuple[str, ...]
-    """The command that shows a job, the id behind it."""
+    """The command that shows a job; the job's id is its last argument."""
     directives: tuple[str, ...]
     variable: str
-    """What holds the job's id, in the job."""
+    """The environment variable that holds the job's id within the job."""
     log: str
     """The end of the log's name; `{id}` is the job's id."""
 
 
-# The script comes on standard input, which all of them read
+# All of them read the script from standard input
 _BATCHES = {
     "slurm": _Batch(
         ("sbatch", "--parsable"),
@@ -76,11 +76,11 @@ _SCRIPT = """\
 {header}
 {prologue}
 cd {directory} || exit
-# Queued again, the run goes on with the store of its first night
+# A job that is queued again keeps its date, and so resumes the same store
 export {date_variable}={date}
 status_file={log}-"${variable}".status
 rm -f "$status_file"
-# The queue's own signals reach the run as well: this shell stays, to tell how it ended
+# The queue signals the run as well: this shell survives to record the run's exit status
 trap 'signalled=yes' TERM INT USR1 USR2
 {warned}{command} &
 run=$!
@@ -90,7 +90,7 @@ exit "$status"
 """
 # Only Slurm lets a job queue itself again
 _WARNED = """\
-# The time is up soon: the run stops in good order, and this job is queued again
+# The walltime ends soon: stop the run cleanly and queue this job again
 trap 'signalled=yes; again=yes; kill -TERM "$run"' USR1
 again=
 """
@@ -109,9 +109,9 @@ class BatchJob:
     settings: QueueCluster
     name: str
     command: Sequence[str]
-    """Of the run, with absolute paths."""
+    """The run's command, with absolute paths."""
     directory: Path
-    """Where the run's relative paths start, and without `log_directory` its logs lie."""
+    """The base of the run's relative paths; without `log_directory`, also holds its logs."""
 
     @property
     def text(self) -> str:
@@ -131,11 +131,14 @@ class BatchJob:
         )
 
     def submit(self) -> str:
-        """Hand the script to the queue's own command."""
+        """Submit the script by the queue's own command, and return the queue's id of the job."""
         try:
             Path(self._log).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            told = f"the run's log cannot be made (cluster.log_directory): {one_line(error)}"
+            told = (
+                "the directory of the run's log cannot be created (cluster.log_directory): "
+                f"{one_line(error)}; name a directory that you can write to"
+            )
             raise ClusterError(f"{told}.") from error
         command, text = self._batch.submit, self.text
         try:
@@ -143,27 +146,27 @@ class BatchJob:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ClusterError(
                 f"{command[0]} cannot be run here: {one_line(error)}. Call colonnade submit on a "
-                f"host from which {self.settings.kind} takes jobs."
+                f"host from which {self.settings.kind} accepts jobs."
             ) from error
         found = _ID.search(answer.stdout)
         if answer.returncode or found is None:
             raise ClusterError(
-                f"{command[0]} has not taken the job: {_said(answer)} "
-                "(colonnade submit --print shows what it was given)."
+                f"{command[0]} has not accepted the job: {_said(answer)} "
+                "(colonnade submit --print shows the script)."
             )
         return found[0]
 
     def log(self, job_id: str) -> str:
-        """Tell where the run's log is."""
+        """Return the path of the run's log."""
         return self._log + self._batch.log.format(id=job_id)
 
     def follow(self, job_id: str) -> int | None:
-        """Ask the queue until it holds the job no more."""
+        """Poll the queue until it no longer holds the job; return the run's exit status, if any."""
         unanswered, last = 0, ""
         while unanswered < PATIENCE:
             try:
                 answer = _call((*self._batch.ask, job_id))
-            # A queue that is busy, a machine short of processes: the job knows nothing of it
+            # A busy queue, or a machine short of processes, does not affect the job
             except (OSError, subprocess.TimeoutExpired) as error:
                 unanswered, last = unanswered + 1, one_line(error)
             else:
@@ -173,8 +176,8 @@ class BatchJob:
                 unanswered, last = (unanswered + 1 if answer.returncode else 0), _said(answer)
             time.sleep(POLL)
         raise IncompleteError(
-            f"{self._batch.ask[0]} does not tell how job {job_id} is: {last}. The job may go on "
-            f"all the same; its log is {self.log(job_id)}."
+            f"{self._batch.ask[0]} does not report the state of job {job_id}: {last}. The job may "
+            f"still be running; its log is {self.log(job_id)}."
         )
 
     @property
@@ -186,7 +189,7 @@ class BatchJob:
         return str(Path(self.settings.log_directory or self.directory) / self.name)
 
     def _header(self) -> str:
-        """Ask the queue for one core, and for the rest as the workers do."""
+        """Return the queue's directives: one core, and otherwise the workers' settings."""
         settings = self.settings
         own = [
             directive.format(log=self._log, notice=math.ceil(settings.grace) + _CLOSING)

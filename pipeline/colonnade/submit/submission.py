@@ -1,4 +1,4 @@
-"""Hand `colonnade run` to the cluster's own queue, for unattended work, and follow it."""
+"""Submit `colonnade run` to the cluster's own queue, for unattended work, and follow the job."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ _INSTEAD = {
 
 @dataclass(frozen=True)
 class Submission:
-    """A run that is ready to be handed over."""
+    """A run that is ready to be submitted."""
 
     job: Job
     handover: Handover
 
     def wait(self, job_id: str) -> str:
-        """Wait until the queue's job has ended; return in a line how.
+        """Wait until the queue's job has ended; return the result in one line.
 
         Raises
         ------
         EndedError
-            Otherwise than well, with the run's own exit status.
+            The job has failed; the error has the run's own exit status.
         IncompleteError
-            The queue does not tell how the job is.
+            The queue does not report the job's state.
         """
         status = self.handover.follow(job_id)
         path = self.job.output.path
         complete = self._is_complete()
-        # What the store says counts: a queue may lose what a run's last word was
+        # The store decides: a queue may lose the run's exit status
         if status is None:
             status = 0 if complete else 3
         elif status == 0 and complete is False:
@@ -61,13 +61,13 @@ class Submission:
         if status:
             raise EndedError(
                 status,
-                f"job {job_id} has ended with status {status}, and {path} is not complete; what "
-                f"was wrong is told in {log}.",
+                f"job {job_id} has ended with status {status}, and {path} is not complete; its log "
+                f"states the cause: {log}.",
             )
         return f"job {job_id} has ended, and {path} is complete"
 
     def _is_complete(self) -> bool | None:
-        """Whether the store is complete; None where it cannot be seen from here."""
+        """Return whether the store is complete; None if it cannot be read from here."""
         output = self.job.output
         if not _shared(self.job, output.path):
             return None
@@ -79,14 +79,14 @@ class Submission:
 
 
 def prepare(job: str | Path, overrides: Iterable[str] = ()) -> Submission:
-    """Check a job as `run` does, and make ready what its queue is to be given.
+    """Check a job as `run` does, and prepare its submission.
 
     Parameters
     ----------
     job
-        A job file's path.
+        Path of a job file.
     overrides
-        ``section.key=value`` each.
+        Settings as ``section.key=value``.
 
     Raises
     ------
@@ -108,10 +108,10 @@ def prepare(job: str | Path, overrides: Iterable[str] = ()) -> Submission:
             check_job(given)
         return Submission(given, PodJob(given, cluster, name))
     raise UsageError(
-        f"cluster.kind {cluster.kind} has no queue that takes a job: {_INSTEAD[cluster.kind]}."
+        f"cluster.kind {cluster.kind} has no queue that accepts a job: {_INSTEAD[cluster.kind]}."
     )
 
 
 def _shared(job: Job, path: str) -> bool:
-    """Whether a path means the same here as where the run will be."""
+    """Return whether a path names the same file here as where the run will be."""
     return not isinstance(job.cluster, KubernetesCluster) or is_url(path)

@@ -1,20 +1,22 @@
-"""What the statistics of a block must be, by their definitions, as `reference` has it of a column.
+"""Enclose the statistics of a block from their definitions, as `reference` encloses a column.
 
-Of sums over B columns in any order, each term within its own bound; with u the unit roundoff of
-float64, in which they are summed, and v that of the slopes, in which their squares are, in strips
-of t columns:
+The bounds hold for sums over the B columns in any order, with slopes s_k ± r_k. Sums are taken in
+float64, with unit roundoff u. Products of slopes are summed in the type of the slopes, with unit
+roundoff v, in strips of t columns. The error is at most
 
-* Σ J_k is off by Σ |U| Diag(r_k) |W| and (B + 2m + 16) u Σ |U| Diag(|s_k| + r_k) |W|;
-* Σ J_kᵀJ_k, as Wᵀ[(UᵀU) ∘ Σ s_k s_kᵀ]W, by |W|ᵀ[(|U|ᵀ|U|) ∘ Σ (a_k a_kᵀ − |s_k||s_k|ᵀ)]|W| with
-  a_k = |s_k| + r_k, and ((B + 3m + n + q + 16) u + (t + 8) v) |W|ᵀ[(|U|ᵀ|U|) ∘ Σ a_k a_kᵀ]|W|;
-* Σ |J_k| and max |J_k| by the bounds of the entries J_k.
+* for Σ J_k: Σ |U| Diag(r_k) |W|, plus (B + 2m + 16) u Σ |U| Diag(|s_k| + r_k) |W|;
+* for Σ J_kᵀJ_k = Wᵀ[(UᵀU) ∘ Σ s_k s_kᵀ]W, with a_k = |s_k| + r_k:
+  |W|ᵀ[(|U|ᵀ|U|) ∘ Σ (a_k a_kᵀ − |s_k||s_k|ᵀ)]|W|, plus
+  ((B + 3m + n + q + 16) u + (t + 8) v) |W|ᵀ[(|U|ᵀ|U|) ∘ Σ a_k a_kᵀ]|W|;
+* for Σ |J_k| and max |J_k|: the bounds of the entries of J_k.
 
-Of their products with a vector v, in a fraction of that time, with w = W v, p = |W||v| and
-y_k = U (s_k ∘ w), which is off by e_k:
+Products with a vector v take a fraction of that time. With w = W v, p = |W||v|, and
+y_k = U (s_k ∘ w) known to within e_k, the error is at most
 
-* Σ J_kᵀJ_k v = Wᵀ Σ s_k ∘ Uᵀ y_k is off by |W|ᵀ Σ [(|s_k| + r_k) ∘ |U|ᵀ e + r_k ∘ |Uᵀ y_k|], where
-  e = |U| (r_k ∘ |w|), and by rounding as above, with |W|ᵀ Σ a_k ∘ |U|ᵀ|U| (a_k ∘ p);
-* of other networks Σ J_k v by Σ e_k, and vᵀ Σ J_kᵀJ_k v by Σ (2|y_k| + e_k)ᵀ e_k, beside rounding.
+* for Σ J_kᵀJ_k v = Wᵀ Σ s_k ∘ Uᵀ y_k: |W|ᵀ Σ [(|s_k| + r_k) ∘ |U|ᵀ e + r_k ∘ |Uᵀ y_k|], where
+  e = |U| (r_k ∘ |w|), plus the rounding above times |W|ᵀ Σ a_k ∘ |U|ᵀ|U| (a_k ∘ p);
+* for networks that need `DeepReference`, beside rounding: Σ e_k for Σ J_k v, and
+  Σ (2|y_k| + e_k)ᵀ e_k for vᵀ Σ J_kᵀJ_k v.
 """
 
 from __future__ import annotations
@@ -32,14 +34,14 @@ from colonnade.verification.reference import Array, Enclosure, Reference, Result
 __all__ = ["BlockSums", "ProjectedSums", "column_cost"]
 
 _U64 = 2.0**-53
-# Numbers of the tensor that are looked at at a time
+# Entries of the tensor that are processed at a time
 _NUMBERS = 2**20
-# Multiplications that take as long as a slope by its definition
+# Multiplications that take as long as evaluating one slope by its definition
 _SLOPE = 2**14
 
 
 def column_cost(n: int, m: int, q: int, names: Iterable[str]) -> int:
-    """Tell what a column costs, in slopes that are computed by their definition."""
+    """Return the cost of enclosing one column's arrays, in evaluations of a slope."""
     names = set(names)
     tensor = 6 * m * q * n if names & {"mean_abs_blocks", "max_abs_blocks"} else 0
     outer = 4 * m * m if "gram_blocks" in names else 0
@@ -47,12 +49,12 @@ def column_cost(n: int, m: int, q: int, names: Iterable[str]) -> int:
 
 
 class BlockSums:
-    """Encloses the statistics of a block, whose columns are given some at a time.
+    """Encloses the statistics of a block, whose columns are added in pieces.
 
     Parameters
     ----------
     names
-        Of the arrays, among mean_blocks, mean_abs_blocks, max_abs_blocks and gram_blocks.
+        Arrays to enclose, among mean_blocks, mean_abs_blocks, max_abs_blocks and gram_blocks.
     """
 
     def __init__(self, reference: Reference, names: Iterable[str]) -> None:
@@ -67,11 +69,11 @@ class BlockSums:
         self._low, self._high = np.zeros((q, n)), np.zeros((q, n))
 
     def add(self, X: NDArray[np.generic]) -> None:
-        """Take further columns, X (n, B)."""
+        """Add columns X (n, B)."""
         self.take(*self._reference.units(X).slope)
 
     def take(self, s: Array, r: Array) -> None:
-        """Take the slopes s ± r, (m, B), of further columns."""
+        """Add columns with slopes s ± r, (m, B)."""
         with np.errstate(all="ignore"):
             self._columns += s.shape[1]
             self._s += s.sum(axis=1)
@@ -94,7 +96,7 @@ class BlockSums:
             self._high = np.maximum(self._high, (J + radius).max(axis=0))
 
     def enclosures(self) -> dict[str, Enclosure]:
-        """Enclose what is stored, by name."""
+        """Return the enclosures of the block's statistics, by name."""
         U, W, B = self._U, self._W, self._columns
         (q, m), n = U.shape, W.shape[1]
         absU, absW = np.abs(U), np.abs(W)
@@ -122,7 +124,7 @@ class BlockSums:
                 centre, radius = (self._low + self._high) / 2, (self._high - self._low) / 2
                 radius += 4 * _U64 * self._high
                 found["max_abs_blocks"] = Enclosure(centre, radius)
-        # Where something may have left the range of its type, so may the sum
+        # If a slope may have overflowed, so may every sum
         infinite = ~np.isfinite(self._r).all()
         if infinite:
             found = {
@@ -135,13 +137,13 @@ class BlockSums:
 class ProjectedSums:
     """Encloses products of a block's statistics with a vector v.
 
-    Of one hidden layer that of `gram_blocks`, (n,); of others that of `mean_blocks`, (q,), and the
-    number that v makes of `gram_blocks` on both sides.
+    With a `Reference`, the product is `gram_blocks` v, (n,). With a `DeepReference`, the products
+    are `mean_blocks` v, (q,), and the number vᵀ `gram_blocks` v.
 
     Parameters
     ----------
     names
-        Of the arrays that are wanted.
+        Arrays to compare; others than these two are ignored.
     """
 
     def __init__(
@@ -161,7 +163,7 @@ class ProjectedSums:
         self._square_size: Any = 0.0
 
     def take(self, results: Results) -> None:
-        """Take further columns."""
+        """Add the results of further columns."""
         y, e = results.arrays["jacobian"]
         self._columns += len(y)
         self._unknown |= bool(results.unknown.any())
@@ -192,7 +194,7 @@ class ProjectedSums:
     def compared(
         self, parts: Mapping[str, NDArray[Any]]
     ) -> Iterator[tuple[str, NDArray[Any], Enclosure]]:
-        """Yield the names, the products of what is stored with v, and what they must be."""
+        """Yield each array's name, the product of the stored array with v, and its enclosure."""
         B, v, length = self._columns, self._v, np.abs(self._v)
         tiny = float(np.finfo(np.float64).tiny)
         with np.errstate(all="ignore"):
@@ -218,13 +220,14 @@ class ProjectedSums:
             radius += 16 * terms * n * n * tiny
             square = np.asarray(v @ stored @ v)
             yield "gram_blocks", square, self._known(np.asarray(self._square), radius)
-            # v on both sides leaves out what is not symmetric; no entry exceeds its diagonal's
+            # vᵀGv does not depend on the antisymmetric part of G, so compare G − Gᵀ with 0. The
+            # rounding error of G_ij is relative to √(G_ii G_jj), which bounds |G_ij|.
             root = np.sqrt(np.abs(np.diagonal(stored)))
             least = 4 * terms * (_U64 * np.outer(root, root) + tiny)
             zero = np.where(np.isnan(self._square), np.nan, 0.0) + np.zeros_like(stored)
             yield "gram_blocks", stored - stored.T, self._known(zero, least)
 
     def _known(self, centre: Array, radius: Any) -> Enclosure:
-        """Allow anything where something may have overflowed, but for NaN that comes of X."""
+        """Allow any value if a column may have overflowed; where X makes it NaN, require NaN."""
         radius = np.where(np.isnan(centre), 0.0, np.where(self._unknown, np.inf, radius))
         return Enclosure(centre, radius)

@@ -1,4 +1,4 @@
-"""The checks of a store, array by array and block by block, and what they find."""
+"""Check a store array by array and block by block, and collect the findings."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from colonnade.verification.reference import Enclosure, Reference
 
 __all__ = ["Checks"]
 
-# Work that is spent on sums of whole blocks entry by entry, in slopes by their definition: a few
-# seconds' worth
+# Budget for enclosing sums over whole blocks entry by entry, in evaluations of a slope by its
+# definition: a few seconds
 _SLOPES = 2**22
 _SUMMED = {p.made_of for p in PRODUCTS.values() if p.made_of and not p.largest}
 _COMPARED = {p.made_of for p in PRODUCTS.values() if p.made_of and p.largest}
@@ -36,14 +36,14 @@ _COMPARED = {p.made_of for p in PRODUCTS.values() if p.made_of and p.largest}
 
 @dataclass
 class Checks:
-    """The checks of one store, and what they find.
+    """The checks of one store, and their findings.
 
     Attributes
     ----------
     chosen
-        Block -> columns of it to compute again.
+        Block -> its columns to compare number by number.
     seed
-        Of the vectors that blocks are multiplied with; None to leave that out.
+        Seed of the vectors that blocks are multiplied with; None skips the check of all columns.
     """
 
     store: Store
@@ -65,8 +65,8 @@ class Checks:
     _reference: Reference | DeepReference | None = None
     _slopes_left: int = _SLOPES
     _usual: Usual = field(default_factory=Usual)
-    # Of the arrays that something is made of at the end: the sum of their rows and of these rows'
-    # absolute values, and the largest
+    # Of the per-block arrays from which a run computes its final statistics: the sums of their
+    # rows and of the rows' absolute values, and the largest values
     _total: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
     _terms: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
     _largest: dict[str, Any] = field(default_factory=lambda: defaultdict(float))
@@ -74,28 +74,35 @@ class Checks:
     def open(
         self, X: InputMatrix | None, network: Network | None, *, imports: bool, trust: bool
     ) -> None:
-        """Check the weights and X, without which no column can be computed again."""
+        """Check the weights and X, which are needed to recompute columns."""
         self._counted = self.store.counted()
         self._overflowed = self.store.counted("nonfinite_results")
         network = self._network(imports=imports) or network
         try:
             X = self.store.columns(trust=trust) if X is None else X
             found = input_record(X, self.store.grid.columns)
-        # The extra that reads X is not installed, say
+        # UsageError: for example, the extra that reads X is not installed
         except (UsageError, OSError, ValueError) as error:
-            self.refused = f"X cannot be read, so that no column was computed again: {error}"
+            self.refused = (
+                "X cannot be read, so no column was recomputed; make it readable and verify "
+                f"again: {error}"
+            )
             return
         record = self.store.record
         different = record.input.differences(found)
         if different:
             self.refused = (
-                f"{record.job.input.path} is not the X that the store was made of "
-                f"({'; '.join(different)}), so that no column was computed again"
+                f"{record.job.input.path} is not the X that the store was made from "
+                f"({'; '.join(different)}), so no column was recomputed; restore that X and "
+                "verify again"
             )
         elif self.refused:
             return
         elif network is None:
-            self.refused = "the weights are damaged, so that no column was computed again"
+            self.refused = (
+                "the weights are damaged, so no column was recomputed; repair the store, then "
+                "verify again"
+            )
         else:
             self._X = X
             output = record.job.output
@@ -103,7 +110,7 @@ class Checks:
             self._reference = make_reference(network, X.dtype, output.dtype, bits)
 
     def labels(self) -> None:
-        """Read the coordinates, and compare names with those of the record."""
+        """Read the coordinates, and compare them with the store's record and with X."""
         labels = self.store.record.labels
         for name in (*labels.names, *labels.copied):
             try:
@@ -112,24 +119,24 @@ class Checks:
                 self._fail(name, None, str(error))
                 continue
             if name in labels.names and tuple(map(str, stored)) != labels.names[name]:
-                self._fail(name, None, "its names are not those of the store's record")
+                self._fail(name, None, "its names differ from those in the store's record")
             elif name in labels.copied and not self._is_own(name, stored):
-                self._fail(name, None, "its numbers are not those of X's own coordinate")
+                self._fail(name, None, "its values differ from those of X's own coordinate")
         self._order_of_names()
 
     def _order_of_names(self) -> None:
-        """Compare the inputs' names with those of X: each number must stand under its own."""
+        """Compare the names of the inputs with X's: each derivative must have its own label."""
         named = self.store.record.labels.input_names
         with suppress(MatchError):
             if self._X is not None and pair(named, self._X.feature_names).moved:
                 cause = (
-                    "its names are those of X's features in another order, so that derivatives "
-                    "stand under wrong names; make the store anew with colonnade run --overwrite"
+                    "it has the names of X's features in another order, so derivatives stand "
+                    "under wrong names; recreate the store with colonnade run --overwrite JOB"
                 )
                 self._fail("input", None, cause)
 
     def _is_own(self, dimension: Any, stored: NDArray[Any]) -> bool:
-        """Whether a coordinate is that of X's own store, as far as there is one."""
+        """Whether a coordinate equals the one in X's own store; True if X has none to read."""
         try:
             own = None if self._X is None else coordinate_beside(self._X, dimension)
             if own is None:
@@ -139,7 +146,7 @@ class Checks:
             return True
 
     def block(self, block: int) -> None:
-        """Read a block's shards, and compare all of its columns: those that were chosen in full."""
+        """Read a block's shards and compare all columns, the chosen ones number by number."""
         start, stop = self.store.grid.bounds(block)
         plans = [plan for plan in self.store.record.plans if plan.per_block]
         main = next((p.name for p in plans if p.name in ("jacobian", "slope")), None)
@@ -153,7 +160,7 @@ class Checks:
             end = first + len(given)
             for k in self.chosen.get(block, []):
                 if first <= k < end:
-                    # A view would keep the chunk
+                    # A view would keep the whole chunk in memory
                     kept[k] = given[k - first].copy()
             if every is not None and main is not None:
                 every.take(at, first, main, None)
@@ -184,7 +191,7 @@ class Checks:
     def _rows_and_parts(
         self, block: int, main: str | None
     ) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
-        """Read the shards of the arrays that are small: by columns, and of a block's statistics."""
+        """Read the small arrays: those with a row for each column, and the block's statistics."""
         start, stop = self.store.grid.bounds(block)
         rows: dict[str, NDArray[Any]] = {}
         parts: dict[str, NDArray[Any]] = {}
@@ -204,11 +211,11 @@ class Checks:
     def _every(
         self, block: int, rows: dict[str, NDArray[Any]], parts: dict[str, NDArray[Any]]
     ) -> EveryColumn | None:
-        """Begin the check of all columns of a block, if there is to be one."""
+        """Start the check of all columns of a block; None if columns are not to be checked."""
         if self._reference is None or self.seed is None:
             return None
         (start, stop), network = self.store.grid.bounds(block), self.store.record.network
-        # What has no other way than entry by entry, of as many blocks as there is time for
+        # These can only be enclosed entry by entry, so check as many blocks as the budget allows
         in_full = {"gram_blocks", "mean_abs_blocks", "max_abs_blocks"} & parts.keys()
         if "jacobian" in self.store.record.arrays:
             in_full -= {"mean_abs_blocks", "max_abs_blocks"}
@@ -222,7 +229,7 @@ class Checks:
         return EveryColumn(self._reference, v, start, stop, rows, parts, in_full, self._read)
 
     def _in_full(self, k: int, arrays: dict[str, NDArray[Any]], comparison: Comparison) -> bool:
-        """Compare all numbers of a column; False where X cannot be read."""
+        """Compare all numbers of a column; return False if X cannot be read."""
         x = self._read(k, k + 1)
         if x is None or self._reference is None:
             return False
@@ -233,7 +240,7 @@ class Checks:
         return True
 
     def final(self, *, whole: bool) -> None:
-        """Check what was written at the end, against the parts of all blocks."""
+        """Check the arrays that a run writes at its end against the parts of all blocks."""
         store, grid = self.store, self.store.grid
         if not store.is_whole():
             absent = [plan.name for plan in store.record.plans if store.is_absent(plan)]
@@ -274,9 +281,9 @@ class Checks:
             return None
         if self.store.imported and not imports:
             self.refused = (
-                f"the activation {', '.join(self.store.imported)} is code, which a store that may "
-                "be another's does not make run, so that no column was computed again; verify "
-                "with --import, if you trust it"
+                f"the activation {', '.join(self.store.imported)} is code, which is not run "
+                "because the store may come from a stranger, so no column was recomputed; if you "
+                "trust the code, verify with --import (imports=True)"
             )
             return None
         try:
@@ -285,7 +292,11 @@ class Checks:
             self._fail(", ".join(names), None, str(error))
             return None
         if network_record(network) != self.store.record.network:
-            self._fail(", ".join(names), None, "their fingerprint is not the store's")
+            self._fail(
+                ", ".join(names),
+                None,
+                "their fingerprint differs from the one in the store's record",
+            )
             return None
         return network
 
@@ -296,7 +307,7 @@ class Checks:
         return values
 
     def _shard(self, name: str, block: int) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield the chunks of a shard that can be read, each with its first row."""
+        """Yield the number of the first row and the rows of each readable chunk of a shard."""
         bad: list[tuple[int, int, str]] = []
         try:
             chunks = self.store.chunks(name, block)
@@ -319,7 +330,7 @@ class Checks:
             self._fail(name, block, bad[0][2], (bad[0][0], bad[-1][1]))
 
     def _gather(self, name: str, rows: NDArray[Any]) -> None:
-        """Take note of rows that something is made of at the end."""
+        """Accumulate rows from which a run computes its final statistics."""
         with np.errstate(all="ignore"):
             if name in _SUMMED:
                 self._total[name] = self._total[name] + rows.sum(axis=0)
@@ -335,7 +346,7 @@ class Checks:
         counted: int | None,
         of_results: int | None,
     ) -> None:
-        """Compare a block's parts in the statistics, and its counts, which take all columns."""
+        """Compare a block's parts of the statistics and its counts, which need all columns."""
         start, stop = self.store.grid.bounds(block)
         compared = set()
         for name, part, expected in every.parts():
@@ -346,7 +357,7 @@ class Checks:
             return
         if counted not in (None, every.nonfinite):
             cause = f"it counts {counted:,} columns of X that are not finite"
-            self._fail("nonfinite", block, f"{cause}, and there are {every.nonfinite:,}")
+            self._fail("nonfinite", block, f"{cause}, but there are {every.nonfinite:,}")
         self._results(block, every, stored, of_results)
 
     def _results(
@@ -356,25 +367,25 @@ class Checks:
         parts: dict[str, NDArray[Any]],
         counted: int | None,
     ) -> None:
-        """Compare the count of columns whose results are not finite with what is stored."""
+        """Compare the block's count of columns with nonfinite results with the stored arrays."""
         start, stop = self.store.grid.bounds(block)
         if not self.store.record.counts_results or every.covered < stop - start:
             return
-        # The count of what is wrong says nothing of its own
+        # The stored results are wrong, so their count proves nothing
         if self.failures and self.failures[-1].block == block:
             return
         found = int(np.count_nonzero(every.overflowed))
-        # A sum may leave the range where none of its terms does
+        # A sum may overflow although none of its terms does
         alone = any(not np.isfinite(part).all() for part in parts.values())
         found = max(found, int(alone))
-        # Without the tensor, blocks that are not stored may have left the range
+        # Without the tensor, entries that are not stored may have overflowed
         at_least = "" if "jacobian" in self.store.record.arrays else "at least "
         if counted is not None and (counted < found or (counted > found and not at_least)):
             cause = f"it counts {counted:,} columns whose results are not finite"
-            self._fail("nonfinite_results", block, f"{cause}, and there are {at_least}{found:,}")
+            self._fail("nonfinite_results", block, f"{cause}, but there are {at_least}{found:,}")
 
     def _count(self, name: str, block: int, written: set[int]) -> int | None:
-        """Read a block's count, which is written unless it is 0; None where it is damaged."""
+        """Read a block's count, which is only written if it is not 0; None if it is damaged."""
         if block not in written:
             return 0
         counts = [int(count[0]) for _, count in self._shard(name, block)]
@@ -386,7 +397,13 @@ class Checks:
         try:
             return self._X.read(start, stop)
         except (OSError, ValueError) as error:
-            self._X, self.refused = None, f"X cannot be read any more: {error}"
+            self._X, self.refused = (
+                None,
+                (
+                    "X cannot be read any longer, so the other columns were not recomputed; make "
+                    f"it readable and verify again: {error}"
+                ),
+            )
             return None
 
     def _compare(

@@ -1,4 +1,4 @@
-"""Comparing the arrays of a block with what they must be, and naming the columns that are wrong."""
+"""Compare the arrays of a block with their enclosures, and name the columns that are wrong."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from colonnade.verification.reference import Array, Enclosure, excess
 
 __all__ = ["Comparison", "difference"]
 
-# Failures of one array of a block; beyond, one names all of its columns
+# Most failures reported for one array of a block; if there are more, one failure covers them all
 _RUNS = 16
 
 
 def difference(
     stored: NDArray[np.generic], expected: Enclosure, subject: str = ""
 ) -> tuple[float, str]:
-    """Compare an array, and say what its worst entry is and must be.
+    """Compare an array, and describe its worst entry.
 
     Returns
     -------
-    The largest error over its bound, and the text.
+    The largest ratio of error to bound, and the description.
     """
     error = excess(stored, expected)
     worst = np.unravel_index(int(np.argmax(error)), error.shape)
@@ -31,7 +31,7 @@ def difference(
     where = ", ".join(part for part in (subject, entry) if part)
     centre, radius = float(expected.centre[worst]), float(expected.radius[worst])
     must = "must not be finite" if np.isinf(centre) else f"must be {centre:.9g} ± {radius:.2g}"
-    return float(error[worst]), f"{where} is {float(stored[worst]):.9g}, and {must}"
+    return float(error[worst]), f"{where} is {float(stored[worst]):.9g}, but {must}"
 
 
 class Comparison:
@@ -40,7 +40,7 @@ class Comparison:
     Attributes
     ----------
     errors
-        array -> largest error over its bound.
+        array -> largest ratio of error to bound.
     """
 
     def __init__(self) -> None:
@@ -55,16 +55,18 @@ class Comparison:
         expected: Enclosure,
         subject: str = "column {k}",
     ) -> Array:
-        """Compare rows of an array, of which `first` is the number of the first one's column.
+        """Compare rows of an array.
 
         Parameters
         ----------
+        first
+            Column number of the first row.
         subject
             What a message calls the row of column k.
 
         Returns
         -------
-        The largest error over its bound of each row.
+        The largest ratio of error to bound in each row.
         """
         error: Array = excess(stored, expected).reshape(len(stored), -1).max(axis=1)
         self.errors[name] = max(self.errors.get(name, 0.0), float(error.max(initial=0)))
@@ -77,7 +79,7 @@ class Comparison:
         return error
 
     def failures(self, block: int) -> list[Failure]:
-        """Name the columns that are wrong, array by array: those that lie together in one."""
+        """Return the wrong columns array by array, one failure for each run of adjacent columns."""
         found = []
         for name, wrong in self._wrong.items():
             columns = np.sort(np.fromiter(wrong, np.int64))

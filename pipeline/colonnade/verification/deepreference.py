@@ -1,20 +1,21 @@
-"""What the results of any network must be, by their definitions, and how far rounding takes them.
+"""Enclose the results of any network, from their definitions and the rounding errors.
 
-`reference` is that of one hidden layer, closer and with more to compare; the bounds here are made
-in the same way, layer by layer. With |A| the absolute values of A, u the unit roundoff:
+`reference` handles one hidden layer with an elementwise σ: its bounds are tighter, and it encloses
+more arrays. The bounds here are derived in the same way, layer by layer. With |A| the absolute
+values of A and u the unit roundoff, the error is at most
 
-* z_l = W_l h + b_l is off by |W_l| e + (n + 2) u (|W_l||h| + |b_l|), where h = σ(z_(l−1)) is off
-  by e: what z_(l−1) is off by, times the largest slope there, and what the formula adds;
-* D_l lies within R_l of its value at z_l, for every z within what z_l is off by;
-* J = W_L D_(L−1) … W_1 then moves by |W_L| (|D_(L−1)| + R_(L−1)) … |W_1| − |W_L||D_(L−1)| … |W_1|
-  at most, and products in any order are off by (Σ 2 m_l + …) u times the first of these.
+* for z_l = W_l h + b_l: |W_l| e + (n + 2) u (|W_l||h| + |b_l|), where e is the error of
+  h = σ(z_(l−1)): the error of z_(l−1) times the largest slope near it, plus that of the formula;
+* for D_l: R_l, such that D_l(z) is within R_l of D_l(z_l) for every z within the error of z_l;
+* for J = W_L D_(L−1) … W_1: |W_L| (|D_(L−1)| + R_(L−1)) … |W_1| − |W_L||D_(L−1)| … |W_1|, plus
+  (Σ 2 m_l + …) u times the first of these two terms for products in any order.
 
-A product J v is known more closely: the errors of D are those of one matrix, so that
-t_l = W_l D_(l−1) t_(l−1) is off by |W_l| [(|D| + R) e + R |t_(l−1)|], e being what t_(l−1) is off
-by. What rounding adds to each entry of J is bounded by the products of absolute values, as above.
+The bound of a product J v is tighter, because all entries of J share the error of each D: if
+t_(l−1) has an error e, then t_l = W_l D_(l−1) t_(l−1) has |W_l| [(|D| + R) e + R |t_(l−1)|]. The
+rounding error of each entry of J is bounded by the products of absolute values, as above.
 
-Each hidden layer of m units widens the bounds by about √m against the numbers: in float32, those of
-deep and wide networks let pass what float64 would show.
+Each hidden layer of m units widens the bounds, relative to the numbers, by about √m. In float32,
+the bounds of deep and wide networks therefore miss errors that those in float64 would reveal.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ __all__ = ["DeepReference", "make_reference"]
 def make_reference(
     network: Network, x_dtype: DTypeLike, dtype: DTypeLike, significant_bits: int | None = None
 ) -> Reference | DeepReference:
-    """Choose the closer one of the two."""
+    """Return the reference with the tightest bounds that the network allows."""
     kind = Reference if network.has_slopes else DeepReference
     return kind(network, x_dtype, dtype, significant_bits)
 
 
 class DeepReference(Rounding):
-    """The definitions of the results of a network of any depth, with any σ.
+    """Encloses the results of a network of any depth, with any σ.
 
     Parameters
     ----------
@@ -76,12 +77,12 @@ class DeepReference(Rounding):
 
     @property
     def units_count(self) -> int:
-        """Hidden units of the widest layer."""
+        """Number of hidden units of the widest layer."""
         return max(self._network.hidden, default=1)
 
     @property
     def outputs(self) -> int:
-        """Outputs."""
+        """Number of outputs, q."""
         return self._network.q
 
     def column(self, x: NDArray[Any]) -> dict[str, Enclosure]:
@@ -105,7 +106,7 @@ class DeepReference(Rounding):
         self,
         X: NDArray[Any],
         v: Array,
-        names: Container[str],  # noqa: ARG002 (as the other reference; nothing is saved here)
+        names: Container[str],  # noqa: ARG002 (the signature of `Reference.columns`)
     ) -> Results | None:
         """Enclose the results of all columns of X (n, B), as `Reference.columns` does.
 
@@ -113,7 +114,7 @@ class DeepReference(Rounding):
 
         Returns
         -------
-        None where an imported σ mixes the entries of a column.
+        The enclosures; None if an imported σ mixes the entries of a column.
         """
         u, tiny, most = unit(self._working), float(self._working.tiny), float(self._working.max)
         v = np.asarray(v, np.float64)
@@ -121,7 +122,7 @@ class DeepReference(Rounding):
         nan = np.isnan(X).any(axis=0)
         h = np.where(nan, 0.0, X)
         e, unknown = np.zeros_like(h), np.zeros(len(nan), bool)
-        # J v so far, how far it may be off, and the size of its terms
+        # J v so far, its error bound, and the sum of the absolute values of its terms
         t, off, size = (np.broadcast_to(a[:, None], h.shape) for a in (v, 0 * v, np.abs(v)))
         terms, scale, norms = 8, np.full(len(nan), np.abs(v).sum()), np.ones(len(nan))
         with np.errstate(all="ignore"):
@@ -171,12 +172,12 @@ class DeepReference(Rounding):
     def _slopes(
         self, i: int, z: Array, delta: Array, tangent: tuple[Array, Array, Array]
     ) -> tuple[Array, Array, tuple[Array, Array, Array], Array, NDArray[np.bool_]] | None:
-        """Go through σ of hidden layer i with all columns and their tangents.
+        """Apply σ of hidden layer i, and D, to all columns and their tangents.
 
         Returns
         -------
-        σ(z) and how far it may be off; the tangent; the largest that D may make of a vector, and
-        where nothing is known of it, (B,) each. None where σ is imported and mixes a column.
+        σ(z) and its error bound; the tangent; a bound of the norm of D, and whether a column's D
+        is unknown, (B,) each. None if σ is imported and mixes the entries of a column.
         """
         t, off, size = tangent
         activation = self._network.activations[i]
@@ -198,14 +199,14 @@ class DeepReference(Rounding):
             return found.parts_times(x) + error(x)
 
         tangent = found.times(t), outer_times(off) + error(np.abs(t)), outer_times(size)
-        # The norm of a matrix is at most √m times its largest sum of a row
+        # The norm of a matrix is at most √m times its largest sum of absolute values in a row
         steepest = len(z) ** 0.5 * outer_times(np.ones_like(z)).max(axis=0)
         return found.value, found.value_error, tangent, steepest, found.unknown
 
     def _forward(self, x: Array) -> tuple[Enclosure, list[tuple[Array, Array, Array]]] | None:
-        """Enclose Y, and find D, how far it may be off, and the size of its parts, layer by layer.
+        """Enclose Y; for each hidden layer, compute D, its error bound and the size of its parts.
 
-        None where something may leave the range of its type.
+        Return None if a value may overflow.
         """
         u, tiny, most = unit(self._working), float(self._working.tiny), float(self._working.max)
         h, e = x, np.zeros_like(x)
@@ -242,22 +243,25 @@ class DeepReference(Rounding):
         return value, e, (centre, radius, np.abs(centre))
 
     def _formula(self, i: int) -> tuple[float, float]:
-        """Tell how far a formula's slopes may be off, of themselves and of 1."""
+        """Return the relative and the absolute error bound of a formula's slopes."""
         parameters = self._network.activations[i].parameters
-        # They are rounded to the type of the results as well
+        # Slopes are rounded to the type of the results, too
         rounded = FORMULAS * unit(self._working) + 2 * unit(self.stored)
         least = max(LEAST, 4 * float(self._working.tiny)) * (1 + sum(map(abs, parameters.values())))
         return rounded, least + 4 * float(self.stored.tiny)
 
     def _columnwise(self, i: int, z: Array, delta: Array) -> tuple[Array, float, float]:
-        """Tell what `mixed` is to be given of z (m,) or (m, B), and what its slopes are off by."""
+        """Return delta and the relative error for `mixed`, and the absolute error of its slopes.
+
+        z is (m,) or (m, B).
+        """
         u, (rounded, least) = unit(self._working), self._formula(i)
-        # Sums of m terms, of numbers that are as large as the largest
+        # σ takes sums of m terms: bound each term by the largest
         delta = delta + (len(z) + FORMULAS) * u * np.abs(z).max(axis=0)
         return delta, len(z) * u + rounded, least
 
     def _jacobian(self, slopes: list[tuple[Array, Array, Array]]) -> tuple[Array, Array, Any]:
-        """Compute the block, how far it may be off, and the size of numbers on the way to it."""
+        """Compute the block, its error bound, and a bound of the intermediate values."""
         J = self._layers[0][0]
         # With |D|, with |D| + R, and with the parts of D
         inner = outer = parts = np.abs(J)
@@ -273,7 +277,7 @@ class DeepReference(Rounding):
         return J, outer - inner + rounding + 4 * float(self.stored.tiny) * scale, scale
 
     def _norms(self, J: Array, radius: Array, scale: Any) -> dict[str, Enclosure]:
-        """They are made of the computed block, and move by no more than the norm of its error."""
+        """Enclose the norms of the block: they move by no more than the norm of its error."""
         k = min(J.shape)
         known = np.isfinite(J).all()
         norm = np.linalg.norm(J)
@@ -281,10 +285,10 @@ class DeepReference(Rounding):
         for name in ("norm", "spectral_norm"):
             order = None if name == "norm" else 2
             centre = np.linalg.norm(J, order) if known else np.float64(np.nan)
-            # Of the square, which is a sum, or an eigenvalue of a matrix of sums
+            # Rounding error of the squared norm: a sum, or an eigenvalue of a matrix of sums
             square = (8 * k * k + 2 * J.size + 32) * U64 * norm**2
             root = min(np.sqrt(square), square / centre) if centre > 0 else np.sqrt(square)
-            # Squares of what is tiny would vanish
+            # Scale first: squares of tiny numbers would underflow
             unit_of = max(float(radius.max()), float(np.finfo(np.float64).tiny))
             moved = unit_of * np.linalg.norm(radius / unit_of)
             bound = np.asarray(moved + root + self._rounded(centre))

@@ -1,15 +1,14 @@
-"""σ as a textbook has it, and where σ′ lies on an interval: what results are verified against.
+"""Textbook definitions of σ, and the range of σ′ on an interval, for verification.
 
-Nothing here is shared with `formulas`. σ is written on numbers that carry their derivative along,
-x + εx′ with ε² = 0 (`Dual`), so that σ′ follows from σ by the rules of the parts alone: nothing is
-truncated, and no difference cancels. It comes out as exactly as the parts of σ do. Where σ has
-pieces, the value chooses.
+This module shares no code with `formulas`. σ is evaluated on dual numbers x + εx′ with ε² = 0
+(`Dual`), so σ′ follows from σ by the rules of differentiation: without truncation or cancellation,
+and as accurate as the parts of σ. Where σ is piecewise, the value of x selects the piece.
 
-Between its `bends` (the kinks of σ, and the extrema of σ′) σ′ is monotone. Its values on an
-interval therefore lie between those at the ends and at either side of each bend within.
+σ′ is monotone between its `bends`: the kinks of σ and the extrema of σ′. On an interval it
+therefore lies between its values at the ends and at either side of each bend inside.
 
-Of an imported σ no bends are known: its slopes on an interval are those at points spread over it,
-with as much again on either side.
+The bends of an imported σ are unknown. Its slopes are sampled at points spread over the interval,
+and the range of the samples is doubled, by half of its width on either side.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ from colonnade.network.activations.imported import derivative, imported
 
 __all__ = ["DEFINITIONS", "LEAST", "Definition", "Dual", "sigma", "slope_range"]
 
-# float64, or a `Dual`, which is to NumPy what an array is
+# float64, or a `Dual`, which NumPy's functions accept like an array
 Array: TypeAlias = NDArray[Any]
 
 LEAST = 1e-200
-"""A slope's absolute error: products of parts that are much smaller leave the range."""
-# Numbers at a time: they and their temporaries stay in cache
+"""Absolute error of a slope: products of much smaller parts underflow."""
+# Numbers processed at a time: they and their temporaries stay in cache
 _PIECE = 2**13
-# Beyond, exp(−|x|) is 0
+# exp(−|x|) is 0 for larger |x|
 _FAR = 800.0
 
 
 class Definition(NamedTuple):
-    """One activation.
+    """The definition of one activation.
 
     Attributes
     ----------
     value
-        σ of an array, or of a `Dual`, and the parameters.
+        σ as a function of an array or a `Dual`, and of the parameters.
     bends
-        The points between which σ′ is monotone, or the names of the parameters that they are.
+        The points between which σ′ is monotone, as numbers or as names of parameters.
     period
-        Of σ, and with it of the bends.
+        Period of σ and of its bends; None if it has none.
     """
 
     value: Callable[..., Array]
@@ -57,7 +56,7 @@ class Definition(NamedTuple):
 
 
 def sigma(name: str, parameters: Mapping[str, float], z: Array) -> NDArray[np.float64]:
-    """σ(z), elementwise, in float64."""
+    """Return σ(z), elementwise, in float64."""
     with np.errstate(all="ignore"):
         if name not in DEFINITIONS:
             return imported(name).value(np.asarray(z, np.float64))
@@ -67,9 +66,10 @@ def sigma(name: str, parameters: Mapping[str, float], z: Array) -> NDArray[np.fl
 def slope_range(
     name: str, parameters: Mapping[str, float], low: Array, high: Array
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Find the least and the largest slope that σ has in each interval from `low` to `high`.
+    """Return the least and the largest slope of σ on each interval from `low` to `high`.
 
-    Both sides of a kink count, and so does one that lies at an interval's end. NaN gives NaN.
+    The slopes on both sides of a kink count, even if the kink lies at an interval's end. NaN gives
+    NaN.
     """
     if name not in DEFINITIONS:
         return _spread(name, low, high)
@@ -87,7 +87,8 @@ def _range(
 ) -> tuple[Array, Array]:
     value, bends, period = DEFINITIONS[name]
     if period is not None:
-        # All slopes there are; far out, floats do not tell one bend from the next
+        # The interval covers a period, so every slope occurs: use the period at 0, since far from
+        # 0 floats cannot separate the bends
         whole = high - low >= period
         low, high = np.where(whole, 0.0, low), np.where(whole, period, high)
     with np.errstate(all="ignore"):
@@ -121,13 +122,13 @@ def _slope(value: Callable[..., Array], parameters: Mapping[str, float], z: Any)
 
 
 class Dual(NDArrayOperatorsMixin):
-    """Numbers x + εx′ with ε² = 0, of which functions give f(x) + ε f′(x) x′.
+    """Dual numbers x + εx′ with ε² = 0, for which f(x + εx′) = f(x) + ε f′(x) x′.
 
     Attributes
     ----------
     real, imag
-        x and x′, as the parts of a complex number are called: x + ix′ with a vanishing x′ would do
-        the same, by slower functions.
+        x and x′. The names are those of a complex number's parts, because the complex step,
+        x + ix′ with tiny x′, gives the same result, but more slowly.
     """
 
     def __init__(self, real: Any, imag: Any) -> None:
@@ -135,7 +136,7 @@ class Dual(NDArrayOperatorsMixin):
         self.imag = imag
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
-        """Apply the rule of a function of one or two numbers."""
+        """Apply the differentiation rule of a function of one or two numbers."""
         if method != "__call__" or options or ufunc not in _RULES:
             return NotImplemented
         return Dual(*_RULES[ufunc](*(part for given in inputs for part in _parts(given))))
@@ -143,7 +144,7 @@ class Dual(NDArrayOperatorsMixin):
     def __array_function__(
         self, function: Any, types: Any, given: tuple[Any, ...], options: Mapping[str, Any]
     ) -> Any:
-        """Choose between two: the parts of each together."""
+        """Apply `numpy.where` to values and derivatives alike."""
         if function is not np.where or options:
             return NotImplemented
         condition, one, other = given
@@ -159,7 +160,7 @@ def _parts(given: Any) -> tuple[Any, Any]:
 
 
 def _times(factor: Array | float, d: Array | None) -> Any:
-    # A constant has no derivative: not 0, of which an infinite factor would make NaN
+    # None marks a constant: with a derivative of 0, an infinite factor would give NaN
     return 0.0 if d is None else factor * d
 
 
@@ -190,7 +191,7 @@ _RULES: Mapping[np.ufunc, Callable[..., tuple[Array, Array]]] = {
 }
 
 
-# The parts of σ that have no rule
+# Parts of σ whose rules are not in the table
 
 
 def _lifted(z: Any, value: Array, slope: Array) -> Array:
@@ -207,13 +208,13 @@ def _expm1(z: Array) -> Array:
 
 
 def _normal(z: Array) -> Array:
-    # Φ, and its derivative φ
+    # Φ, whose derivative is φ
     integral = 0.5 * erfc(-z.real / math.sqrt(2))
     return _lifted(z, integral, np.exp(-(z.real**2) / 2) / math.sqrt(2 * math.pi))
 
 
 def _near(z: Array, bound: float = _FAR) -> Array:
-    # Where nothing changes any more, and powers would overflow
+    # Beyond the bound the functions are constant to rounding, and powers would overflow
     return _lifted(z, np.clip(z.real, -bound, bound), np.ones_like(z.real))
 
 
@@ -253,14 +254,16 @@ def _hard_swish(z: Array) -> Array:
 
 
 def _softsign(z: Array) -> Array:
-    # z/(1 + |z|) = ±(1 − 1/(1 + |z|)): the one is exact for small z, the other's slope for large
+    # z/(1 + |z|) = ±(1 − 1/(1 + |z|)): use the first form for small z, where it is accurate, and
+    # the second for large z, where its slope is
     a = -_minus_abs(z)
     far = np.where(z.real > 0, 1, -1) * (1 - 1 / (1 + a))
     return np.where(a.real < 1, z / (1 + a), far)
 
 
 def _tanhshrink(z: Array) -> Array:
-    # z − tanh z = (z cosh z − sinh z)/cosh z, in which Σ_k 2k z^(2k+1)/(2k+1)! does not cancel
+    # z − tanh z = (z cosh z − sinh z)/cosh z, whose numerator Σ_k 2k z^(2k+1)/(2k+1)! has no
+    # cancellation
     c = _near(z, 1.0)
     square, series = c * c, 0.0 * c
     for k in range(12, 0, -1):

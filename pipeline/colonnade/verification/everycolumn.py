@@ -1,11 +1,13 @@
-"""The check of all columns of one block.
+"""Check all columns of one block.
 
-A tensor is compared through J_k v with a random v, for each column k and each output: an error in
-any entry of a row moves that row's product. The slopes, values and norms are compared themselves.
+The tensor is compared through J_k v with a random v, for each column k and each output: an error in
+any entry of a row changes that row's product. Slopes, values and norms are compared number by
+number.
 
-The bounds of J_k v are as safe as those of its entries, and therefore wide: the rounding errors of
-n entries may all add up, and never do. So the columns whose error stands out from those of the
-others are compared again number by number, against the bounds of the entries, as the sampled ones.
+The bounds of J_k v hold always and are therefore wide: they allow for the rounding errors of n
+entries all adding up, which in practice they never do. Columns whose error stands out from the
+others' are therefore compared again number by number, against the bounds of the entries, as the
+sampled columns are.
 """
 
 from __future__ import annotations
@@ -25,36 +27,36 @@ from colonnade.verification.stored import StoredSums, norm_enclosure, project
 
 __all__ = ["EveryColumn", "Usual", "direction"]
 
-# Numbers of hidden units at a time: they and their temporaries stay in cache
+# Numbers of a layer (units × columns) processed at a time: they and their temporaries stay in cache
 _STRIP = 2**17
 _FEWEST = 64
-# An error stands out that is so many times the usual one
+# An error stands out if it is more than this many times the usual one
 _STANDS_OUT = 8.0
-# Columns of a block that are compared again
+# Most columns of a block that are compared again
 _DOUBTS = 16
-# Errors that tell what is usual
+# Errors of earlier blocks from which the usual error is computed
 _REMEMBERED = 4096
 _PRODUCT = "the product of column {k}'s block with a random vector"
 
 
 def direction(n: int, seed: int, block: int) -> Array:
-    """Draw v, (n,): numbers of 1 to 2 with random signs, none of which hides an entry."""
+    """Draw v, (n,): numbers of 1 to 2 with random signs, so that no entry of J_k is hidden."""
     rng = np.random.default_rng([seed, block, n])
     v: Array = rng.uniform(1, 2, n) * rng.choice((-1.0, 1.0), n)
     return v
 
 
 class Usual:
-    """What errors over their bounds the columns of a store have as a rule."""
+    """The usual ratio of error to bound of a store's columns."""
 
     def __init__(self) -> None:
         self._before = np.zeros(0)
 
     def doubts(self, error: Array) -> list[int]:
-        """Choose the columns of a block whose error stands out, those with the largest first.
+        """Return the columns of a block whose error stands out, the largest error first.
 
-        From those of the block, and from those of the blocks before: in a block that is wrong as a
-        whole, nothing stands out from the others.
+        Errors are compared with the medians of this block and of earlier blocks: in a block that
+        is wrong as a whole, no column stands out from the others.
         """
         error = np.where(np.isnan(error), -1.0, error)
         known = error[(error >= 0) & (error < np.inf)]
@@ -68,7 +70,7 @@ class Usual:
 
 
 class EveryColumn:
-    """Compares a block with what its columns must be, as its arrays are read.
+    """Compares a block's arrays with the enclosures of its columns, as the arrays are read.
 
     Parameters
     ----------
@@ -77,28 +79,27 @@ class EveryColumn:
     start, stop
         The block's columns.
     rows
-        array -> all of the block's rows of it, of those that have a row for each column, but
-        for `jacobian` and `slope`.
+        array -> all rows of the block, for the arrays other than `jacobian` and `slope` that
+        have a row for each column.
     parts
-        array -> the block's part in a statistic.
+        array -> the block's part of a statistic.
     in_full
-        Those of them that are enclosed entry by entry at some expense, where there is no better
-        way.
+        The parts to enclose entry by entry, which is slow.
     read
-        Of X, columns `start` to `stop`; None where that has become impossible.
+        Reads columns start to stop of X; returns None once X has become unreadable.
 
     Attributes
     ----------
     comparison
-        What was found.
+        The findings.
     covered
-        How many columns were compared; of networks whose σ is imported and mixes a column, none.
+        How many columns were compared: none if σ is imported and mixes the entries of a column.
     unknown
-        Of how many of them nothing is known: their results may overflow.
+        How many of these may overflow, so that any value is accepted.
     seen, nonfinite
-        How many columns of X were read, and how many of them are not finite.
+        How many columns of X were read, and how many of these are not finite.
     overflowed
-        (B,), of which columns a stored result is not finite.
+        (B,), whether a stored result of the column is not finite.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class EveryColumn:
         self._rows = rows
         self._parts = parts
         self._read = read
-        # NaN where it says nothing
+        # NaN for columns whose error has no meaning
         self._error = np.full(stop - start, np.nan)
         self.overflowed = np.zeros(stop - start, np.bool_)
         self._stored = StoredSums(reference, parts)
@@ -135,8 +136,8 @@ class EveryColumn:
         Parameters
         ----------
         name, given
-            `jacobian` or `slope`, and its rows of these columns; None where it has none that can
-            be read.
+            `jacobian` or `slope`, and its rows of these columns; `given` is None if they are
+            unreadable or the store has no such array.
         """
         step = max(_FEWEST, _STRIP // max(self._reference.units_count, len(self._v)))
         for k in range(first, stop, step):
@@ -166,20 +167,23 @@ class EveryColumn:
             self._add(results)
 
     def _tensor(self, k: int, T: NDArray[Any], results: Results) -> dict[str, Enclosure]:
-        """Compare blocks T through their products, and enclose other arrays by them."""
+        """Compare blocks T through their products with v; return the norms' enclosures from T.
+
+        The enclosures are empty if the norms follow from the slopes or are not stored.
+        """
         reference, expected = self._reference, results.arrays["jacobian"]
-        # Of other networks no other way to the norms is as close
+        # For networks without slopes, the norms of T give the tightest enclosure
         norms = self._sums is None and bool({"norm", "spectral_norm"} & self._rows.keys())
         found = project(T, self._v, sizes=reference.cut > 0, norms=norms)
         product, radius = found.product, expected.radius
-        # One of a block that is finite may overflow, one of a block that is not is not finite
+        # The product of a finite block may overflow; that of a nonfinite block is never finite
         for i in np.flatnonzero(~np.isfinite(product).all(axis=1)).tolist():
             self.overflowed[k - self._start + i] |= not np.isfinite(T[i]).all()
         if found.sizes is not None:
             with np.errstate(all="ignore"):
                 radius = radius + reference.cut / (1 - reference.cut) * found.sizes
         nan = np.isnan(expected.centre).all(axis=1)
-        # A product is NaN already where one entry is
+        # One NaN entry makes its row's product NaN, but all entries must be NaN here
         for i in np.flatnonzero(nan).tolist():
             if not np.isnan(T[i]).all():
                 product[i] = 0
@@ -200,14 +204,15 @@ class EveryColumn:
         self._projected.take(results)
 
     def parts(self) -> Iterator[tuple[str, NDArray[Any], Enclosure]]:
-        """Yield the block's parts in the statistics that are known, and what they must be.
+        """Yield name, stored part and enclosure for the block's parts of the statistics.
 
-        Some of them as their products with v.
+        Some parts are compared as their products with v. Nothing is yielded unless all columns
+        were compared.
         """
         if self.covered < self._stop - self._start:
             return
         found = {} if self._sums is None else self._sums.enclosures()
-        # Of wrong blocks they say nothing
+        # Sums of wrong blocks prove nothing
         if self.comparison.errors.get("jacobian", 0.0) <= 1:
             found |= self._stored.enclosures(self._stop - self._start)
         for name, expected in found.items():
@@ -215,5 +220,5 @@ class EveryColumn:
         yield from self._projected.compared(self._parts)
 
     def doubts(self, usual: Usual) -> list[int]:
-        """Choose the columns whose products stand out; some may be as they must be."""
+        """Return the columns whose products stand out; they are not necessarily wrong."""
         return [self._start + i for i in usual.doubts(self._error)[:_DOUBTS]]

@@ -1,4 +1,4 @@
-"""What a verification of a store found."""
+"""The findings of a verification, and how they are shown."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from colonnade.store.status import ranges
 
 __all__ = ["Failure", "Verification"]
 
-# Failures that an error names
+# Failures that an error message lists
 _NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """What is wrong with an array: in a block, or of an array that is not written by blocks (None).
+    """What is wrong with an array, in one block of it if the array is written by blocks.
 
-    `start` and `stop` bound the columns that are known to be affected.
+    `block` is None for other arrays. `start` and `stop` bound the columns that are affected.
     """
 
     array: str
@@ -36,35 +36,35 @@ class Failure:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found.
+    """The findings of `verify`.
 
     Attributes
     ----------
     state
-        As the store's status has it: writing, complete or damaged (shards have gone).
+        State of the store: writing, complete or damaged (shards have disappeared).
     grid
         The store's columns, in blocks.
     shards, chunks
         How many were read and have the right checksums.
     covered
         How many columns were compared with an independent computation: slopes, values and norms
-        themselves, blocks through their products with a random vector.
+        number by number, blocks through their products with a random vector.
     unknown
-        How many of these may overflow, so that any numbers are right.
+        How many of these may overflow, so that any value is accepted.
     sampled
-        How many columns were compared number by number, in every array.
+        How many columns were compared number by number in every array.
     doubted
-        How many more, because their product stood out from those of the others.
+        How many more columns were compared so because their product stood out.
     sums
-        Array of blocks' parts in a statistic -> in how many blocks all columns were added up.
+        Per-block part of a statistic -> in how many blocks it was compared with all columns.
     errors
-        array -> largest error over its bound; up to 1 is rounding.
+        array -> largest ratio of error to bound; up to 1 is rounding.
     missing
-        Blocks of which a shard is not there.
+        Blocks with a missing shard.
     failures
-        What is there and wrong.
+        What is stored and wrong.
     refused
-        Why no column was computed again; None where they were.
+        Why no columns, or not all of them, were recomputed; None if they were.
     """
 
     path: str
@@ -84,23 +84,24 @@ class Verification:
 
     @property
     def damaged(self) -> tuple[int, ...]:
-        """Blocks in which something is wrong."""
+        """The numbers of the blocks that have failures."""
         return tuple(sorted({f.block for f in self.failures if f.block is not None}))
 
     @property
     def sound(self) -> bool:
-        """Whether the store is complete, and all that was asked was done and found right."""
+        """Whether the store is complete and every requested check was done and passed."""
         return self.state == "complete" and not self.failures and self.refused is None
 
     def require(self) -> None:
-        """Raise where the store is not sound.
+        """Raise if the store is not sound.
 
         Raises
         ------
         IncompleteError
             Something is wrong or missing.
         InputError
-            What could be checked is right, but X has gone or changed.
+            Every check that was possible passed, but columns could not be recomputed: for
+            example, X is missing or has changed.
         """
         if self.failures:
             blocks = dict.fromkeys(self.missing, "")
@@ -109,14 +110,14 @@ class Verification:
             more = len(self.failures) - _NAMED
             raise IncompleteError(
                 f"{self.path} is damaged: {told}{f'; and {more} more' if more > 0 else ''}. "
-                "colonnade run --repair JOB computes it again.",
+                "Repair it with colonnade run --repair JOB.",
                 {block: cause or "missing" for block, cause in blocks.items()},
             )
         if self.state != "complete":
             told = f"{self._missing} are missing" if self.missing else "it is not finished"
             raise IncompleteError(
-                f"{self.path} is {self.state}: {told}; what is there is right. colonnade run JOB "
-                "computes what is missing.",
+                f"{self.path} is {self.state}: {told}; everything stored is right. Finish it with "
+                "colonnade run JOB.",
                 dict.fromkeys(self.missing, "missing"),
             )
         if self.refused is not None:
@@ -151,12 +152,12 @@ class Verification:
             f"checksums of {self.chunks:,} chunks in {self.shards:,} shards are right",
             self._columns_checked,
             *(
-                f"  {name:10} largest error {error:.2g} of its bound"
+                f"  {name:10} largest error is {error:.2g} of its bound"
                 for name, error in self.errors.items()
             ),
         ]
         lines += [
-            f"sums      {name} of {count:,} of {self.grid.blocks:,} blocks computed again"
+            f"sums      {name} of {count:,} of {self.grid.blocks:,} blocks recomputed"
             for name, count in self.sums.items()
         ]
         if self.missing:
@@ -164,26 +165,26 @@ class Verification:
         lines += [f"wrong     {failure}" for failure in self.failures]
         verdict = "all is right"
         if not self.sound:
-            verdict = "what was looked at is right, but not all was"
+            verdict = "everything checked is right, but not everything could be checked"
         elif self.covered < self.grid.columns:
             some = f" and {self.sampled:,} columns" if self.sampled else ""
             verdict = f"all checksums{some} are right"
         if self.failures:
             verdict = "the store is damaged"
         elif self.state != "complete":
-            verdict = "what is there is right, but the store is not finished"
+            verdict = "everything stored is right, but the store is not finished"
         return "\n".join(map(visible, [*lines, f"found     {verdict}"]))
 
     @property
     def _columns_checked(self) -> str:
         text = (
-            f"columns   {self.covered:,} of {self.grid.columns:,} computed again by a random "
+            f"columns   {self.covered:,} of {self.grid.columns:,} compared through a random "
             f"product, {self.sampled:,} number by number"
         )
         if self.doubted:
             text += f", and {self.doubted:,} that stood out"
         if self.unknown:
-            text += f"; {self.unknown:,} may overflow, so that any numbers are right"
+            text += f"; {self.unknown:,} may overflow, so any value is accepted"
         return text + (f"; {self.refused}" if self.refused else "")
 
     @property

@@ -1,14 +1,16 @@
-"""A σ that mixes the entries of a column, as a textbook has it: what results are verified against.
+"""Textbook definitions of each σ that mixes the entries of a column, for verification.
 
-Nothing here is shared with `columnwise`. D = σ′(z), m × m, is made of complex steps, as in
-`definitions`. Where z is known up to δ in each entry, so is D, up to what is derived here of each
-σ; of an imported one, up to twice what D moves by between z and some points within δ.
+This module shares no code with `columnwise`. D = σ′(z), m × m, is computed by complex steps, the
+counterpart of the dual numbers in `definitions`. If each entry of z is known to within δ, then D is
+known to within a bound that is derived here for each σ. For an imported σ, the bound is twice the
+largest change of D between z and some points within δ.
 
-Its computed form is Diag(d) + Σ_r a_r b_rᵀ, whose rounding errors are relative to the absolute
-values of these parts, and not to D: they may cancel. `parts` is their sum.
+The kernel computes D as Diag(d) + Σ_r a_r b_rᵀ. Its rounding errors are relative to the absolute
+values of these parts, not to D, because the parts may cancel. `parts` is the sum of these absolute
+values.
 
-`mixed_columns` does the same of many columns at once without forming a matrix: D t is one complex
-step, and the others are products of their few parts.
+`mixed_columns` does the same for many columns at once without forming a matrix: D t takes one
+complex step, and the bounds are products with the few parts.
 """
 
 from __future__ import annotations
@@ -29,32 +31,32 @@ _STEP = 1e-100
 
 
 class Mixed(NamedTuple):
-    """σ and σ′ of a column that is known up to an error."""
+    """σ and σ′ at a column that is known to within an error."""
 
     value: Array  # (m,)
     value_error: Array
-    D: Array  # (m, m), as the next two
+    D: Array  # (m, m), like the next two
     error: Array
     parts: Array
 
 
 class MixedColumns(NamedTuple):
-    """σ and σ′ of columns that are known up to an error: (m, B), and functions of (m, B)."""
+    """σ and σ′ at columns that are known to within an error: (m, B), and functions of (m, B)."""
 
     value: Array
     value_error: Array
     times: Callable[[Array], Array]  # D t
-    # Of t ≥ 0
+    # The next two require t ≥ 0
     error_times: Callable[[Array], Array]
     parts_times: Callable[[Array], Array]
-    # (B,): whether a kink may be so near that nothing is known
+    # (B,): whether D is unknown, because a kink is too near or z too uncertain
     unknown: NDArray[np.bool_]
 
 
 def mixed_columns(
     name: str, parameters: Mapping[str, float], z: Array, delta: Array, relative: float
 ) -> MixedColumns | None:
-    """Enclose σ and σ′ at the columns z ± delta, (m, B) each; None for an imported σ."""
+    """Enclose σ and σ′ at the columns z ± delta, (m, B) each; return None for an imported σ."""
     if name not in _ENCLOSED:
         return None
     value = _ENCLOSED[name][0]
@@ -114,7 +116,7 @@ def _columns_l2_normalize(z: Array, y: Array, delta: Array, eps: float) -> _Arou
     length, moved = np.linalg.norm(z, axis=0), np.linalg.norm(delta, axis=0)
     short = length + moved < eps
     near = (length - moved < eps) & ~short
-    # Where it is short σ is z/eps, and has no other part
+    # For short columns σ is z/eps, without a rank-one part
     y_error, error, parts, unknown = _columns_unit(
         y * ~short, delta, np.where(short, eps, length), np.where(short, 0.0, moved), 1.0, 0.0
     )
@@ -124,7 +126,7 @@ def _columns_l2_normalize(z: Array, y: Array, delta: Array, eps: float) -> _Arou
 def _columns_unit(
     y: Array, delta: Array, length: Array, moved: Array, share: float, mean: float
 ) -> _Around:
-    """Do as `_around_unit`, column by column."""
+    """Return the bounds of `_around_unit`, column by column."""
     least = length - moved
     unknown = ~(least > length / 2)
     least, moved = np.where(unknown, length, least), np.where(unknown, 0.0, moved)
@@ -155,7 +157,7 @@ _COLUMNS: Mapping[str, Callable[..., _Around]] = {
 def mixed(
     name: str, parameters: Mapping[str, float], z: Array, delta: Array, relative: float
 ) -> Mixed:
-    """Enclose σ and σ′ at z ± delta, (m,) each, made by formulas of that relative error."""
+    """Enclose σ and σ′ at z ± delta, (m,) each, computed by formulas with this relative error."""
     with np.errstate(all="ignore"):
         if name not in _ENCLOSED:
             return _imported(imported(name), z, delta, relative)
@@ -164,7 +166,7 @@ def mixed(
         D = value(z[:, None] + 1j * _STEP * np.eye(m), **parameters).imag / _STEP
         y = value(z[:, None].astype(complex), **parameters).real[:, 0]
         y_error, error, parts = enclosed(z, y, delta, **parameters)
-        # The formulas' own
+        # Errors of the formulas themselves
         y_error = y_error + relative * (np.abs(y) + 1)
         return Mixed(y, y_error, D, error + relative * (parts + error), parts)
 
@@ -176,7 +178,7 @@ def _softmax(z: Array) -> Array:
 
 
 def _around_softmax(_: Array, y: Array, delta: Array) -> tuple[Array, Array, Array]:
-    # s at z + δ is s exp(δ)/Σ s exp(δ), within exp(±2 max δ) of s
+    # At z + δ, s becomes s exp(δ)/Σ s exp(δ): it changes by a factor of at most exp(±2 max δ)
     t = np.expm1(2 * delta.max())
     parts = np.diag(y) + np.outer(y, y)
     return t * y, ((1 + t) ** 2 - 1) * parts, parts
@@ -203,7 +205,7 @@ def _layer_norm(z: Array, eps: float) -> Array:
 def _around_layer_norm(z: Array, y: Array, delta: Array, eps: float) -> tuple[Array, Array, Array]:
     m = len(z)
     std = float(np.sqrt(np.mean((z - z.mean()) ** 2) + eps))
-    # A projection makes δ no longer, and std moves by no more than |δ|/√m
+    # Projecting δ does not lengthen it, and std changes by at most |δ|/√m
     return _around_unit(y, delta + delta.mean(), std, np.linalg.norm(delta) / m**0.5, 1 / m, 1 / m)
 
 
@@ -219,7 +221,7 @@ def _around_l2_normalize(
     length, moved = float(np.linalg.norm(z)), float(np.linalg.norm(delta))
     if length + moved < eps:
         return delta / eps, np.zeros((len(z), len(z))), np.eye(len(z)) / eps
-    # Either side of the kink
+    # The kink lies within δ, so D may be that of either side
     moved = np.inf if length - moved < eps else moved
     return _around_unit(y, delta, length, moved, 1.0, 0.0)
 
@@ -227,7 +229,10 @@ def _around_l2_normalize(
 def _around_unit(
     y: Array, delta: Array, length: float, moved: float, share: float, mean: float
 ) -> tuple[Array, Array, Array]:
-    """D = (I − mean 11ᵀ − share y yᵀ)/length, where y = c/length and length is off by `moved`."""
+    """Bound y, D and the parts of D = (I − mean 11ᵀ − share y yᵀ)/length, where y = c/length.
+
+    `length` is known to within `moved`.
+    """
     least = length - moved
     if not least > length / 2:
         anything = np.full((len(y), len(y)), np.inf)

@@ -1,20 +1,19 @@
-"""What the results must be, by their definitions, and how far rounding can take them from it.
+"""Enclose the results of a network from their definitions and the rounding errors.
 
-Every number here comes from the textbook σ of `definitions` and float64, none from the kernel that
-made the results. With u the unit roundoff of the type that a number was computed in, and |A| the
-absolute values of A (N. Higham, Accuracy and Stability of Numerical Algorithms, chapter 3):
+Every number here is computed in float64 from the textbook σ of `definitions`; the kernel is not
+used. With u the unit roundoff of the type in which a result was computed, and |A| the absolute
+values of A (N. Higham, Accuracy and Stability of Numerical Algorithms, chapter 3):
 
-* z = W x + b of n + 1 terms, in any order, is off by δ ≤ (n + 2) u (|W||x| + |b|);
-* the formulas of σ and σ′ are off by no more than 128 u of their result and of their argument
-  (tests hold them to 28), which makes δ larger by 128 u |z|;
+* z = W x + b, a sum of n + 1 terms in any order, has an error δ ≤ (n + 2) u (|W||x| + |b|);
+* the formulas of σ and σ′ have errors of at most 128 u relative to their result and to their
+  argument (tests require 28), which adds 128 u |z| to δ;
 * σ′ at any point within δ of z lies between the least and the largest slope there, s ± r: a unit
-  that is within δ of a kink may have either side's slope, and one that is not must have its own;
-* J = U Diag(s′) W of m terms, with U, W and s′ rounded to the type of the results, is off by
-  |U| Diag(r) |W| + (m + 8) u |U| Diag(|s′|) |W|, and where mantissas are rounded to some bits, by
-  2^-(bits + 1) of itself more.
+  within δ of a kink may have the slope of either side, any other unit must have its own;
+* J = U Diag(s′) W, a sum of m terms with U, W and s′ rounded to the type of the results, has an
+  error of at most |U| Diag(r) |W| + (m + 8) u |U| Diag(|s′|) |W|. Rounding mantissas to some bits
+  adds a relative error of 2^-(bits + 1).
 
-The others follow in the same way. A bound holds for every order of summation; it is not a guess
-that is exceeded now and then.
+The other bounds follow in the same way. They are rigorous, for every order of summation.
 """
 
 from __future__ import annotations
@@ -52,10 +51,10 @@ U64 = 2.0**-53
 
 
 class Enclosure(NamedTuple):
-    """An array of numbers and how far each may be off.
+    """An array of numbers, and the error bound of each.
 
-    Where the centre is NaN, only NaN is right. Where it is infinite, the number overflows for
-    certain: any number that is not finite is right. An infinite radius allows anything.
+    Where the centre is NaN, only NaN is right. Where the centre is infinite, the number certainly
+    overflows, and any nonfinite number is right. An infinite radius allows any value.
     """
 
     centre: Array
@@ -63,18 +62,18 @@ class Enclosure(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What is known of the results of B columns, each with its own row.
+    """Enclosures of the results of B columns, one row for each column.
 
     Attributes
     ----------
     arrays
-        By name. Of `jacobian` it is the product J_k v, (B, q), before mantissas are cut.
+        Enclosures by name. `jacobian` is the product J_k v, (B, q), before mantissas are cut.
     unknown
-        (B,), columns that may overflow: anything is right.
+        (B,), whether a column may overflow, so that any value is right.
     size
         (B, q), the sum of the absolute values of all terms of J_k v.
     slope
-        (m, B), of a network that has slopes; 0 ± 0 where nothing is known.
+        (m, B), for a `Reference`; 0 ± 0 for unknown columns.
     """
 
     arrays: dict[str, Enclosure]
@@ -87,44 +86,43 @@ class _Units(NamedTuple):
     """Hidden units of some columns, (m, B) each."""
 
     z: Array
-    delta: Array  # how far the computed z, and what a formula makes of it, may be from z
+    delta: Array  # error bound of the computed z, including the argument error of formulas
     slope: Enclosure
 
 
 def excess(stored: NDArray[Any], expected: Enclosure) -> NDArray[np.float64]:
-    """Error of each stored number over its bound: up to 1 is rounding, more is wrong.
+    """Return the ratio of error to bound of each stored number: above 1, the number is wrong.
 
     Parameters
     ----------
     stored
-        Of the shape of `expected`.
+        Array with the shape of `expected`.
     """
     with np.errstate(all="ignore"):
         ratio = np.abs(stored.astype(np.float64) - expected.centre) / expected.radius
     allowed = np.isposinf(expected.radius) | (np.isnan(stored) & np.isnan(expected.centre))
     allowed |= ~np.isfinite(stored) & np.isinf(expected.centre)
-    # Zeros, of which each is exact
+    # Exact numbers, even if the bound is 0
     allowed |= stored == expected.centre
     return np.where(allowed, 0.0, np.where(np.isnan(ratio), np.inf, ratio))
 
 
 class Rounding:
-    """What the types of results do to them, whatever the network.
+    """The rounding of results by their types, for any network.
 
     Parameters
     ----------
     working, stored
-        The types between X and the blocks, and of the results.
+        The type of W X + b and σ, and the type of the results.
     significant_bits
-        To which the mantissas of the blocks are rounded; None where they are not.
+        Bits to which the mantissas of the blocks are rounded; None if they are not rounded.
 
     Attributes
     ----------
     stored
-        What is known of the type of the results.
+        `numpy.finfo` of the type of the results.
     cut
-        Largest error of a mantissa that is rounded to some bits, relative to the number; 0 if
-        none is.
+        Largest relative error of rounding a mantissa to `significant_bits`; 0 without rounding.
     """
 
     def __init__(
@@ -140,16 +138,16 @@ class Rounding:
         Parameters
         ----------
         total, terms
-            The sum of the blocks' sums, and that of their absolute values.
+            The sum of the blocks' sums, and the sum of the absolute values of the blocks' sums.
         blocks
-            How many blocks there are.
+            Number of blocks.
         """
         with np.errstate(all="ignore"):
             radius = 2 * (blocks + 8) * U64 * terms / p + self._rounded(total / p)
             return enclosed(total / p, radius, terms / p, self.stored)
 
     def cut_block(self, block: Array, radius: Array, size: Any) -> Enclosure:
-        """Enclose a block whose mantissas are cut; `size` is that of the numbers on the way."""
+        """Enclose a block whose mantissas are cut; `size` bounds the intermediate values."""
         if self.cut:
             radius = radius + self.cut * (np.abs(block) + radius)
         return enclosed(block, radius, size, self.stored)
@@ -159,14 +157,14 @@ class Rounding:
 
 
 class Reference(Rounding):
-    """The definitions of a network's results.
+    """Encloses the results of a network with one hidden layer and an elementwise σ.
 
     Parameters
     ----------
     x_dtype, dtype
-        Of X, and of the results.
+        Types of X and of the results.
     significant_bits
-        To which the mantissas of the blocks are rounded; None where they are not.
+        Bits to which the mantissas of the blocks are rounded; None if they are not rounded.
     """
 
     def __init__(
@@ -183,7 +181,7 @@ class Reference(Rounding):
         self._shape = network.n, network.m, network.q
         super().__init__(working_dtype(network, x_dtype, dtype), dtype, significant_bits)
         sizes = [abs(given) for given in network.activation.parameters.values()]
-        # What leaves the range at its small end, times what a formula multiplies it by
+        # Underflow, times the factor by which a formula multiplies it
         self._least = max(LEAST, 4 * float(self._working.tiny)) * (1 + sum(sizes))
         self._largest = (1 + np.abs(self._U).max()) * (1 + np.abs(self._W).max())
         self._abs_U, self._abs_W = np.abs(self._U), np.abs(self._W)
@@ -194,13 +192,12 @@ class Reference(Rounding):
         Parameters
         ----------
         x
-            (n,), as X holds it.
+            (n,), a column of X.
 
         Returns
         -------
         jacobian (q, n), slope (m,), value (q,), norm () and spectral_norm (), by name. A NaN in x
-        makes them NaN. Where W x + b, or what is made of it, may leave the range of the type that
-        it is computed in, anything is allowed.
+        makes them NaN. If W x + b or a slope may overflow, any value is allowed.
         """
         units = self.units(x[:, None])
         if np.isinf(units.slope.radius).any():
@@ -221,7 +218,7 @@ class Reference(Rounding):
             }
 
     def units(self, X: NDArray[Any]) -> _Units:
-        """Enclose z and the slopes, as they are stored, at the columns of X (n, B)."""
+        """Enclose z and the stored slopes at the columns of X (n, B)."""
         n = self._shape[0]
         X = X.astype(np.float64)
         u = unit(self._working)
@@ -237,23 +234,23 @@ class Reference(Rounding):
         )
         centre, radius = (low + high) / 2, (high - low) / 2
         largest = np.maximum(np.abs(low), np.abs(high))
-        # They are rounded to the type of the results before anything is made of them
+        # Slopes are rounded to the type of the results before they are used
         rounding = FORMULAS * u + 2 * unit(self.stored)
         radius += rounding * largest + self._least + 4 * float(self.stored.tiny)
         radius = within(radius, largest, self.stored)
-        # NaN in X is NaN in every unit; one that comes of infinities may be so in some order only
+        # NaN in X makes every unit NaN; NaN from infinities may depend on the order of summation
         nan = np.isnan(X).any(axis=0)
         z, centre = np.where(nan, np.nan, z), np.where(nan, np.nan, centre)
         return _Units(z, delta, Enclosure(centre, np.where(known | nan, radius, np.inf)))
 
     @property
     def units_count(self) -> int:
-        """Hidden units."""
+        """Number of hidden units, m."""
         return self._shape[1]
 
     @property
     def weights(self) -> tuple[Array, Array]:
-        """U and W."""
+        """U (q, m) and W (m, n)."""
         return self._U, self._W
 
     def blocks(self, s: Array, r: Array) -> tuple[Array, Array, Array, Array]:
@@ -261,9 +258,9 @@ class Reference(Rounding):
 
         Returns
         -------
-        The blocks (B, q, n), how far they may be off, that before they were rounded, and the size
-        (B, 1, 1) of numbers on the way to them: where it is near the end of the range of the
-        type, they may overflow.
+        The blocks (B, q, n), their error bounds, the bounds before the blocks are rounded to the
+        type of the results, and a bound of the intermediate values (B, 1, 1): near the largest
+        number of the type, the blocks may overflow.
         """
         m = self._shape[1]
         U, W, s, r = self._abs_U, self._abs_W, s.T[:, None, :], r.T[:, None, :]
@@ -276,15 +273,17 @@ class Reference(Rounding):
         return blocks, exact + (m + 8) * unit(self.stored) * size + least, exact, largest
 
     def columns(self, X: NDArray[Any], v: Array, names: Container[str]) -> Results:
-        """Enclose the results of all columns of X (n, B), of the arrays of these names.
+        """Enclose the results of all columns of X (n, B).
 
-        Every number of `slope`, `value` and `norm`; of J_k the product J_k v. ‖J_k‖₂ lies between
-        ‖J_k‖_F/√r and ‖J_k‖_F, r being the smaller of q and n.
+        Every number of `slope`, `value` and `norm` is enclosed; J_k is enclosed through J_k v.
+        ‖J_k‖₂ lies between ‖J_k‖_F/√min(q, n) and ‖J_k‖_F.
 
         Parameters
         ----------
         v
-            (n,)
+            (n,), the vector that blocks are multiplied with.
+        names
+            Arrays to enclose; `jacobian` and `slope` are always enclosed.
         """
         units = self.units(X)
         unknown = np.asarray(np.isinf(units.slope.radius).any(axis=0))
@@ -303,10 +302,10 @@ class Reference(Rounding):
         return Results(arrays, unknown, size, Enclosure(s, r))
 
     def _product(self, s: Array, r: Array, v: Array) -> tuple[Enclosure, Array]:
-        """Enclose J_k v, (B, q), and tell the size of its terms.
+        """Enclose J_k v, (B, q), and return the sum of the absolute values of its terms.
 
-        The slopes' errors are those of one vector: |U| (r ∘ |W v|), not |U| (r ∘ |W| |v|). Those
-        of rounding are each entry's own.
+        All entries of J_k share the error of the slopes, which adds |U| (r ∘ |W v|) rather than
+        |U| (r ∘ |W| |v|). Rounding errors differ from entry to entry.
         """
         n, m, _ = self._shape
         moved, length = self._W @ v, self._abs_W @ np.abs(v)
@@ -329,7 +328,7 @@ class Reference(Rounding):
         u = unit(self._working)
         value = sigma(self._activation.name, self._activation.parameters, z)
         value = np.where(np.isnan(z), np.nan, value)
-        # σ is continuous: over δ it moves by no more than its largest slope there takes it
+        # σ is continuous: within δ it changes by at most δ times its largest slope there
         r = delta * (np.abs(centre) + radius) + FORMULAS * u * np.abs(value) + self._least
         U, c = self._abs_U, self._c[:, None]
         size = U @ (np.abs(value) + r) + np.abs(c)
@@ -340,15 +339,15 @@ class Reference(Rounding):
 
     @cached_property
     def _coupling(self) -> Array:
-        """The entries of ‖J‖²_F, a quadratic form of s."""
+        """The matrix (UᵀU) ∘ (WWᵀ) of ‖J‖²_F, a quadratic form in s."""
         coupling: Array = (self._U.T @ self._U) * (self._W @ self._W.T)
         return coupling
 
     def _norms(self, s: Array, r: Array) -> dict[str, Enclosure]:
-        """Enclose ‖J_k‖_F and, widely, ‖J_k‖₂, of all columns: (B,) each.
+        """Enclose ‖J_k‖_F tightly and ‖J_k‖₂ loosely, for all columns: (B,) each.
 
-        With g_h = |U_h||W_h|, the norm of |U| Diag(a) |W| is at most gᵀa. The square is off by
-        twice what `_norm` has: it is summed with as many terms here and there.
+        With g_h = |U_h||W_h|, the norm of |U| Diag(a) |W| is at most gᵀa. The error of the square
+        is twice that in `_norm`: the same sum is rounded both in the stored norm and here.
         """
         n, m, q = self._shape
         g = np.linalg.norm(self._U, axis=0) * np.linalg.norm(self._W, axis=1)
@@ -363,7 +362,7 @@ class Reference(Rounding):
         largest = m**2 * self._largest**2 * q * n * np.maximum(1.0, steepest) ** 2
         bound = exact + root
         bound = within(bound + self._rounded(norm + bound), largest, np.finfo(np.float64))
-        # Triangles of U and W: their errors are relative to the norms of these
+        # Stored norms come from triangular factors of U and W: errors are relative to ‖U‖ and ‖W‖
         ends = np.linalg.norm(self._U) * steepest * np.linalg.norm(self._W)
         least = norm / np.sqrt(min(q, n))
         wide = (norm - least) / 2 + bound + 16 * (q + n) * (m + 8) * U64 * ends
@@ -374,7 +373,10 @@ class Reference(Rounding):
         }
 
     def _norm(self, units: _Units, block: Array, exact: Array) -> Enclosure:
-        """‖J‖² is summed as sᵀ[(UᵀU) ∘ (WWᵀ)]s, whose terms' absolute values add up to ‖size‖²."""
+        """Enclose ‖J‖_F, whose square is summed as sᵀ[(UᵀU) ∘ (WWᵀ)]s.
+
+        The absolute values of the terms of that sum add up to ‖size‖².
+        """
         n, m, q = self._shape
         s = np.abs(units.slope.centre[:, 0]) + units.slope.radius[:, 0]
         size = np.linalg.norm((np.abs(self._U) * s) @ np.abs(self._W))
@@ -388,10 +390,10 @@ class Reference(Rounding):
         return Enclosure(centre, within(bound, largest, np.finfo(np.float64)))
 
     def _spectral_norm(self, units: _Units, block: Array, exact: Array) -> Enclosure:
-        """Enclose ‖J‖₂, which moves by no more than the norm of what is added to J (Weyl).
+        """Enclose ‖J‖₂, which changes by at most the norm of a change of J (Weyl).
 
-        It is made of triangles of U and W, whose errors are relative to the norms of these; and its
-        square is the eigenvalue of a matrix whose errors are relative to ‖J‖²_F.
+        The stored norm comes from triangular factors of U and W, whose errors are relative to ‖U‖
+        and ‖W‖. Its square is the eigenvalue of a matrix whose errors are relative to ‖J‖²_F.
         """
         n, m, q = self._shape
         s = np.max(np.abs(units.slope.centre) + units.slope.radius)
@@ -401,7 +403,7 @@ class Reference(Rounding):
         k = min(q, n)
         square = (8 * k * k + 2 * max(q, n) + 32) * U64 * np.linalg.norm(block) ** 2
         root = min(np.sqrt(square), square / norm) if norm > 0 else np.sqrt(square)
-        # Squares of what is tiny would vanish
+        # Scale first: squares of tiny numbers would underflow
         scale = max(float(exact.max()), float(np.finfo(np.float64).tiny))
         bound: Any = scale * np.linalg.norm(exact / scale) + 16 * (q + n) * m * U64 * size
         bound += root + self._rounded(norm)
@@ -412,12 +414,14 @@ class Reference(Rounding):
 def enclosed(centre: Array, radius: Array, size: Any, kind: np.finfo[Any]) -> Enclosure:
     """Enclose numbers as they are stored in a type.
 
+    Numbers that exceed the largest number of the type by more than their radius certainly
+    overflow: an infinity, or NaN from two infinities, never becomes finite again.
+
     Parameters
     ----------
     size
-        Of the numbers on the way to them: where it is near the end of the type's range, they may
-        overflow, and anything is right. Where they themselves lie beyond that end by more than
-        their radius, they do overflow: an infinity, or NaN of two, never becomes finite again.
+        Bound of the intermediate values. If it is near the largest number of the type, the numbers
+        may overflow, and any value is allowed.
     """
     with np.errstate(all="ignore"):
         beyond = np.abs(centre) - radius > float(kind.max)
@@ -428,16 +432,16 @@ def enclosed(centre: Array, radius: Array, size: Any, kind: np.finfo[Any]) -> En
 
 
 def within(radius: Array, size: Any, kind: np.finfo[Any]) -> Array:
-    """Allow anything where numbers of this size may leave the range."""
+    """Return the radius, but infinity where numbers of this size may overflow."""
     inside: Array = np.where(np.asarray(size) >= float(kind.max) / 4, np.inf, radius)
     return inside
 
 
 def anything(shape: tuple[int, ...]) -> Enclosure:
-    """Allow any numbers."""
+    """Return an enclosure that allows any value."""
     return Enclosure(np.zeros(shape), np.full(shape, np.inf))
 
 
 def unit(kind: np.finfo[Any]) -> float:
-    """Roundoff of a type."""
+    """Return the unit roundoff of a type."""
     return float(kind.eps) / 2

@@ -1,6 +1,6 @@
-"""What follows from the stored tensor itself: its products with a vector, its norms and its sums.
+"""Compute products, norms and sums of the stored tensor, to compare other arrays with.
 
-Each number is read once and converted to float64 in slices that stay in cache.
+Each number is read once and converted to float64, in slices that stay in cache.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from colonnade.verification.reference import U64, Array, Enclosure, Rounding
 
 __all__ = ["Projected", "StoredSums", "norm_enclosure", "project"]
 
-# Numbers in float64 that stay in cache
+# How many float64 numbers stay in cache
 _NUMBERS = 2**16
 
 
 class Projected(NamedTuple):
-    """Products of some columns' blocks T_k, (q, n) each, with a vector v."""
+    """Products of the blocks T_k, (q, n), of b columns with a vector v."""
 
     product: Array  # T_k v, (b, q)
     sizes: Array | None  # |T_k||v|, (b, q)
@@ -33,7 +33,7 @@ def project(T: NDArray[Any], v: Array, *, sizes: bool, norms: bool) -> Projected
     Parameters
     ----------
     sizes, norms
-        Whether |T_k||v| and ‖T_k‖_F are wanted.
+        Whether to compute |T_k||v| and ‖T_k‖_F as well.
     """
     b, q, n = T.shape
     flat = T.reshape(b * q, n)
@@ -58,13 +58,13 @@ def project(T: NDArray[Any], v: Array, *, sizes: bool, norms: bool) -> Projected
 
 
 def norm_enclosure(norm: Array, q: int, n: int, rounding: Rounding) -> dict[str, Enclosure]:
-    """Enclose ‖J_k‖_F and, between it and its √(min(q, n))-th part, ‖J_k‖₂, by that of T_k."""
+    """Enclose ‖J_k‖_F by the norm of T_k, and ‖J_k‖₂ between ‖J_k‖_F/√min(q, n) and ‖J_k‖_F."""
     with np.errstate(all="ignore"):
         cut = rounding.cut / (1 - rounding.cut)
         radius = (cut + 2 * (q * n + 8) * U64 + 4 * float(rounding.stored.eps)) * norm
-        # Squares of what is tiny vanish, and so may the last bits of a tiny number
+        # Squares of tiny numbers underflow, and subnormal numbers lose their last bits
         radius += 4 * np.sqrt(q * n) * (1e-154 + float(rounding.stored.tiny))
-        # Squares may leave the range of float64 though the norm does not
+        # Squares may overflow in float64 although the norm does not
         radius = np.where(norm < 1e150, radius, np.inf)
         least = norm / np.sqrt(min(q, n))
         return {
@@ -74,12 +74,12 @@ def norm_enclosure(norm: Array, q: int, n: int, rounding: Rounding) -> dict[str,
 
 
 class StoredSums:
-    """Encloses the sums of a block's |J_k| by those of what is stored.
+    """Encloses sums and maxima of |J_k| over a block's columns, from the stored tensor.
 
     Parameters
     ----------
     names
-        Of the arrays; those that are no such sums are not made.
+        Arrays to enclose; others than mean_abs_blocks and max_abs_blocks are ignored.
     """
 
     def __init__(self, rounding: Rounding, names: Container[str]) -> None:
@@ -90,7 +90,7 @@ class StoredSums:
         self._largest: Any = 0.0
 
     def add(self, T: NDArray[Any]) -> None:
-        """Take the blocks T (b, q, n) of further columns."""
+        """Add the blocks T (b, q, n) of further columns."""
         self._columns += len(T)
         if not self._names:
             return
@@ -104,7 +104,7 @@ class StoredSums:
                     self._largest = np.maximum(self._largest, size.max(axis=0))
 
     def enclosures(self, columns: int) -> dict[str, Enclosure]:
-        """Enclose what is stored of a block of so many columns; nothing if some were not read."""
+        """Return the enclosures by name; empty unless all of the block's columns were added."""
         if self._columns < columns:
             return {}
         cut, tiny = self._rounding.cut / (1 - self._rounding.cut), float(self._rounding.stored.tiny)
@@ -118,7 +118,7 @@ class StoredSums:
                 )
             if "max_abs_blocks" in self._names:
                 largest = self._largest.astype(np.float64)
-                # Rounding the mantissa of a number at the end of the range makes it infinite
+                # Rounding the mantissa of the largest numbers makes them infinite
                 radius = cut * largest + 4 * tiny
                 found["max_abs_blocks"] = Enclosure(largest, radius)
         return found

@@ -1,11 +1,11 @@
 """Verify a store: all of its checksums, and all of its columns against an independent derivative.
 
-Every chunk of every array is read, one at a time, by zarr, which checks its crc32c; that finds what
-a disk or a copy has changed. What was computed wrongly has right checksums: for that, every
-column is compared with `reference`, which shares nothing with the kernel, its block through the
-product with a random vector (`everycolumn`); columns spread over the store, and those whose product
-stands out, are compared number by number. Statistics are compared with the blocks' parts that they
-are made of, and these with all columns of their blocks.
+zarr reads every chunk of every array, one at a time, and checks its crc32c. This finds bytes that a
+disk or a copy has changed. Wrongly computed numbers have right checksums, so every column is also
+compared with `reference`, which shares no code with the kernel. Blocks are compared through their
+product with a random vector (`everycolumn`). A sample of columns spread over the store, and the
+columns whose product stands out, are compared number by number. Statistics are compared with the
+per-block parts that they are computed from, and these parts with all columns of their blocks.
 """
 
 from __future__ import annotations
@@ -38,41 +38,43 @@ def verify(
     listener: Listener = ignore,
     storage_options: Options = None,
 ) -> Verification:
-    """Check every checksum and every column of a store, the latter in an independent way.
+    """Check every checksum of a store, and every column against an independent computation.
 
     Parameters
     ----------
     path
-        The store, finished or not; of one that is not, what is there is verified.
+        The store. The blocks of an unfinished store that are there are verified.
     columns
-        How many columns to compare number by number: the first, the last, and others spread evenly
-        over the store, each chosen at random within its part. Error bounds are those of
-        `reference`. With 0, checksums are all that is checked.
+        How many columns to compare number by number: the first, the last, and others chosen at
+        random, one from each of equal parts of the store. Error bounds are those of `reference`.
+        With 0, only checksums are checked.
     seed
-        Of that choice, and of the vectors that blocks are multiplied with. Who may want to deceive
-        must not know it.
+        Seed of that choice, and of the vectors that blocks are multiplied with. Keep it secret
+        from anybody who might prepare a store to pass.
     imports
-        Whether to import, and run, an activation that is code: do so for stores that you trust.
+        Whether to import and run an activation that is code. Set it only for stores that you
+        trust.
     trust
-        Whether X is reached as the store's job says. A job that is another's could name a server
-        of theirs, to which your credentials would be sent. Else X is read where it is a file of
-        this machine, or lies in the store's own bucket, or on a server that you name: by an
-        endpoint in `storage_options` or in the environment. No code is imported for it.
+        Whether to reach X as the store's job says. A stranger's job could name a server to which
+        your credentials would be sent. Without trust, X is read only if it is a file on this
+        machine, lies in the store's own bucket, or lies on a server that you name by an endpoint
+        in `storage_options` or in the environment. No code is imported for it.
     listener
         Called with a `BlockChecked` for each block, in this thread.
     storage_options
-        Of the object store, as in a job; of X's, too, unless the store's job is trusted.
+        Options of the store's object storage, as in a job. They apply to X, too, unless the
+        store's job is trusted.
 
     Returns
     -------
-    What was found. Nothing that is wrong with the numbers raises; `Verification.require` does.
+    The findings. Wrong numbers do not raise here; `Verification.require` raises for them.
 
     Raises
     ------
     StoreError
-        There is no store of colonnade at the path, or its metadata is damaged.
+        There is no store of colonnade at the path, its metadata is damaged, or it cannot be read.
     IncompleteError
-        A run that made it longer has been stopped before all of its arrays were.
+        A run was stopped while it extended the store, before it had extended all arrays.
     UsageError
         columns or seed is negative.
     """
@@ -82,7 +84,9 @@ def verify(
             store, columns=columns, seed=seed, imports=imports, trust=trust, listener=listener
         )
     except OSError as error:
-        raise StoreError(f"{path}: the store cannot be read: {error}.") from error
+        raise StoreError(
+            f"{path}: the store cannot be read: {error}. Make it readable and verify again."
+        ) from error
 
 
 def check(
@@ -98,8 +102,9 @@ def check(
 ) -> Verification:
     """Verify an open store, as `verify` does.
 
-    X and network, if they are known to be the store's own, are taken where the store's job names
-    another place, or its weights are damaged; then its activation is known as well.
+    Pass X and network if they are known to be the store's own. This X then replaces the one that
+    the store's job names. The network replaces damaged weights; because its activation is known,
+    an imported activation may run.
     """
     if columns < 0 or seed < 0:
         raise UsageError(f"columns and seed must be 0 or more, not {columns} and {seed}.")
@@ -111,7 +116,7 @@ def check(
     absent = set(status.missing)
     checks.chosen = _chosen(grid, absent, columns, seed)
     checks.seed = seed if columns else None
-    # Many small products: threads of a BLAS would wait for each other
+    # The products are small: with several BLAS threads, they would mostly wait for each other
     with one_blas_thread():
         for block in range(grid.blocks):
             if block not in absent:
@@ -138,7 +143,7 @@ def check(
 
 
 def _chosen(grid: Grid, absent: set[int], count: int, seed: int) -> dict[int, list[int]]:
-    """Block -> columns of it to compute again, of the blocks that are there."""
+    """Choose columns of the blocks that are there: block -> columns to compare in full."""
     p, size = grid.columns - grid.count(absent), grid.block_columns
     present = [block for block in range(grid.blocks) if block not in absent]
     edges = np.linspace(0, p, min(count, p) + 1).astype(int)
@@ -147,7 +152,7 @@ def _chosen(grid: Grid, absent: set[int], count: int, seed: int) -> dict[int, li
     chosen[1:][-1:] = p - 1
     blocks: dict[int, list[int]] = {}
     for k in chosen.tolist():
-        # Only a last block has fewer columns
+        # k counts the columns that are there; only the last block may have fewer than `size`
         block = present[k // size]
         blocks.setdefault(block, []).append(block * size + k % size)
     return blocks

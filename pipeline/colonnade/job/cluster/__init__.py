@@ -1,4 +1,4 @@
-"""The section `cluster` of a job file: a kind of cluster each, with settings of its own."""
+"""The section `cluster` of a job file: settings for each kind of cluster."""
 
 from colonnade.job.cluster.kinds import (
     Adaptive,

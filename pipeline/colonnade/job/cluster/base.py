@@ -1,4 +1,4 @@
-"""What every kind of cluster has."""
+"""Settings that every kind of cluster has."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ __all__ = ["Adaptive", "Cluster", "Secured", "Sized", "TlsSettings", "placed"]
 
 
 class Cluster(Settings):
-    """What every kind of cluster has."""
+    """Settings that every kind of cluster has."""
 
     timeout: Seconds = 60
-    """Seconds to wait for the scheduler and for workers, at the start and whenever all are gone."""
-    # Slurm and Kubernetes kill 30 s after SIGTERM, and closing a cluster takes some of them
+    """Seconds to wait for the scheduler and workers, at the start and when all workers are lost."""
+    # Slurm and Kubernetes kill 30 s after SIGTERM, and closing a cluster takes part of that time
     grace: Seconds = 20
     """Seconds that blocks in flight may take to finish when a signal stops the run."""
     stall_timeout: Patience = "auto"
-    """Seconds without progress after which a worker is replaced; auto: by the slowest blocks."""
+    """Seconds without progress before a worker is replaced; auto: from the slowest blocks."""
 
     def located(self) -> Self:
         """Return the settings with their paths made absolute."""
@@ -29,10 +29,10 @@ class Cluster(Settings):
 
 
 class TlsSettings(Settings):
-    """Certificates with which the processes of a cluster know each other: PEM files."""
+    """PEM files of certificates with which a cluster's processes authenticate each other."""
 
     ca_file: FilePath
-    """Of who has signed the certificates of all of the cluster."""
+    """Certificate of the authority that signed all certificates of the cluster."""
     cert: FilePath
     """This process's certificate."""
     key: FilePath
@@ -43,7 +43,7 @@ class Secured(Cluster):
     """A cluster whose scheduler and workers the run itself starts."""
 
     security: Literal["auto", "none"] | TlsSettings = "auto"
-    """auto: TLS with certificates made for this run alone; or certificate files; or none."""
+    """auto: TLS with certificates made for this run alone; or certificate files; none: no TLS."""
     dashboard: bool = True
     """Whether the scheduler serves Dask's dashboard, on its own host's loopback interface."""
 
@@ -56,32 +56,34 @@ class Secured(Cluster):
 
 
 class Adaptive(Settings):
-    """A cluster that grows and shrinks with what there is to do."""
+    """A cluster that grows and shrinks with its load."""
 
     minimum: Whole = 1
-    """Workers at the least, which the run waits for before its first block."""
+    """Least number of workers, for which the run waits before its first block."""
     maximum: Whole
-    """Workers at the most."""
+    """Largest number of workers."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.maximum < self.minimum:
-            raise ValueError("maximum: fewer than minimum")
+            raise ValueError("maximum is below minimum; raise maximum, or lower minimum")
         return self
 
 
 class Sized(Cluster):
-    """A cluster that is started with as many workers as the job says."""
+    """A cluster whose number of workers the job sets."""
 
     workers: Whole | None = None
-    """Workers: 1 unless said otherwise."""
+    """Number of workers; default: 1."""
     adaptive: Adaptive | None = None
     """Instead of workers: let the cluster grow and shrink."""
 
     @model_validator(mode="after")
     def _one_size(self) -> Self:
         if self.adaptive is not None and self.workers is not None:
-            raise ValueError("workers and adaptive: a cluster is of one size or adapts; give one")
+            raise ValueError(
+                "workers and adaptive: a cluster has a fixed size or adapts; give only one of them"
+            )
         return self
 
     @property
@@ -93,12 +95,12 @@ class Sized(Cluster):
 
     @property
     def most(self) -> int:
-        """Workers that there may be at some time."""
+        """Largest number of workers at any time."""
         return self.size if self.adaptive is None else self.adaptive.maximum
 
 
 def placed(settings: Any, *fields: str) -> Any:
-    """Return settings with the paths in some fields, where there are any, made absolute."""
+    """Return settings with the paths in the given fields made absolute."""
     found = {field: getattr(settings, field) for field in fields}
     return settings.model_copy(
         update={

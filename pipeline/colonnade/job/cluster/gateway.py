@@ -13,15 +13,15 @@ __all__ = ["GatewayCluster"]
 
 
 class GatewayCluster(Sized):
-    """A cluster that a Dask Gateway starts; a password or token is the environment's."""
+    """A cluster that a Dask Gateway starts; a password or token comes from the environment."""
 
     kind: Literal["gateway"]
-    """At a Dask Gateway."""
+    """A cluster of a Dask Gateway."""
     address: Url
-    """The gateway's, such as https://dask.example.org."""
+    """URL of the gateway, such as https://dask.example.org."""
     proxy_address: Line | None = None
-    """Where schedulers are reached, as host:port or gateway://…, where it differs."""
+    """Address of the schedulers' proxy, as host:port or gateway://…, if it differs."""
     auth: Literal["basic", "kerberos", "jupyterhub"] | None = None
-    """How to log in; without it, as Dask's configuration says."""
+    """Login method; default: that in Dask's configuration."""
     options: Options = Field(default_factory=dict)
-    """Cluster options, as the gateway offers them; no secrets."""
+    """Cluster options that the gateway offers; no secrets."""

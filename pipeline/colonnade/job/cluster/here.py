@@ -1,4 +1,4 @@
-"""Clusters that need no deployment: this machine's, and one that runs already."""
+"""Clusters that need no deployment: workers on this machine, and a running cluster."""
 
 from __future__ import annotations
 
@@ -16,31 +16,34 @@ class LocalCluster(Secured):
     """Worker processes on this machine."""
 
     kind: Literal["local"] = "local"
-    """On this machine."""
+    """Worker processes on this machine."""
     workers: Count = "auto"
-    """Worker processes; auto: one a core, by threads_per_worker."""
+    """Worker processes; auto: the number of cores divided by threads_per_worker."""
     threads_per_worker: Whole = 1
     """Blocks that a worker computes at a time, each on one core."""
     memory_per_worker: Size = "auto"
-    """Bytes a worker may use; auto: an equal share of the machine's."""
+    """Bytes that a worker may use; auto: an equal share of the machine's memory."""
 
 
 class AddressCluster(Cluster):
-    """A Dask scheduler that runs already."""
+    """A Dask scheduler that is already running."""
 
     kind: Literal["address"]
-    """At an address."""
+    """A running scheduler, at an address."""
     address: Address
-    """The scheduler's, such as tcp://10.0.0.1:8786."""
+    """Address of the scheduler, such as tcp://10.0.0.1:8786."""
     workers: Whole = 1
     """Workers to wait for before the first block."""
     tls: TlsSettings | None = None
-    """Certificates for an address of tls:// or wss://; without them, those that Dask is set to."""
+    """Certificates for a tls:// or wss:// address; default: those in Dask's configuration."""
 
     @model_validator(mode="after")
     def _tls_serves(self) -> Self:
         if self.tls is not None and not self.address.startswith(("tls://", "wss://")):
-            raise ValueError("tls: certificates are for an address of tls:// or wss://")
+            raise ValueError(
+                "tls: certificates are for an address of tls:// or wss://; change the address, or "
+                "leave tls out"
+            )
         return self
 
     def located(self) -> Self:

@@ -1,4 +1,4 @@
-"""A cluster on hosts that are reached by ssh."""
+"""A cluster on hosts reached by ssh."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ __all__ = ["SshCluster"]
 
 
 class SshCluster(Secured):
-    """Workers on hosts that are reached by ssh; the scheduler is on one of them."""
+    """Workers and a scheduler on hosts reached by ssh."""
 
     kind: Literal["ssh"]
-    """On hosts, by ssh."""
+    """Hosts reached by ssh."""
     hosts: Annotated[tuple[Host, ...], Field(min_length=1)]
-    """The workers' hosts; one that is named twice has twice as many."""
+    """Hosts of the workers; a host listed twice gets twice as many."""
     scheduler: Host | None = None
-    """The scheduler's host; without it, the first of the workers'."""
+    """Host of the scheduler; default: the first of the workers' hosts."""
     workers_per_host: Whole = 1
-    """Workers of each host."""
+    """Workers on each host."""
     threads_per_worker: Whole = 1
     """Blocks that a worker computes at a time, each on one core."""
     memory_per_worker: Size = "auto"
-    """Bytes a worker may use; auto: a share of its host's, by its threads."""
+    """Bytes that a worker may use; auto: its threads' share of its host's memory."""
     username: Line | None = None
-    """Who logs in there; without it, the user of this name."""
+    """User name on the hosts; default: the local user's."""
     port: Port = 22
-    """Where the hosts' sshd listens."""
+    """Port of sshd on the hosts."""
     client_keys: tuple[FilePath, ...] | None = None
-    """Files of private keys; without them, the agent's and those in ~/.ssh."""
+    """Private key files; default: the agent's keys and those in ~/.ssh."""
     known_hosts: FilePath | None = None
-    """The file that tells the hosts' keys; without it, ~/.ssh/known_hosts."""
+    """File with the hosts' keys; default: ~/.ssh/known_hosts."""
     interface: Line | None = None
-    """Network interface that scheduler and workers speak on."""
+    """Network interface that the scheduler and workers use."""
     python: Line | None = None
-    """The hosts' Python, with colonnade; without it, the path of the one that runs the job."""
+    """Python on the hosts, with colonnade; default: the path of the Python that runs the job."""
     local_directory: FilePath | None = None
-    """Where private directories for temporary files are made, on each host."""
+    """Directory on each host that gets private directories for temporary files."""
 
     @property
     def size(self) -> int:

@@ -1,4 +1,4 @@
-"""A cluster of pods."""
+"""A cluster of Kubernetes pods."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["KubernetesCluster"]
 
 
 class KubernetesCluster(Sized, Secured):
-    """Pods that Dask's operator for Kubernetes starts, the scheduler's among them."""
+    """Pods of workers and scheduler that Dask's Kubernetes operator starts."""
 
     kind: Literal["kubernetes"]
-    """In a namespace of Kubernetes."""
+    """Pods in a namespace of Kubernetes."""
     image: Line
-    """Image of the pods, with colonnade in it; an entry point must run what it is given."""
+    """Image of the pods, with colonnade; an entry point must run the command that it is given."""
     namespace: Line | None = None
-    """Namespace; without it, that of the context."""
+    """Namespace; default: that of the current context."""
     cores: Whole = 1
-    """Cores of a worker, which computes a block on each."""
+    """Cores of a worker, which computes one block per core."""
     memory: Bytes
     """Bytes of a worker, such as 4 GiB."""
     service_account: Line | None = None
     """Service account of the pods."""
     env: Environment = Field(default_factory=dict)
-    """Environment of the pods; no secrets."""
+    """Environment variables of the pods; no secrets."""
     env_from_secrets: tuple[Line, ...] = ()
-    """Names of the namespace's secrets that the pods have as environment, credentials say."""
+    """Secrets of the namespace that become environment variables of the pods, as credentials do."""

@@ -12,36 +12,36 @@ __all__ = ["LsfCluster", "PbsCluster", "QueueCluster", "SgeCluster", "SlurmClust
 
 
 class QueueCluster(Sized, Secured):
-    """Workers that are jobs of a batch queue, one each; the scheduler is in the run's process."""
+    """Workers as jobs of a batch queue, one job each; the scheduler is in the run's process."""
 
     kind: Literal["slurm", "pbs", "sge", "lsf"]
     queue: Line | None = None
-    """Queue, or partition; without it, the site's default."""
+    """Queue or partition; default: the site's."""
     account: Line | None = None
-    """Account, or project, that the jobs are charged to."""
+    """Account or project to which the jobs are charged."""
     walltime: Walltime = 3600
-    """Time of a job, [days-]HH:MM:SS or seconds; its worker leaves a little earlier."""
+    """Time limit of a job, [days-]HH:MM:SS or seconds; its worker stops a little earlier."""
     cores: Whole = 1
-    """Cores of a worker, which computes a block on each."""
+    """Cores of a worker, which computes one block per core."""
     memory: Bytes
     """Bytes of a worker, such as 4 GiB."""
     job_extra_directives: tuple[Line, ...] = ()
-    """Further options of a job, such as --constraint=icelake."""
+    """Further options of the jobs, such as --constraint=icelake."""
     job_script_prologue: tuple[Line, ...] = ()
-    """Lines of shell before a worker is started, such as module load python."""
+    """Shell commands to run before a worker starts, such as module load python."""
     interface: Line | None = None
-    """Network interface that scheduler and workers speak on, such as ib0."""
+    """Network interface that the scheduler and workers use, such as ib0."""
     log_directory: FilePath | None = None
-    """Where the jobs' logs go."""
+    """Directory of the jobs' logs."""
     local_directory: FilePath | None = None
-    """Where a worker may keep temporary files, on its own machine, in a private directory."""
+    """Directory on each node that gets private directories for workers' temporary files."""
     shared_directory: FilePath | None = None
-    """Where this run's certificates lie, in a private directory; the nodes must see it too.
+    """Directory that gets a private directory for this run's certificates; nodes must see it.
 
-    Without it, below ~/.cache (or XDG_CACHE_HOME).
+    The default is below ~/.cache (or XDG_CACHE_HOME).
     """
     python: Line | None = None
-    """The workers' Python; without it, the one that runs colonnade."""
+    """Python of the workers; default: the one that runs colonnade."""
 
     def located(self) -> Self:
         """Return the settings with the paths of this machine made absolute."""
@@ -53,25 +53,25 @@ class SlurmCluster(QueueCluster):
     """Jobs of Slurm."""
 
     kind: Literal["slurm"]
-    """In a partition of Slurm."""
+    """Jobs in a partition of Slurm."""
 
 
 class PbsCluster(QueueCluster):
     """Jobs of PBS."""
 
     kind: Literal["pbs"]
-    """In a queue of PBS."""
+    """Jobs in a queue of PBS."""
 
 
 class SgeCluster(QueueCluster):
     """Jobs of Grid Engine."""
 
     kind: Literal["sge"]
-    """In a queue of Grid Engine."""
+    """Jobs in a queue of Grid Engine."""
 
 
 class LsfCluster(QueueCluster):
     """Jobs of LSF."""
 
     kind: Literal["lsf"]
-    """In a queue of LSF."""
+    """Jobs in a queue of LSF."""

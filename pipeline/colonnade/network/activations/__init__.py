@@ -1,4 +1,4 @@
-"""The nonlinearities: pairs (σ, σ′), held as data in a table, or imported by name."""
+"""Activations: pairs (σ, σ′), from a table or imported by name."""
 
 from colonnade.network.activations.registry import (
     ACTIVATIONS,

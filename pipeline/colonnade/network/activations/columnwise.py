@@ -1,14 +1,14 @@
-"""The nonlinearities that mix the entries of a column, and leave the columns apart.
+"""Activations that mix the entries of a column, but not those of different columns.
 
-σ′ at a column is a matrix, m × m. For each of these it is diagonal plus low rank, and never formed:
+σ′ at a column is an m × m matrix. Here it is always diagonal plus low rank, and never formed:
 
     softmax         Diag(s) − s sᵀ
     log_softmax     I − 1 sᵀ                              s = softmax(z)
     layer_norm      (I − 1 1ᵀ/m − ẑ ẑᵀ/m)/std             ẑ = σ(z)
     l2_normalize    (I − ẑ ẑᵀ)/‖z‖
 
-z is (m, B), a column each, or (m,). The largest entry is subtracted, or divided by, before
-anything could overflow. NaN makes its column NaN; so does an infinity for which σ has no limit.
+z is (m, B), one column per sample, or (m,). The largest entry is subtracted, or divided by, first,
+so that nothing overflows. NaN makes its column NaN; so does an infinity at which σ has no limit.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["COLUMNWISE", "ColumnFormula"]
 
 
 class ColumnFormula(NamedTuple):
-    """One row of the table, as `activations.Formula` is for elementwise ones."""
+    """A row of the table; `registry.Formula` is its counterpart for elementwise activations."""
 
     sigma: str
     sigma_prime: str
@@ -60,13 +60,13 @@ def _log_softmax(z: Array) -> Array:
 
 def _log_softmax_slope(z: Array) -> LowRank:
     one = np.ones_like(z)
-    # NaN in the diagonal as well
+    # Adds 0, or NaN where the column's maximum is not finite, so that d is NaN too
     return LowRank(one + 0 * z.max(axis=0), -one[None], _softmax(z)[None])
 
 
 def _normalised(z: Array, eps: float) -> tuple[Array, Array]:
-    """ẑ = (z − mean)/std and std = √(variance + eps)."""
-    # Where all entries are alike, the first rounding of the mean would be all that is left
+    """Return ẑ = (z − mean)/std and std = √(variance + eps)."""
+    # Center twice: if all entries are nearly equal, c is mostly the first mean's rounding error
     c = z - (z / len(z)).sum(axis=0)
     c -= c.mean(axis=0)
     largest = np.maximum(np.abs(c).max(axis=0), z.dtype.type(eps**0.5))
@@ -84,7 +84,7 @@ def _layer_norm_slope(z: Array, eps: float) -> LowRank:
 
 
 def _length(z: Array) -> Array:
-    """‖z‖, whatever the squares are."""
+    """Return ‖z‖, scaled so that no square overflows or underflows."""
     largest = np.maximum(np.abs(z).max(axis=0), np.finfo(z.dtype).tiny)
     length: Array = largest * np.sqrt(np.square(z / largest).sum(axis=0))
     return length
@@ -99,7 +99,7 @@ def _l2_normalize_slope(z: Array, eps: float) -> LowRank:
     length = _length(z)
     d = np.broadcast_to(1 / np.maximum(length, z.dtype.type(eps)), z.shape)
     y = z * d
-    # Up to eps σ is z/eps, and has no other part
+    # For ‖z‖ ≤ eps, σ is z/eps: the slope has no low-rank part
     return LowRank(d, np.where(length > eps, -d * y, 0 * y)[None], y[None])
 
 

@@ -1,15 +1,15 @@
-"""What σ and σ′ are computed by: the functions behind the table of activations.
+"""Formulas that compute σ and σ′ of the elementwise activations.
 
-Each formula is meant to hold to a few ulp at every finite z, in float32 and float64, and has no
-branch on the data, because a slope is evaluated on m × B numbers for every block:
+Each formula aims at an error of a few ulp at every finite z, in float32 and float64. None branches
+on the data, because every block evaluates the slope at m × B numbers:
 
 * σ′ is written in exp(−|z|) or a bounded exp(z), never as a difference that cancels;
 * where an exponent is a polynomial in z, its leading part is computed without rounding, because
   exp turns an absolute error of its argument into a relative error of the result;
-* where a factor multiplies an exponential, that comes in as h·h, and h does not underflow.
+* where an exponential has another factor, it is computed as h·h with an h that does not underflow.
 
-NaN gives NaN; ±inf gives the limit (sin has none: NaN and NumPy's warning). At a kink σ′ is what
-PyTorch takes.
+NaN gives NaN; ±inf gives the limit (sin has none: NaN and NumPy's warning). At a kink, σ′ has
+PyTorch's value.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class LowRank(NamedTuple):
     Attributes
     ----------
     d
-        (m, B).
+        (m, B), the diagonals d_k.
     A, B
-        (r, m, B) each.
+        (r, m, B) each, the factors a_rk and b_rk.
     """
 
     d: Array
@@ -41,15 +41,15 @@ class LowRank(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of its diagonals, (m, B)."""
+        """Shape of the diagonals, (m, B)."""
         return self.d.shape
 
     def columns(self, start: int, stop: int) -> LowRank:
-        """Take the slopes of some columns."""
+        """Return the slopes at columns start to stop."""
         return LowRank(*(part[..., start:stop] for part in self))
 
     def astype(self, dtype: Any) -> LowRank:
-        """Round to a type; without a copy where they have it."""
+        """Convert to a type, without a copy where the parts already have it."""
         return LowRank(*(part.astype(dtype, copy=False) for part in self))
 
 
@@ -57,16 +57,16 @@ Slope: TypeAlias = Array | LowRank
 
 
 class Format(NamedTuple):
-    """What depends on the floating-point format, all of it exact there."""
+    """Constants of a floating-point format, all exact in that format."""
 
-    tail: float  # z exp(z) is 0 at and below it
-    flat: float  # 1 + z exp(−z) is 1 at and above it
-    huge: float  # with E = huge², a power of two, 1 + E and 2 + E are E
-    bell: float  # exp(−a²/2) is 0 at and above it
+    tail: float  # z exp(z) rounds to 0 for z ≤ tail
+    flat: float  # 1 + z exp(−z) rounds to 1 for z ≥ flat
+    huge: float  # a power of two; with E = huge², 1 + E and 2 + E round to E
+    bell: float  # exp(−a²/2) rounds to 0 for a ≥ bell
     half: float  # (a + half) − half, for a < bell, has so few bits that its square is exact
-    few: float  # (z + few) − few, for |z| < 0.75 bell, has so few that u₁ of gelu_tanh_h is exact
+    few: float  # (z + few) − few, |z| < 0.75 bell, has so few bits that gelu_tanh_h's u₁ is exact
     cubic: tuple[float, float, float, float]  # κ₁ + κ₂ = √(2/π), β₁ + β₂ = 0.044715 √(2/π)
-    mills: tuple[float, ...]  # polynomial of mills, lowest power first
+    mills: tuple[float, ...]  # coefficients of the polynomial in `mills`, lowest power first
 
 
 # (a + 4) Φ(−a) exp(a²/2) in t = (a − 4)/(a + 4), interpolated at Chebyshev points of [0, bell].
@@ -95,8 +95,8 @@ FORMATS: Mapping[np.dtype[Any], Format] = {
     ),
 }
 
-# Below, z is one-dimensional and is not written. np.clip passes NaN on and is several times faster
-# than np.maximum with a scalar, np.sign or np.where.
+# Below, z is one-dimensional and never written to. np.clip propagates NaN and is several times
+# faster than np.maximum with a scalar, np.sign or np.where.
 
 
 def positive(z: Array) -> Array:
@@ -122,7 +122,7 @@ def decay(z: Array, rate: float) -> Array:
 
 
 def leaky_relu(z: Array, negative_slope: float) -> Array:
-    if negative_slope == 0:  # 0 · (−inf) is not wanted
+    if negative_slope == 0:  # avoids 0 · (−inf)
         return positive(z)
     return positive(z) + negative_slope * negative(z)
 
@@ -146,7 +146,7 @@ def hard_sigmoid(z: Array) -> Array:
 
 
 def hard_swish_slope(z: Array) -> Array:
-    # (2c + 3)/6 with c = z bounded to ±3, less the jump of ½ at either end
+    # (2c + 3)/6 with c = z bounded to ±3, minus the jump of ±½ at the ends
     c = np.clip(z, -3.0, 3.0)
     return (2.0 * c + 3.0) / 6.0 - 0.5 * np.trunc(c / 3.0)
 
@@ -169,14 +169,14 @@ def elu_slope(z: Array, alpha: float, scale: float = 1.0) -> Array:
 
 
 def logistic(z: Array, beta: float) -> Array:
-    # 1/(1 + exp(−βz)) = E/(1 + E), E = exp(βz), bounded where that is 1
+    # 1/(1 + exp(−βz)) = E/(1 + E), E = exp(βz), bounded where the quotient is 1
     e = np.exp(beta * z)
     np.clip(e, 0.0, FORMATS[z.dtype].huge ** 2, out=e)
     return e / (1.0 + e)
 
 
 def logistic_slope(z: Array, beta: float, root: float = 1.0) -> Array:
-    # s(βz) s(−βz)/root² = e/(root (1 + e))²; root is a power of two, so that it rounds nothing
+    # s(βz) s(−βz)/root² = e/(root (1 + e))²; root is a power of two, so multiplying is exact
     e = decay(z, beta)
     d = e + 1.0
     if root != 1.0:
@@ -186,7 +186,7 @@ def logistic_slope(z: Array, beta: float, root: float = 1.0) -> Array:
     return e
 
 
-# Where NumPy has no vector instructions for it, cosh takes ten times as long
+# Without NumPy's vector instructions, cosh takes ten times as long
 try:
     from numpy.lib.introspect import opt_func_info
 
@@ -197,7 +197,7 @@ except (ImportError, KeyError):
 
 
 def tanh_slope(z: Array) -> Array:
-    # 1/cosh²z, in half the passes of sech²z = 4 s(2z) s(−2z)
+    # 1/cosh²z needs half the passes over memory that sech²z = 4 s(2z) s(−2z) needs
     if not FAST_COSH:
         return logistic_slope(z, 2.0, 0.5)
     c = np.cosh(z)
@@ -208,13 +208,14 @@ def tanh_slope(z: Array) -> Array:
 
 def softsign(z: Array) -> Array:
     largest = float(np.finfo(z.dtype).max)
-    z = np.clip(z, -largest, largest)  # inf/inf is not wanted
+    z = np.clip(z, -largest, largest)  # avoids inf/inf
     return z / (1.0 + np.abs(z))
 
 
 def tanhshrink(z: Array) -> Array:
-    # tanh c = c/(1 + T), T = c²/(3 + c²/(5 + c²/(7 + …))), so c − tanh c = cT/(1 + T) of positive
-    # terms only. That is taken up to |c| = 1.25; beyond, (z − c) − (tanh z − tanh c) is added.
+    # tanh c = c/(1 + T), T = c²/(3 + c²/(5 + c²/(7 + …))), so c − tanh c = cT/(1 + T), which has
+    # only positive terms. c is z bounded to ±1.25; for larger |z|, (z − c) − (tanh z − tanh c) is
+    # added.
     c = np.clip(z, -1.25, 1.25)
     square = c * c
     t = np.full_like(z, 19.0)
@@ -226,7 +227,7 @@ def tanhshrink(z: Array) -> Array:
     return out
 
 
-# Gates: σ(z) = z s(w), s the logistic function and w = w(z), hence σ′ = s (1 + z w′ (1 − s))
+# Gates: σ(z) = z s(w), with the logistic function s and w = w(z). Then σ′ = s (1 + z w′ (1 − s))
 # = E/(1 + E) · (1 + E + z w′)/(1 + E), where E = exp(w) = h·h.
 
 
@@ -242,14 +243,15 @@ def gate_slope(zw: Array, h: Array) -> Array:
 
 
 def half_exp(z: Array) -> tuple[Array, Array]:
-    # c = z where exp(z) is neither 0 nor all that counts, else the bound; exp(c/2)
+    # c and exp(c/2), with c = z bounded to [tail, flat]: outside, exp(z) is 0 or outweighs the
+    # other terms
     f = FORMATS[z.dtype]
     c = np.clip(z, f.tail, f.flat)
     return c, np.exp(0.5 * c)
 
 
 def gelu_tanh_h(z: Array) -> tuple[Array, Array]:
-    # ½(1 + tanh u) = s(2u), u = κz + βz³, h = exp(u). With r = z but for its lower bits,
+    # ½(1 + tanh u) = s(2u), u = κz + βz³, h = exp(u). With r = z without its lower bits,
     # u₁ = (κ₁ + β₁r²) r is exact and u − u₁ = (κ₂ + β₂r²) r + (κ + β(z² + zr + r²))(z − r) small.
     f = FORMATS[z.dtype]
     k1, k2, b1, b2 = f.cubic
@@ -290,11 +292,11 @@ def mish_slope(z: Array) -> Array:
     return (m + 4.0 * c * (e + 1.0) / n2) * h / n2 * h
 
 
-# The normal distribution: φ its density, Φ its integral.
+# The normal distribution: φ is its density, Φ its integral.
 
 
 def magnitude(z: Array) -> Array:
-    # |z| where exp(−z²/2) is not 0, else the bound
+    # |z| bounded to bell, above which exp(−z²/2) is 0
     a = np.abs(z)
     return np.clip(a, 0.0, FORMATS[z.dtype].bell, out=a)
 

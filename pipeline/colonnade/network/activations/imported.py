@@ -1,12 +1,13 @@
-"""A σ of the user's own: an object or a function of an importable module, held to what σ must be.
+"""Import the user's own activation from a module, and check that it is a valid σ.
 
-Named as ``package.module:object``. What is imported is
-* an object with `value` and `slope`. `slope` gives σ′ of each number; or, where σ mixes the entries
-  of a column (never those of two columns), d (m, B), A and B (r, m, B) of Diag(d) + Σ_r a_r b_rᵀ;
-* or a function of arrays in jax.numpy, whose σ′ JAX takes by forward mode: exactly.
+It is named ``package.module:object`` and is one of
+* an object with methods `value` and `slope`. `slope` returns σ′ of each number; or, if σ mixes the
+  entries of a column (never those of two columns), the tuple d (m, B), A (r, m, B), B (r, m, B)
+  that stands for Diag(d) + Σ_r a_r b_rᵀ;
+* a function of arrays in jax.numpy, which JAX differentiates exactly, by forward mode.
 
-Both must keep float32 and float64. `check` compares value and slope, and sees that nothing mixes
-what must not be mixed.
+Both must keep float32 and float64. `check` compares value and slope, and verifies that σ mixes
+neither columns nor, if it is elementwise, the entries of a column.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ __all__ = ["Imported", "check", "derivative", "imported", "is_import", "probes"]
 
 _WORD = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _NAME = re.compile(f"{_WORD}:{_WORD}")
-# The step of a difference quotient, of which one term of the error is eliminated
+# Step of the difference quotients, before extrapolation
 _STEP = 2.0**-10
-# Between value and slope, of the slope and what differences lose
+# Largest relative difference between the slope and a difference quotient
 _TOLERANCE = 1e-6
-# Of the complex step
+# Relative error of a complex step
 _EXACT = 1e-12
 _COLUMNS = 5
 
 
 class Imported(NamedTuple):
-    """A σ that was found under its name."""
+    """An imported σ."""
 
     name: str
     value: partial[Array]
@@ -46,7 +47,7 @@ class Imported(NamedTuple):
 
 
 def is_import(name: str) -> bool:
-    """Whether a name is that of something to import: dotted names on either side of a colon."""
+    """Return whether a name is to be imported: dotted names on both sides of a colon."""
     return _NAME.fullmatch(name) is not None
 
 
@@ -57,23 +58,23 @@ def imported(name: str) -> Imported:
     Raises
     ------
     UsageError
-        It cannot be imported here, or is no σ; the text names the host.
+        The object cannot be imported on this host, which the message names, or is not a σ.
     """
     module, _, path = name.partition(":")
-    here = f"the activation {name} cannot be had on {socket.gethostname()}: "
+    here = f"the activation {name} cannot be imported on {socket.gethostname()}: "
     try:
         found: Any = import_module(module)
         for part in path.split("."):
             found = getattr(found, part)
-    # A module that is imported runs, and raises whatever it pleases
+    # Importing runs the module, which may raise anything
     except (Exception, SystemExit) as error:
         raise UsageError(
             f"{here}{one_line(error)} ({type(error).__name__}). The module {module} must be "
-            "importable wherever the run computes: install it there, or add its folder to "
+            "importable on every host of the run: install it there, or add its folder to "
             "PYTHONPATH."
         ) from error
     if isinstance(found, type):
-        raise UsageError(f"the activation {name} is a class; name an object of it.")
+        raise UsageError(f"the activation {name} is a class; name an instance of the class.")
     value, slope = getattr(found, "value", None), getattr(found, "slope", None)
     if callable(value) and callable(slope):
         given = _call(slope, _points(2), name, "slope")
@@ -91,7 +92,7 @@ def imported(name: str) -> Imported:
 
 
 def _by_jax(function: Any, here: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    told = f"{here}it has no methods value and slope, and a plain function's slope is taken by JAX"
+    told = f"{here}it lacks methods value and slope, and differentiating a function needs JAX"
     jax = import_optional("jax", "jax", UsageError, told)
 
     @jax.jit  # type: ignore[untyped-decorator]
@@ -101,7 +102,7 @@ def _by_jax(function: Any, here: str) -> tuple[Callable[[Any], Any], Callable[[A
     value = jax.jit(function)
 
     def exactly(compiled: Any, z: Array) -> Array:
-        # Without it float64 would be float32
+        # By default JAX rounds float64 to float32
         with jax.enable_x64(True):
             return np.array(compiled(z))
 
@@ -114,8 +115,8 @@ def _call(function: Callable[[Any], Any], z: Array, name: str, what: str) -> Any
     except Exception as error:
         raise UsageError(
             f"the activation {name}: its {what} fails on an array of shape {z.shape} and type "
-            f"{z.dtype}: {type(error).__name__}: {one_line(error)}. A plain function is to be in "
-            "jax.numpy; an object has the methods value and slope, of NumPy arrays."
+            f"{z.dtype}: {type(error).__name__}: {one_line(error)}. Write a plain function in "
+            "jax.numpy, or give an object with methods value and slope that take NumPy arrays."
         ) from error
 
 
@@ -129,13 +130,17 @@ def _slope(function: Callable[[Any], Any], name: str, z: Array) -> Slope:
         return _same(given, z, name, "slope")
     if len(given) != 3:
         raise UsageError(
-            f"the activation {name}: its slope gives {len(given)} arrays, not d, A, B."
+            f"the activation {name}: its slope returns a tuple of {len(given)} arrays; it must "
+            "return (d, A, B), or one array if σ is elementwise."
         )
     d, A, B = (np.asarray(part) for part in given)
     _same(d, z, name, "slope d")
     for factor, what in ((A, "slope A"), (B, "slope B")):
         if factor.ndim == 0 or factor.shape[0] != len(A):
-            raise UsageError(f"the activation {name}: its {what} must be (r, *z.shape).")
+            raise UsageError(
+                f"the activation {name}: its {what} must have the shape (r, *z.shape), with the "
+                "same r for A and B."
+            )
         for part in factor:
             _same(part, z, name, what)
     return LowRank(d, A, B)
@@ -145,14 +150,14 @@ def _same(given: Any, z: Array, name: str, what: str) -> Array:
     found = np.asarray(given)
     if found.shape != z.shape or found.dtype != z.dtype:
         raise UsageError(
-            f"the activation {name}: its {what} makes {found.shape} {found.dtype} of "
+            f"the activation {name}: its {what} returns {found.shape} {found.dtype} for "
             f"{z.shape} {z.dtype}; it must keep the shape and the type."
         )
     return found
 
 
 def _points(m: int) -> Array:
-    """Numbers without pattern, of several magnitudes, that are the same everywhere."""
+    """Return irregular numbers of several magnitudes, the same on every machine."""
     i, k = np.arange(m)[:, None], np.arange(_COLUMNS)
     unit = ((7919 * i + 104729 * k + 31 * i * k) % 2003 - 1001) / 1009
     points: Array = unit * np.array([4.0, 1.0, 0.3, 2.0, 8.0])
@@ -160,9 +165,9 @@ def _points(m: int) -> Array:
 
 
 def probes(found: Imported, m: int) -> list[str]:
-    """Tell a σ of m hidden units by what it does: its values and slopes at fixed points.
+    """Return values and slopes of σ at fixed points, which identify it for m hidden units.
 
-    To eight digits, in which machines and versions of libraries agree.
+    They have eight digits, in which machines and library versions agree.
     """
     z = _points(m if found.columnwise else 97)
     with np.errstate(all="ignore"):
@@ -173,20 +178,20 @@ def probes(found: Imported, m: int) -> list[str]:
 
 
 def derivative(found: Imported, z: Array, v: Array | float = 1.0) -> tuple[Array, Array]:
-    """Differentiate the value at z in the direction v, without the slope; and bound the error.
+    """Return the derivative of the value at z in direction v, and a bound on its error.
 
-    By the complex step where σ takes complex numbers and that agrees with differences; else by
-    these.
+    σ's own slope is not used. The derivative is a complex step where σ takes complex numbers and
+    the step agrees with difference quotients, and a difference quotient elsewhere.
     """
     v = np.broadcast_to(np.asarray(v, np.float64), z.shape)
     sides = np.stack([_quotient(found.value, z, v, side) for side in (0, 1, -1)])
     scale = 1 + np.abs(found.value(z)) + np.abs(sides).max(axis=0)
-    # At a kink either side is right
+    # At a kink, either one-sided derivative is valid
     centre, error = sides[0], np.abs(sides - sides[0]).max(axis=0) + _TOLERANCE * scale
     try:
-        # To the function itself: what it makes of complex numbers is for it to say
+        # Call the user's function directly: the wrapper would reject a complex result
         stepped = np.asarray(found.value.args[0](z + 1e-100j * v)) / 1e-100
-    except Exception:  # noqa: BLE001 (it takes none)
+    except Exception:  # noqa: BLE001 (σ does not take complex numbers)
         return centre, error
     exact = stepped.imag if np.iscomplexobj(stepped) and stepped.shape == z.shape else centre
     agree = np.abs(exact - centre) <= error
@@ -195,15 +200,15 @@ def derivative(found: Imported, z: Array, v: Array | float = 1.0) -> tuple[Array
 
 @lru_cache
 def check(found: Imported, m: int) -> None:
-    """Compare value and slope at points spread over [−8, 8], for a column of m.
+    """Compare value and slope at points spread over [−8, 8], for columns of m entries.
 
-    They agree where the slope is within 1e-6 of a quotient of differences of the value: of the
-    central one, or at a kink of that of either side.
+    The slope must be within 1e-6 of a difference quotient of the value: the central one or, at a
+    kink, a one-sided one.
 
     Raises
     ------
     UsageError
-        They disagree, or columns are mixed, or what is elementwise mixes a column's entries.
+        Value and slope disagree, σ mixes columns, or an elementwise σ mixes a column's entries.
     """
     z = _points(m)
     with np.errstate(all="ignore"):
@@ -233,9 +238,9 @@ def _check_mixing(found: Imported, z: Array) -> None:
         )
         if not alike:
             raise UsageError(
-                f"the activation {found.name} mixes columns: where column {k} of Z changes, other "
-                "columns of σ(Z) do too. Then a column's output depends on all of X, and there is "
-                "no Jacobian block of a column; statistics over samples are to be fixed first."
+                f"the activation {found.name} mixes columns: changing column {k} of Z changes "
+                "other columns of σ(Z). A column's output then depends on all of X, and a column "
+                "has no Jacobian block. Replace statistics over samples by fixed numbers."
             )
     if found.columnwise:
         return
@@ -246,9 +251,9 @@ def _check_mixing(found: Imported, z: Array) -> None:
     change[h, 1] = False
     if change.any() or not _alike(before.ravel(), found.value(z.ravel())):
         raise UsageError(
-            f"the activation {found.name} mixes the entries of a column, as softmax does. Its "
-            "slope at a column is a matrix then: give an object whose slope returns (d, A, B), "
-            "the slope being Diag(d) + Σ_r a_r b_rᵀ."
+            f"the activation {found.name} mixes the entries of a column, as softmax does, so its "
+            "slope at a column is a matrix. Give an object whose slope returns (d, A, B), for the "
+            "matrix Diag(d) + Σ_r a_r b_rᵀ."
         )
 
 
@@ -278,14 +283,14 @@ def _applied(slope: LowRank, v: Array) -> Array:
 
 
 def _quotient(value: Callable[[Any], Any], z: Array, v: Array, side: int) -> Array:
-    """Differentiate a value at z in the direction v, between both sides or on one of them."""
+    """Return a difference quotient at z in direction v: central (side 0) or one-sided (±1)."""
 
     def at(step: float) -> Array:
         low, high = {0: (-step, step), 1: (0, step), -1: (-step, 0)}[side]
         difference: Array = (value(z + high * v) - value(z + low * v)) / (high - low)
         return difference
 
-    # What is left is of the order of step⁴ between both sides, and of step² on one
+    # Richardson extrapolation leaves an error of O(step⁴) if central, O(step³) if one-sided
     once, twice = at(_STEP), at(_STEP / 2)
     if side == 0:
         between: Array = (4 * twice - once) / 3
@@ -304,6 +309,7 @@ def _compare(found: Imported, z: Array, slope: Array, sides: list[Array]) -> Non
         where = "in a direction " if found.columnwise else ""
         raise UsageError(
             f"the activation {found.name}: value and slope disagree at {count} of {error.size} "
-            f"points. At z = {z[worst]:.6g} σ is {found.value(z)[worst]:.9g} and its slope {where}"
-            f"is given as {slope[worst]:.9g}; differences of σ make it {sides[0][worst]:.9g}."
+            f"points. At z = {z[worst]:.6g}, σ is {found.value(z)[worst]:.9g} and its slope {where}"
+            f"is {slope[worst]:.9g}, but difference quotients of σ give {sides[0][worst]:.9g}. "
+            "Correct the slope."
         )

@@ -1,7 +1,7 @@
-"""The nonlinearities: pairs (σ, σ′), held as data in a table, or imported by name.
+"""Activations: pairs (σ, σ′), from a table or imported by name.
 
-How they are computed, and how exactly, is the matter of `formulas`, and of `columnwise` where σ
-mixes the entries of a column.
+`formulas` computes the elementwise ones and states their accuracy. `columnwise` computes the ones
+that mix the entries of a column, and `imported` loads the user's own.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["ACTIVATIONS", "COLUMNWISE", "Activation", "Formula", "activation"]
 
 
 class Formula(NamedTuple):
-    """One row of the table."""
+    """A row of the table of elementwise activations."""
 
     sigma: str  # σ as text
     sigma_prime: str  # σ′ as text
-    value: Callable[..., Array]  # σ of a one-dimensional float array and the parameters
-    slope: Callable[..., Array]  # σ′ of the same
+    value: Callable[..., Array]  # σ of a one-dimensional float array, given the parameters
+    slope: Callable[..., Array]  # σ′ with the same arguments
     parameters: Mapping[str, float] = MappingProxyType({})  # name -> default
-    rule: tuple[str, Callable[..., bool]] | None = None  # what the parameters must satisfy
+    rule: tuple[str, Callable[..., bool]] | None = None  # condition on the parameters, as text too
 
 
 # fmt: off
@@ -95,7 +95,7 @@ def _plain(name: str) -> str:
     return "".join(c for c in name.lower() if c not in "_- ")
 
 
-# Names elsewhere. _plain makes LeakyRelu, hard_tanh and logsigmoid ours already.
+# Names in other libraries. _plain already maps LeakyRelu, hard_tanh and logsigmoid to ours.
 _ALIASES = {_plain(name): name for name in (*ACTIVATIONS, *COLUMNWISE)} | {
     "expit": "sigmoid",
     "geluapproximate": "gelu_tanh",
@@ -113,14 +113,14 @@ _ALIASES = {_plain(name): name for name in (*ACTIVATIONS, *COLUMNWISE)} | {
 
 @dataclass(frozen=True)
 class Activation:
-    """A σ with its derivative; a plain value, made by `activation`.
+    """A σ with its derivative: a plain value, made by `activation`.
 
     Attributes
     ----------
     name
-        the key of `ACTIVATIONS` or `COLUMNWISE`, or the ``package.module:object`` to import
+        The key in `ACTIVATIONS` or `COLUMNWISE`, or the ``package.module:object`` to import.
     settings
-        all of its parameters, as (name, value) pairs
+        All parameters, as (name, value) pairs.
     """
 
     name: str
@@ -133,33 +133,31 @@ class Activation:
 
     @property
     def columnwise(self) -> bool:
-        """Whether it mixes the entries of a column, as softmax does; imports what is imported."""
+        """Whether σ mixes the entries of a column, as softmax does; imports an imported σ."""
         if self.name in ACTIVATIONS:
             return False
         return self.name in COLUMNWISE or imported(self.name).columnwise
 
     def value(self, z: ArrayLike) -> Array:
-        """σ(z), in a new array of the shape of z: elementwise, or of each column of z (m, B).
+        """Return σ(z) in a new array of z's shape.
 
-        float32 and float64 are kept, other real types become float64, and what is not real
-        raises TypeError.
+        An elementwise σ takes any shape, a `columnwise` one takes columns: z (m, B). float32 and
+        float64 are kept, other real types become float64, and a type that is not real raises
+        TypeError.
         """
         return cast("Array", self._of("value", z))
 
     def slope(self, z: ArrayLike) -> Slope:
-        """σ′(z), elementwise; shape and type are those of `value`.
-
-        Where σ is `columnwise`, a `LowRank`.
-        """
+        """Return σ′(z) in the shape and type of `value`; a `LowRank` if σ is `columnwise`."""
         return self._of("slope", z)
 
     def check(self, m: int) -> None:
-        """See that an imported σ can be had, and is one of columns of m; UsageError otherwise."""
+        """Raise UsageError unless an imported σ can be imported and is valid for m hidden units."""
         if is_import(self.name):
             check(imported(self.name), m)
 
     def identity(self, m: int) -> list[Any]:
-        """Tell what makes it the σ that it is: name, parameters, and what imported code does."""
+        """Return what identifies σ: its name, parameters and, if imported, values at probes."""
         told: list[Any] = [self.name, sorted(self.settings)]
         return [*told, probes(imported(self.name), m)] if is_import(self.name) else told
 
@@ -179,13 +177,13 @@ def _evaluate(function: Callable[[Array], Slope], z: ArrayLike, *, whole: bool) 
             return function(z)
     order: Any = "F" if z.flags.fnc else "C"
     flat = z.ravel(order=order)
-    # What leaves the range is inf or 0, and exp(inf) is meant; invalid and divide stay loud.
+    # The formulas rely on overflow to inf and underflow to 0; invalid and divide still warn
     with np.errstate(over="ignore", under="ignore"):
-        # Elements that a formula sees at a time: its temporaries stay in cache
+        # Elements for each call of a formula, so that its temporaries stay in cache
         width = PIECE_BYTES // flat.itemsize
         if flat.size <= width:
             out = cast("Array", function(flat))
-            # identity gives what it is given
+            # identity returns its argument
             out = out.copy() if np.may_share_memory(out, z) else out
         else:
             out = np.empty_like(flat)
@@ -200,45 +198,50 @@ def activation(name: str, **parameters: float) -> Activation:
     Parameters
     ----------
     name
-        a key of `ACTIVATIONS` or `COLUMNWISE`, without regard to case, "_" and "-", or another
-        common name of the function, as swish, logistic, linear, gelu_new; the result has ours. Note
-        that other libraries give some names another meaning: jax.nn.gelu is `gelu_tanh` unless told
-        otherwise, and hard_sigmoid in ONNX is 0.2z + 0.5 where `hard_sigmoid` is z/6 + 0.5.
-        Or ``package.module:object``, as `imported` has it, which is imported when it is needed.
+        A key of `ACTIVATIONS` or `COLUMNWISE`, ignoring case, "_" and "-"; or another common name
+        of the function, such as swish, logistic, linear or gelu_new, which is replaced by the key.
+        Some names mean another function in other libraries: jax.nn.gelu is `gelu_tanh` by default,
+        and hard_sigmoid in ONNX is 0.2z + 0.5 where `hard_sigmoid` is z/6 + 0.5.
+        Or ``package.module:object``, described in `imported`, which is imported on first use.
     **parameters
-        those of the activation, with PyTorch's defaults. A parameter is rounded to the type of z.
+        Parameters of the activation, with PyTorch's defaults. They are rounded to the type of z.
 
     Returns
     -------
     Activation
-        equal to any other one of that name and those parameters
+        Equal to any other one of the same name and parameters.
 
     Raises
     ------
     UsageError
-        the name or a parameter is not known, or a parameter is out of its range
+        The name or a parameter is unknown, or a parameter is out of range.
     """
     if is_import(name):
         if parameters:
-            raise UsageError(f"{name} is imported as it is, and takes no {', '.join(parameters)}")
+            raise UsageError(
+                f"{name} is imported and takes no parameters here, got {', '.join(parameters)}; "
+                "set them in the module that defines it"
+            )
         return Activation(name)
     key = _ALIASES.get(_plain(name))
     if key is None:
         near = [_ALIASES[n] for n in difflib.get_close_matches(_plain(name), _ALIASES)]
         hint = f"nearest: {', '.join(dict.fromkeys(near))}; " if near else ""
         known = ", ".join((*ACTIVATIONS, *COLUMNWISE))
-        raise UsageError(f"no activation {name!r}; {hint}known: {known}, or package.module:object")
+        raise UsageError(
+            f"no activation {name!r}; {hint}known: {known}, or package.module:object for your own"
+        )
     formula: Formula | ColumnFormula = ACTIVATIONS.get(key) or COLUMNWISE[key]
     allowed = ", ".join(f"{k}={v:g}" for k, v in formula.parameters.items()) or "none"
     for given, number in parameters.items():
         if given not in formula.parameters:
             raise UsageError(f"{key} has no parameter {given!r}; it has (with defaults): {allowed}")
         real = isinstance(number, int | float | np.number) and not isinstance(number, bool)
-        # what float32 would make 0 or inf would be another function there
+        # A parameter that rounds to 0 or inf in float32 would give another function there
         if not real or not (number == 0 or _LEAST <= abs(number) <= _MOST):
             raise UsageError(
-                f"{key}: {given} must be 0 or a number of magnitude 1.2e-38 to 3.4e+38 (as float32"
-                f" holds), got {number!r}; parameters and defaults: {allowed}"
+                f"{key}: {given} must be 0 or a number of magnitude 1.2e-38 to 3.4e+38 (the range "
+                f"of float32), got {number!r}; parameters and defaults: {allowed}"
             )
     settings = {k: float(parameters.get(k, v)) for k, v in formula.parameters.items()}
     if formula.rule is not None and not formula.rule[1](**settings):

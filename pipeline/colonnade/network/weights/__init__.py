@@ -1,4 +1,4 @@
-"""Where weights come from: one small reader per format behind one function."""
+"""Load weights from files and estimators: one small reader per format behind one function."""
 
 from colonnade.network.weights.load import (
     MATRICES,

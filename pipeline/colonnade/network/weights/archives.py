@@ -1,4 +1,4 @@
-"""What is compressed, held against the bytes that are there before it is unpacked: zip archives."""
+"""Check zip archives before they are unpacked: their sizes, duplicates and damage."""
 
 from __future__ import annotations
 
@@ -14,31 +14,32 @@ from colonnade.storage.npy.header import MAGIC, read_header
 
 __all__ = ["check_archive", "most_unpacked"]
 
-# A zip archive ends with this record and a comment of up to 64 KiB; many stands for a larger count
+# A zip archive ends with this record and a comment of up to 64 KiB. The record counts the entries;
+# _MANY stands for any larger count.
 _END = b"PK\5\6"
 _END_BYTES = 22 + 2**16
 _MANY = 2**16 - 1
 
 
 def most_unpacked(size: int) -> int:
-    """Tell the bytes that so many may unpack to: weights hardly compress.
+    """Return the most bytes that `size` compressed bytes may unpack to: weights hardly compress.
 
-    Saved anew without compression, those that do are read at any size.
+    Weights that exceed the limit can be saved without compression, where no limit applies.
     """
     return max(WEIGHTS_UNPACKED_BYTES, WEIGHTS_INFLATION * size)
 
 
 def check_archive(file: IO[bytes]) -> None:
-    """Leave a file at its start if it is a zip archive that holds what it claims.
+    """Check that a file is a zip archive of plausible content, and rewind it to its start.
 
     Raises
     ------
     ValueError
-        It is none, claims much more than it holds, or holds a .npy file that does. Others are
-        raised too: a damaged archive breaks what it happens to break.
+        The file is not a zip archive, or it or a .npy file in it claims too much. Damaged archives
+        also make zipfile raise other types of error.
     """
     if not zipfile.is_zipfile(file):
-        raise ValueError("it is no zip archive, or not a whole one")
+        raise ValueError("it is not a zip archive, or is truncated")
     with zipfile.ZipFile(file) as archive:
         size = file.seek(0, io.SEEK_END)
         _check_entries(archive, size)
@@ -48,13 +49,15 @@ def check_archive(file: IO[bytes]) -> None:
 
 
 def _check_count(end: bytes, found: int) -> None:
-    """Compare the number of entries with the one at the archive's end.
+    """Compare the number of entries found with the count at the archive's end.
 
-    Where one byte of an entry's header is wrong, zipfile skips those behind it and says nothing.
+    If one byte of an entry's header is wrong, zipfile silently skips all later entries.
     """
     (count,) = struct.unpack_from("<H", end, end.rfind(_END) + 10)
     if count not in (found, _MANY):
-        raise ValueError(f"it lists {found} of its {count} files: its directory is damaged")
+        raise ValueError(
+            f"its directory lists {found} of {count} files, so it is damaged; save it again"
+        )
 
 
 def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
@@ -62,17 +65,19 @@ def _check_entries(archive: zipfile.ZipFile, size: int) -> None:
     names = Counter(entry.filename.removesuffix(".npy") for entry in entries)
     twice = [name for name, count in names.items() if count > 1]
     if twice:
-        raise ValueError(f"it holds {listed(twice)} more than once")
+        raise ValueError(f"it holds {listed(twice)} more than once; save each array once")
     inflated = sum(entry.file_size for entry in entries)
     if inflated > most_unpacked(size):
         raise ValueError(
-            f"it has {size:,} bytes and would unpack to {inflated:,}; if that is meant, save it "
+            f"it has {size:,} bytes and would unpack to {inflated:,}; if this is intended, save it "
             "uncompressed"
         )
     for entry in entries:
-        # The other methods unpack to any size at once, whatever size the entry claims
+        # With other methods, one read may unpack any number of bytes, whatever the entry claims
         if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{sanitize(entry.filename)} is neither stored nor deflated")
+            raise ValueError(
+                f"{sanitize(entry.filename)} is neither stored nor deflated; save it uncompressed"
+            )
         with archive.open(entry) as file:
             if file.read(len(MAGIC)) != MAGIC:
                 continue

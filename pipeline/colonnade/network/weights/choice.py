@@ -1,4 +1,4 @@
-"""Which of a file's arrays are W1, b1, W2, b2 and so on: by name, or by shape."""
+"""Assign a file's arrays to W1, b1, W2, b2 and so on, by name or by shape."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _SCALING = (
 
 
 class NoWayError(NetworkError):
-    """The shapes of a file's arrays fit in no way."""
+    """No assignment of a file's arrays to layers fits their shapes."""
 
 
 def array_names(layers: int) -> tuple[str, ...]:
-    """Name the arrays of so many layers, in files, in stores and in the API: W1, b1, W2, b2, …."""
+    """Return the names of the arrays of so many layers: W1, b1, W2, b2, …."""
     return tuple(f"{letter}{i}" for i in range(1, layers + 1) for letter in "Wb")
 
 
 def described(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """Tell a file's arrays by name, shape and type."""
+    """List a file's arrays by name, shape and type."""
     return listed(f"{name} {array.shape} {array.dtype}" for name, array in arrays.items())
 
 
 def choose(
     arrays: dict[str, NDArray[Any]], names: dict[str, str] | None
 ) -> dict[str, NDArray[Any]]:
-    """Find W1, b1, W2, b2 and so on among the arrays of a file."""
+    """Select W1, b1, W2, b2 and so on from the arrays of a file."""
     if names is not None:
         known = array_names(_layers(names))
         if not known or not set(known[::2]) <= set(names) <= set(known):
@@ -58,7 +58,7 @@ def choose(
     known = array_names(_layers(arrays))
     if not known:
         return _choose_by_shape(arrays)
-    # A single number, a count of training steps for one, is no part of any network
+    # Scalars, such as a count of training steps, are not part of a network
     more = {name for name, array in arrays.items() if name not in known and array.ndim > 0}
     if len(known) == 2 and more:
         return _choose_by_shape(arrays)
@@ -66,13 +66,13 @@ def choose(
         return {name: arrays[name] for name in known if name in arrays}
     raise NetworkError(
         f"besides W1 to {known[-1]} there is {listed(sorted(more))}: another layer, a scaling, "
-        "a bias under another name? Without it this would be another network. "
+        "or a bias under another name? Ignoring it could change the network. "
         f"The file holds {described(arrays)}. {_SCALING} {_REMEDY}"
     )
 
 
 def _layers(names: Iterable[str]) -> int:
-    """Count the weights W1, W2 and so on, up to a gap."""
+    """Count the weights W1, W2 and so on, up to the first gap."""
     known = set(names)
     return next(i for i in count() if f"W{i + 1}" not in known)
 
@@ -88,8 +88,8 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
     ):
         remedy = f"{_SCALING} {_REMEDY}" if len(vectors) > len(matrices) else _REMEDY
         raise NetworkError(
-            "a network has a matrix for each layer, two with one hidden layer, and up to as many "
-            f"vectors; of more than {UNNAMED_LAYERS} layers the arrays must be named. {found} "
+            "a network has a matrix for each layer, two with one hidden layer, and at most as many "
+            f"vectors; the arrays of more than {UNNAMED_LAYERS} layers must be named. {found} "
             f"{remedy}"
         )
     ways = list(islice(_ways(arrays, matrices, vectors), 2))
@@ -103,7 +103,7 @@ def _choose_by_shape(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]
 def _ways(
     arrays: dict[str, NDArray[Any]], matrices: list[str], vectors: list[str]
 ) -> Iterator[dict[str, str]]:
-    """Yield each way in which matrices make a chain, and vectors their biases."""
+    """Yield each assignment in which the matrices form a chain and the vectors are its biases."""
     if Counter(arrays[name].shape for name in vectors) - Counter(
         arrays[name].shape[:1] for name in matrices
     ):

@@ -1,8 +1,8 @@
-"""Elementwise functions of z as exporters write them, in a normal form that tells them apart.
+"""A normal form of elementwise functions of z, to recognise activations that exporters spell out.
 
-Exporters write one activation in many ways: z·sigmoid(z), ½z(1 + erf(z/√2)) or z·(½ + ½erf(…)).
-As a sum of products they are one; its text, with six digits of each number, is its name. Six are
-what the float32 constants of such files have.
+Exporters write one activation in several ways, such as ½z(1 + erf(z/√2)) and z·(½ + ½erf(…)).
+Expanded into a sum of products, these are the same. The text of the sum identifies the function;
+it has six digits of each number, as many as the float32 constants of such files have.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["Expression", "Z", "apply", "clip", "constant", "recognised"]
 
 @dataclass(frozen=True)
 class _Function:
-    """A function of an expression, known by its text."""
+    """A function applied to an expression, identified by its text."""
 
     text: str
     name: str
@@ -33,13 +33,13 @@ class Expression:
 
     def __init__(self, terms: Mapping[tuple[str, ...], float], known: Mapping[str, Any]) -> None:
         self.terms = {factors: c for factors, c in terms.items() if c != 0}
-        self.known = known  # the functions, by their texts
+        self.known = known  # functions by text
         self.text = "+".join(
             "*".join(([f"{c:.6g}"] if f"{c:.6g}" != "1" or not factors else []) + list(factors))
             for factors, c in sorted(self.terms.items())
         ) or "0"  # fmt: skip
         if len(self.terms) > EXPRESSION_TERMS or len(self.text) > EXPRESSION_CHARACTERS:
-            raise ValueError("it is longer than any activation")
+            raise ValueError("its formula is longer than that of any known activation")
 
     def __add__(self, other: Expression) -> Expression:
         terms = dict(self.terms)
@@ -57,7 +57,7 @@ class Expression:
 
     @property
     def affine(self) -> tuple[float, float] | None:
-        """Return a and d of a z + d, where it is that."""
+        """(a, d) if the expression is a z + d, else None."""
         if not set(self.terms) <= {(), ("z",)}:
             return None
         return self.terms.get(("z",), 0.0), self.terms.get((), 0.0)
@@ -67,21 +67,21 @@ Z = Expression({("z",): 1.0}, {})
 
 
 def constant(number: float) -> Expression:
-    """Return a number as an expression; ValueError where it is none."""
+    """Return a number as an expression; raise ValueError if it is not finite."""
     if not math.isfinite(number):
         raise ValueError("it has a constant that is not finite")
     return Expression({(): number}, {})
 
 
 def apply(name: str, argument: Expression, *parameters: float) -> Expression:
-    """Apply a function, by its name and its parameters."""
+    """Apply a function, given by name and parameters, to an expression."""
     given = ";".join([argument.text, *(f"{p:.6g}" for p in parameters)])
     function = _Function(f"{name}({given})", name, parameters, argument)
     return Expression({(function.text,): 1.0}, {function.text: function})
 
 
 def clip(argument: Expression, low: float, high: float) -> Expression:
-    """Bound an expression; of z + d it is the bounded z, plus d, and of a z likewise."""
+    """Bound an expression; a bounded a z + d is written as a times a bounded z, plus d."""
     affine = argument.affine
     if affine is None or affine[0] <= 0 or not low < high:
         return apply("clip", argument, low, high)
@@ -124,7 +124,7 @@ def _known() -> dict[str, dict[str, Any]]:
 
 _KNOWN = _known()
 
-# Functions that are activations themselves, with the names of their parameters
+# Functions that are activations, with the names of their parameters
 _DIRECT: dict[str, tuple[str, tuple[str, ...]]] = {
     "celu": ("celu", ("alpha",)),
     "clip": ("hardtanh", ("min_val", "max_val")),
@@ -146,12 +146,12 @@ _DIRECT: dict[str, tuple[str, tuple[str, ...]]] = {
 
 
 def recognised(expression: Expression) -> list[Step]:
-    """Write an expression as an activation, and scalings before and after it.
+    """Return an expression as an activation with scalings before and after it.
 
     Raises
     ------
     ValueError
-        It is no activation that is known; the text tells the expression.
+        The expression is not a known activation; the message shows the expression.
     """
     affine = expression.affine
     if affine is not None:
@@ -167,10 +167,13 @@ def recognised(expression: Expression) -> list[Step]:
         function is None
         or inner is None
         or function.name not in _DIRECT
-        # A clip on one side is no hardtanh
+        # A one-sided clip is not a hardtanh
         or not all(map(math.isfinite, function.parameters))
     ):
-        raise ValueError(f"σ(z) = {expression.text}, which is no activation that is known here")
+        raise ValueError(
+            f"σ(z) = {expression.text}, which is not a known activation; save the weights alone "
+            "and import this σ (network.activation: package.module:object)"
+        )
     name, keys = _DIRECT[function.name]
     sigma = {"name": name} | dict(zip(keys, function.parameters, strict=True))
     rate, shift = inner

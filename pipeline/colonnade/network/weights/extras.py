@@ -1,4 +1,4 @@
-"""Libraries that some formats need, imported when one is read."""
+"""Optional libraries of some formats, imported when a file of the format is read."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ __all__ = ["import_optional"]
 
 
 def import_optional(module: str, extra: str) -> Any:
-    """Import a module that an extra brings; NetworkError where it is not installed."""
+    """Import a module that an extra installs; raise NetworkError if that fails."""
     told = f"this format is read with {module.partition('.')[0]}"
     return errors.import_optional(module, extra, errors.NetworkError, told)

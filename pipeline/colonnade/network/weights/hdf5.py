@@ -1,7 +1,6 @@
-"""The arrays and texts of an HDF5 file, read by a process of its own.
+"""Read the arrays and text attributes of an HDF5 file in a separate process.
 
-The HDF5 library is not made for files that may be anybody's: damaged ones make it loop for ever or
-crash.
+The HDF5 library is not safe for untrusted files: damaged ones make it loop forever or crash.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ Texts = dict[str, dict[str, Any]]
 
 
 def read_hdf5(file: IO[bytes]) -> tuple[dict[str, NDArray[Any]], Texts]:
-    """Read all numbers by their paths, and the texts among the attributes of each group.
+    """Read all numeric arrays by path, and the attributes of each group as text.
 
-    Links are not followed: they may lead to other files.
+    Links are not followed, because they may lead to other files.
 
     Raises
     ------
     ValueError
-        It is no HDF5 file, or a damaged one; or an array claims more than there is, is compressed,
-        or lies elsewhere.
+        The file is not HDF5 or is damaged; or an array claims more bytes than the file has, is
+        chunked or compressed, or lies in another file.
     """
     try:
         done = subprocess.run(  # noqa: S603 (our own program)
@@ -46,10 +45,14 @@ def read_hdf5(file: IO[bytes]) -> tuple[dict[str, NDArray[Any]], Texts]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ValueError(f"it took HDF5 more than {KERAS_SECONDS} s, as damaged files do") from None
+        raise ValueError(
+            f"HDF5 took more than {KERAS_SECONDS} s, as it does on damaged files; save it again"
+        ) from None
     if done.returncode:
         told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise ValueError(told[0] if told else "it made HDF5 crash, as damaged files do")
+        raise ValueError(
+            told[0] if told else "HDF5 crashed, as it does on damaged files; save it again"
+        )
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as archive:
         arrays = {name: np.asarray(archive[name]) for name in archive.files}
     return arrays, json.loads(arrays.pop(ATTRIBUTES).tobytes())

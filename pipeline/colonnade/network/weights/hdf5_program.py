@@ -1,6 +1,6 @@
-"""The program of the process that reads an HDF5 file of weights from its standard input.
+"""The program of a separate process that reads an HDF5 file of weights from standard input.
 
-It imports nothing of colonnade, which would take longer than to read the file.
+It does not import colonnade, which would take longer than reading the file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 __all__ = ["ATTRIBUTES"]
 
 ATTRIBUTES = ".attributes"
-"""Name of the array that holds the texts among the attributes of all groups, as JSON."""
+"""Name of the array that holds the attributes of all groups, as JSON."""
 
 
 def _main(content: bytes, most: int) -> bytes:
@@ -39,7 +39,7 @@ def _main(content: bytes, most: int) -> bytes:
             elif node.dtype.kind in "iuf" and node.shape is not None:
                 left -= _claimed(name, node)
                 if left < 0:
-                    raise ValueError("its arrays claim more than there is")
+                    raise ValueError("its arrays claim more bytes than the file has; save it again")
                 arrays[name] = node[()]
     buffer = io.BytesIO()
     said = np.frombuffer(json.dumps(texts).encode(), np.uint8)
@@ -50,12 +50,12 @@ def _main(content: bytes, most: int) -> bytes:
 def _claimed(name: str, dataset: Any) -> int:
     told = f"its array {name[:80]!r}"
     if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{told} lies in another file")
+        raise ValueError(f"{told} lies in another file; save the model in one file")
     if dataset.chunks is not None:
-        raise ValueError(f"{told} is chunked or compressed, as Keras does not write it")
+        raise ValueError(f"{told} is chunked or compressed; save it contiguous, as Keras does")
     claimed: int = math.prod(dataset.shape) * dataset.dtype.itemsize
     if claimed > dataset.id.get_storage_size():
-        raise ValueError(f"{told} claims the shape {dataset.shape}, more than is there")
+        raise ValueError(f"{told} claims the shape {dataset.shape}, more than the file holds")
     return claimed
 
 
@@ -70,6 +70,6 @@ def _text(given: Any) -> Any:
 if __name__ == "__main__":
     try:
         sys.stdout.buffer.write(_main(sys.stdin.buffer.read(), int(sys.argv[1])))
-    # h5py raises whatever the damage happens to break
+    # A damaged file makes h5py raise any type of error
     except Exception as error:  # noqa: BLE001
         sys.exit(" ".join(str(error).split()) or type(error).__name__)

@@ -1,4 +1,4 @@
-"""Keras models, .keras and .h5, read with h5py and without Keras."""
+"""Read Keras models from .keras and .h5 files, with h5py and without Keras."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ _Arrays = Mapping[str, NDArray[Any]]
 
 
 def load_keras(path: str | Path, file: IO[bytes]) -> Loaded:
-    """Read a .keras archive; NetworkError where it is none, or no chain of layers."""
+    """Read a .keras archive; raise NetworkError if it does not hold a chain of layers."""
     try:
         check_archive(file)
         with zipfile.ZipFile(file) as archive:
             if any(archive.getinfo(name).file_size > KERAS_CONFIG_BYTES for name in _PARTS[:2]):
-                raise ValueError(f"its config has more than {KERAS_CONFIG_BYTES:,} bytes")
+                raise ValueError(
+                    f"its config has more than {KERAS_CONFIG_BYTES:,} bytes; save the weights alone"
+                )
             config, metadata, weights = (archive.read(name) for name in _PARTS)
         version = _major(json.loads(metadata)["keras_version"])
         layers = chained(json.loads(config))
@@ -44,20 +46,20 @@ def load_keras(path: str | Path, file: IO[bytes]) -> Loaded:
         own = _paths(layers)
         steps: list[Step] = []
         for layer in layers:
-            # By its name, which older versions do not tell, else by its kind and number
+            # Find its group by name or, for older versions, which store none, by kind and number
             group = named.get(layer["config"]["name"], own[layer["config"]["name"]])
             steps += steps_of_layer(layer, _numbered(arrays, group), version)
         return Loaded(arrays, steps, in_by_out=True)
     except (MemoryError, NetworkError):
         raise
-    # whatever the damage happens to break
+    # A damaged file may raise any type of error
     except Exception as error:
         told = f"{path}: this cannot be read as a Keras model: {_said(error)}"
         raise NetworkError(told) from error
 
 
 def load_h5(path: str | Path, file: IO[bytes]) -> Loaded:
-    """Read a model of Keras in HDF5, or the arrays of one that holds weights alone."""
+    """Read a Keras model from HDF5, or only arrays from a file of weights alone."""
     try:
         arrays, texts = _read(file)
         config = texts[""].get("model_config")
@@ -74,7 +76,7 @@ def load_h5(path: str | Path, file: IO[bytes]) -> Loaded:
         return Loaded(arrays, steps, in_by_out=True)
     except (MemoryError, NetworkError):
         raise
-    # whatever the damage happens to break
+    # A damaged file may raise any type of error
     except Exception as error:
         told = f"{path}: this cannot be read as an HDF5 file of Keras: {_said(error)}"
         raise NetworkError(told) from error
@@ -82,7 +84,7 @@ def load_h5(path: str | Path, file: IO[bytes]) -> Loaded:
 
 def _said(error: Exception) -> str:
     if isinstance(error, KeyError | IndexError | TypeError | AttributeError):
-        return f"its config, or its weights, lack something ({one_line(error)})"
+        return f"its config or its weights are incomplete ({one_line(error)}); save the model again"
     return one_line(error)
 
 
@@ -96,12 +98,12 @@ def _major(version: str) -> int:
 
 
 def _groups(arrays: _Arrays) -> list[str]:
-    """Find the groups of a model that hold variables."""
+    """Return the groups of a model that hold variables."""
     return list(dict.fromkeys(name.rpartition("/vars/")[0] for name in arrays if "/vars/" in name))
 
 
 def _numbered(arrays: _Arrays, group: str) -> list[NDArray[Any]]:
-    """Take the variables of a group, which are called by their numbers."""
+    """Return the variables of a group, whose names are consecutive numbers."""
     found: list[NDArray[Any]] = []
     while (name := f"{group}/vars/{len(found)}") in arrays:
         found.append(arrays[name])
@@ -109,7 +111,7 @@ def _numbered(arrays: _Arrays, group: str) -> list[NDArray[Any]]:
 
 
 def _paths(layers: list[Mapping[str, Any]]) -> dict[str, str]:
-    """Where Keras keeps each layer's variables: dense, dense_1, … by their kind."""
+    """Return each layer's group of variables, numbered by kind as in Keras: dense, dense_1, …."""
     seen: Counter[str] = Counter()
     found = {}
     for layer in layers:

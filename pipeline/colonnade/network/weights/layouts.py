@@ -1,4 +1,4 @@
-"""Layers from arrays alone, whose matrices are (out, in) or (in, out)."""
+"""Find the layers in a file that holds only arrays, with matrices (out, in) or (in, out)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MATRICES", "Matrices", "steps_of_arrays"]
 
 Matrices = Literal["in_by_out", "out_by_in"]
 MATRICES: tuple[Matrices, ...] = get_args(Matrices)
-"""How matrices may be stored."""
+"""Allowed storage orders of matrices."""
 
 # The last part of a name: Dense_0/kernel, params.Dense_0.kernel, dense/kernel:0, fc1.weight
 _LAST = re.compile(r"(?:^|[^A-Za-z])(kernel|weight)(?::[0-9]+)?['\"\])]*$", re.IGNORECASE)
@@ -30,16 +30,16 @@ def steps_of_arrays(
     *,
     in_by_out: bool,
 ) -> list[Step]:
-    """Find the layers among the arrays of a file, and tell that nonlinearities lie in between.
+    """Return the layers among the arrays of a file, with unknown activations between them.
 
-    `matrices` says how they are stored. Without it the names do, where the shapes fit: a kernel
-    (Flax, Keras) is (in, out), a weight (PyTorch) is (out, in), and of other names the format's
-    convention, `in_by_out`, holds. Shapes that fit in another layout alone overrule both.
+    `matrices` states the storage order. Without it, the array names decide: a kernel (Flax, Keras)
+    is (in, out), a weight (PyTorch) is (out, in), and other names follow the format's convention,
+    `in_by_out`. If the shapes fit only in another order, that one is taken.
 
     Raises
     ------
     NetworkError
-        Which array is which cannot be told, or the shapes do not fit `matrices`.
+        The arrays cannot be assigned to layers, or the shapes do not fit `matrices`.
     """
     straight = dict(arrays)
     turned = {name: array.T for name, array in arrays.items()}
@@ -51,9 +51,9 @@ def steps_of_arrays(
             raise NetworkError(f"with network.matrices: {matrices}, {error}") from None
         if not _fit(layers):
             raise NetworkError(
-                f"the shapes {', '.join(str(layer.W.shape) for layer in layers)} of the weights, "
-                f"(out, in) by network.matrices: {matrices}, and those of the biases do not fit "
-                "each other. Leave out network.matrices, or look at network.names."
+                f"with network.matrices: {matrices}, the weights have the shapes (out, in) "
+                f"{', '.join(str(layer.W.shape) for layer in layers)}, which do not fit each other "
+                "or the biases. Leave out network.matrices, or correct network.names."
             )
         return _between(layers)
     kept: list[Dense] = []
@@ -62,7 +62,7 @@ def steps_of_arrays(
         try:
             layers = list(_layers(choose(layout, chosen)))
         except NoWayError as error:
-            # told as the file holds it
+            # Prefer the message that shows the shapes as stored
             problem = error if layout is straight or problem is None else problem
             continue
         if _fit(layers):
@@ -70,13 +70,13 @@ def steps_of_arrays(
         kept = kept if kept and layout is turned else layers
     if kept:
         return _between(kept)
-    raise problem or NetworkError("it holds no layer.")
+    raise problem or NetworkError("the file holds no layer.")
 
 
 def _layouts(
     straight: dict[str, NDArray[Any]], turned: dict[str, NDArray[Any]], *, in_by_out: bool
 ) -> list[dict[str, NDArray[Any]]]:
-    """Order the layouts that a file may have, the likeliest first."""
+    """Return the possible layouts of a file, the likeliest first."""
     by_name = {
         name: _by_name(name, in_by_out=in_by_out)
         for name, array in straight.items()
@@ -90,7 +90,7 @@ def _layouts(
 
 
 def _by_name(name: str, *, in_by_out: bool) -> bool:
-    """Whether a matrix is (in, out) by its name, or else by the convention."""
+    """Return whether a matrix is (in, out), by its name or else by the convention."""
     found = _LAST.search(name)
     return in_by_out if found is None else found[1].lower() == "kernel"
 

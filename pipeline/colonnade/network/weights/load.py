@@ -1,4 +1,4 @@
-"""Where weights come from: one small reader per format behind one function."""
+"""Load weights from files and estimators: one small reader per format behind one function."""
 
 from __future__ import annotations
 
@@ -60,22 +60,22 @@ def load_weights(
     scaling: Scaling | None = None,
     matrices: Matrices | None = None,
 ) -> Chain:
-    """Load a chain of layers from a file, with all scalings folded in.
+    """Load a chain of layers from a file, and fold in all scalings.
 
     Parameters
     ----------
     path, names, storage_options
         As for `Network.load`.
     scaling
-        What X and Y were scaled with, besides what the file itself tells.
+        Scaling of X and Y in training, in addition to scalings in the file.
     matrices
-        How the matrices of a file of arrays are stored, where neither the names nor the shapes of
-        these tell it as it is.
+        Storage order of the matrices in a file of arrays, which overrides the order that array
+        names, shapes or the format suggest.
 
     Raises
     ------
     NetworkError
-        The file cannot be read, or what it holds is no chain of layers.
+        The file cannot be read, or does not hold a chain of layers.
     """
     loaded, scaling = _loaded(path, storage_options), scaling or Scaling()
     try:
@@ -84,14 +84,14 @@ def load_weights(
         )
         steps = loaded.steps
         if steps is None:
-            # What holds a mean is no layer
+            # Arrays that hold the scaling are not layers
             left = {k: a for k, a in loaded.arrays.items() if k not in scaling.names()}
             steps = steps_of_arrays(left, names, matrices, in_by_out=loaded.in_by_out)
         elif names or matrices:
             key = "names" if names else f"matrices ({matrices})"
             raise NetworkError(
-                f"the file tells its layers itself; network.{key} is for files of arrays alone. "
-                "Leave it out."
+                f"the file defines its layers itself; network.{key} is for files that hold only "
+                "arrays. Leave it out."
             )
         made = assemble([*([before] if before else []), *steps, *([after] if after else [])])
         return made._replace(input_names=loaded.input_names)
@@ -100,7 +100,7 @@ def load_weights(
 
 
 def estimator_weights(estimator: Any) -> Chain:
-    """Take the chain of layers of an estimator of scikit-learn; NetworkError if it is none."""
+    """Return the chain of layers of a scikit-learn estimator; NetworkError if it has none."""
     return assemble(steps_of(estimator))._replace(input_names=names_of(estimator))
 
 
@@ -122,7 +122,7 @@ def _loaded(path: str | Path, storage_options: Options) -> Loaded:
 
 
 def _opened(path: str | Path, storage_options: Options, key: str) -> IO[bytes]:
-    """Open a file of weights, or fetch an object whole."""
+    """Open a weights file, or fetch the whole object."""
     try:
         if is_url(path):
             return io.BytesIO(
@@ -132,11 +132,13 @@ def _opened(path: str | Path, storage_options: Options, key: str) -> IO[bytes]:
             return Path(path).open("rb")
     except FileNotFoundError:
         pass
-    except OSError as error:  # a name that is too long, say; no permission
+    except OSError as error:  # such as missing permission, or too long a name
         told = error if is_url(path) else error.strerror
         raise NetworkError(f"{path}: {told} ({key}).") from None
     except ValueError as error:
-        raise NetworkError(f"{path}: these weights are too large: {error}.") from None
+        raise NetworkError(
+            f"{path}: these weights are too large: {error}. Copy them to a local file."
+        ) from None
     raise NetworkError(f"{path}: there is no such file ({key}).")
 
 
@@ -146,6 +148,6 @@ def _read_npy(key: str, path: str, storage_options: Options) -> NDArray[Any]:
             return read_array(file)
         except (OSError, ValueError) as error:
             raise NetworkError(
-                f"{path}: this cannot be read as .npy: {one_line(error)}; save the numbers anew with "
-                f"np.save (network.{key})."
+                f"{path}: this cannot be read as .npy: {one_line(error)}; save the numbers again "
+                f"with np.save (network.{key})."
             ) from error

@@ -1,4 +1,4 @@
-"""What a reader of a format hands over."""
+"""The result of reading a weights file of any format."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from colonnade.network.weights.steps import Step
 
 __all__ = ["Loaded", "told_names"]
 
-# What writers of metadata call the names of the inputs, one for each
+# Metadata keys under which files keep the names of the inputs
 _KEYS = ("feature_names_in_", "feature_names")
 
 
 class Loaded(NamedTuple):
-    """The content of a file.
+    """The content of a weights file.
 
     Attributes
     ----------
     arrays
-        The arrays that it names.
+        The arrays by name.
     steps
-        From X to Y, where the file tells them. Without them the arrays alone must tell.
+        The steps from X to Y, or None where the file holds only arrays.
     in_by_out
         Whether the format's convention for matrices is (in, out) rather than (out, in).
     input_names
-        Of the network's inputs, one for each, where the file tells them.
+        The names of the network's inputs, one for each, or None where the file gives none.
     """
 
     arrays: dict[str, NDArray[Any]]
@@ -38,7 +38,7 @@ class Loaded(NamedTuple):
 
 
 def told_names(metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Find the names of the inputs, a JSON list of texts, in a file's metadata of texts by key."""
+    """Return the names of the inputs, a JSON list of strings in a file's metadata, or None."""
     for key in _KEYS:
         try:
             found = json.loads(metadata[key])

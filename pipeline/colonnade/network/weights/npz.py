@@ -1,4 +1,4 @@
-"""Weights in NumPy's archives of arrays."""
+"""Read weights from NumPy's .npz archives."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["load_npz"]
 
 
 def load_npz(path: str | Path, file: IO[bytes]) -> Loaded:
-    """Read all arrays of an archive; NetworkError where it is none, or unpacks to too much."""
+    """Read all arrays of an archive; raise NetworkError if it is damaged or unpacks to too much."""
     try:
-        # np.load takes what is no zip for a pickle, and leaves a damaged one open
+        # np.load takes any other file for a pickle, and leaves a damaged archive open
         check_archive(file)
         with np.load(file, allow_pickle=False) as archive:
             return Loaded({name: np.asarray(archive[name]) for name in archive.files})
     except MemoryError:
         raise
-    # zipfile and zlib raise whatever the damage happens to break
+    # A damaged archive makes zipfile and zlib raise any type of error
     except Exception as error:
         told = f"{path}: this cannot be read as a .npz archive: {one_line(error)}"
         raise NetworkError(told) from error

@@ -1,4 +1,4 @@
-"""Networks in ONNX files: the graph is walked from its input to its output."""
+"""Read networks from ONNX files, by walking the graph from its input to its output."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ __all__ = ["load_onnx"]
 
 
 class _GraphError(Exception):
-    """The graph is no chain of layers."""
+    """The graph is not a chain of layers."""
 
 
 class _Graph:
-    """The values and constants of a graph, as far as it has been walked."""
+    """The values, constants and problems of a graph, as far as it has been walked."""
 
     def __init__(self, constants: dict[str, NDArray[Any]], opset: int) -> None:
         self.constants = constants
@@ -33,7 +33,7 @@ class _Graph:
         self.opset = opset
 
     def walk(self, node: Any) -> None:
-        """Find what a node's output is."""
+        """Determine the output of a node: a value, a constant or a problem."""
         name = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
         problems = [self.problems[given] for given in node.input if given in self.problems]
         if not problems and not any(given in self.values for given in node.input):
@@ -44,23 +44,26 @@ class _Graph:
                 raise ValueError(problems[0])
             self.values[node.output[0]] = self._value(node, name)
         except ValueError as error:
-            # An output that is left out has no name, and neither has an input
+            # Omitted inputs and outputs both have an empty name: record no problem under it
             self.problems.update(dict.fromkeys(filter(None, node.output), str(error)))
 
     def _value(self, node: Any, name: str) -> Value:
         if name not in OPERATORS:
-            raise ValueError(f"the operator {sanitize(name)} is none that is known here")
+            raise ValueError(
+                f"the operator {sanitize(name)} is not supported; a graph may hold a chain of "
+                "dense layers, activations and scalers"
+            )
         given = Node(node, self.values, self.constants, self.opset)
         try:
             return OPERATORS[name](given)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            told = "its inputs or attributes are none that are known here"
+            told = "its inputs or attributes are not supported"
             raise ValueError(f"{name}: {told}") from error
 
     def _constant(self, node: Any, name: str) -> None:
-        """Constants that are only passed on; others are no matter unless something uses them."""
+        """Compute a constant that is only passed on; another one fails where a node uses it."""
         if name in ("Identity", "Cast", "Transpose") and node.input[0] in self.constants:
             array = self.constants[node.input[0]]
             permuted = {a.name: list(a.ints) for a in node.attribute}.get("perm")
@@ -75,7 +78,7 @@ def load_onnx(path: str | Path, file: IO[bytes], folder: Path | None) -> Loaded:
     Raises
     ------
     NetworkError
-        The file cannot be read, or its graph is no chain of layers.
+        The file cannot be read, or its graph is not a chain of layers.
     """
     onnx = import_optional("onnx", "onnx")
     try:
@@ -84,7 +87,7 @@ def load_onnx(path: str | Path, file: IO[bytes], folder: Path | None) -> Loaded:
         raise
     except _GraphError as error:
         raise NetworkError(f"{path}: {error}") from error
-    # protobuf raises errors of its own
+    # protobuf raises its own types of error
     except Exception as error:
         raise NetworkError(f"{path}: this cannot be read as ONNX: {one_line(error)}") from error
 
@@ -92,7 +95,7 @@ def load_onnx(path: str | Path, file: IO[bytes], folder: Path | None) -> Loaded:
 def _read(model: Any, folder: Path | None) -> Loaded:
     graph = model.graph
     if len(graph.node) > ONNX_NODES:
-        raise ValueError(f"it has {len(graph.node):,} nodes")
+        raise ValueError(f"it has {len(graph.node):,} nodes, too many for a chain of layers")
     constants = read_tensors(_tensors(graph), folder)
     constants |= {name: np.asarray(numbers) for name, numbers in _numbers(graph)}
     named = {t.name: constants[t.name] for t in graph.initializer if t.name in constants}
@@ -102,13 +105,15 @@ def _read(model: Any, folder: Path | None) -> Loaded:
     for what, given in (("inputs", inputs), ("outputs", graph.output)):
         if len(given) != 1:
             told = ", ".join(sanitize(value.name) for value in given[:12]) or "none"
-            raise _GraphError(f"its graph has the {what} {told}; a network here has one.")
+            raise _GraphError(
+                f"its graph has the {what} {told}; a network must have exactly one. Export it anew."
+            )
     dimensions = inputs[0].type.tensor_type.shape.dim
     walked.values[inputs[0].name] = Value(flat=len(dimensions) <= 2)
     for node in graph.node:
         walked.walk(node)
     output = graph.output[0].name
-    problem = walked.problems.get(output, "its output is not made of its input")
+    problem = walked.problems.get(output, "its output does not depend on its input")
     if output in walked.values:
         try:
             steps = list(walked.values[output].settled())
@@ -125,7 +130,7 @@ def _tensors(graph: Any) -> list[tuple[str, Any]]:
         if node.op_type == "Constant" and node.output:
             found += [(node.output[0], a.t) for a in node.attribute if a.name == "value"]
     if len(dict(found)) < len(found):
-        raise ValueError("a tensor of its graph is there twice")
+        raise ValueError("two tensors of its graph have the same name")
     return found
 
 

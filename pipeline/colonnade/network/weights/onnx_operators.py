@@ -1,4 +1,4 @@
-"""The operators of ONNX of which networks are made, one small function each."""
+"""The ONNX operators that networks are built from, one small function each."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _single(array: NDArray[Any] | None, default: float) -> float:
     if array is None:
         return default
     if array.size != 1:
-        raise ValueError(f"a constant has the shape {array.shape}, where one number is known here")
+        raise ValueError(f"a constant has the shape {array.shape}; it must be a single number")
     return float(array.reshape(-1)[0])
 
 
@@ -34,9 +34,9 @@ def _single(array: NDArray[Any] | None, default: float) -> float:
 
 def _layer(value: Value, W: NDArray[Any], b: Any, into: int | None, out: int) -> Value:
     if not value.flat:
-        raise ValueError("it takes more than a matrix; flatten the input before it")
+        raise ValueError("its input is not a matrix; flatten the input before it")
     if value.axis is not None and into is not None and value.axis != into:
-        raise ValueError("it multiplies along the samples")
+        raise ValueError("it multiplies along the samples; it must multiply along the features")
     return Value((*value.settled(), Dense(W, b)), Z, out)
 
 
@@ -44,7 +44,9 @@ def _matmul(node: Node) -> Value:
     value, place = node.data()
     W = node.constant(1 - place)
     if W is None or W.ndim != 2:
-        raise ValueError(f"its constant has the shape {() if W is None else W.shape}, no matrix")
+        raise ValueError(
+            f"its constant has the shape {() if W is None else W.shape}; it must be a matrix"
+        )
     return _layer(value, W.T, None, 1, 1) if place == 0 else _layer(value, W, None, 0, 0)
 
 
@@ -52,10 +54,10 @@ def _gemm(node: Node) -> Value:
     value, place = node.data()
     W, C = node.constant(1 - place), node.constant(2)
     if place > 1 or W is None or W.ndim != 2:
-        raise ValueError("it is no product of X and a matrix")
+        raise ValueError("it must be a product of X and a constant matrix")
     alpha, beta = node.number("alpha", 1.0), node.number("beta", 1.0)
     turned = [bool(node.whole(name, 0)) for name in ("transA", "transB")]
-    # samples are rows of the first factor, and columns of the second; unless it is transposed
+    # Samples are rows of the first factor and columns of the second, unless it is transposed
     into = (0 if turned[0] else 1) if place == 0 else (1 if turned[1] else 0)
     W = W.T if turned[1 - place] else W
     W = W.T if place == 0 else W
@@ -68,7 +70,7 @@ def _gemm(node: Node) -> Value:
 
 
 def _shifted(value: Value, factor: Any, offset: Any, text: str = "") -> Value:
-    """Scale features by constants, of which one may be a vector along them."""
+    """Scale and shift the features by constants, each a number or a vector along the features."""
     axis = value.axis
     for given in (factor, offset):
         array = np.asarray(given)
@@ -76,9 +78,12 @@ def _shifted(value: Value, factor: Any, offset: Any, text: str = "") -> Value:
             continue
         along = 0 if array.ndim == 2 and array.shape[1] == 1 else 1
         if array.ndim > 2 or (array.ndim == 2 and 1 not in array.shape):
-            raise ValueError(f"a constant has the shape {array.shape}, no vector")
+            raise ValueError(f"a constant has the shape {array.shape}; it must be a vector")
         if axis is not None and axis != along:
-            raise ValueError(f"a constant of the shape {array.shape} lies along the samples")
+            raise ValueError(
+                f"a constant of the shape {array.shape} lies along the samples; it must lie along "
+                "the features"
+            )
         axis = along
     scale = Scale(np.asarray(factor).reshape(-1), np.asarray(offset).reshape(-1), text)
     return Value((*value.settled(), scale), Z, axis, value.flat)
@@ -88,17 +93,17 @@ def _shifted(value: Value, factor: Any, offset: Any, text: str = "") -> Value:
 
 
 def _both(node: Node) -> tuple[Value, Value] | None:
-    """Return the inputs of a node if neither is a constant."""
+    """Return the two inputs of a node, or None if one is a constant."""
     first, second = node.inputs()
     if not isinstance(first, Value) or not isinstance(second, Value):
         return None
     if first.steps is not second.steps:
-        raise ValueError("it joins two branches of the graph")
+        raise ValueError("it joins two branches of the graph; the graph must be a chain of layers")
     return first, second
 
 
 def _combined(node: Node, sign: float | None) -> Value:
-    """Add, subtract or (sign None) multiply."""
+    """Add, subtract or, where sign is None, multiply."""
     pair = _both(node)
     if pair is not None:
         a, b = (value.expression for value in pair)
@@ -142,7 +147,7 @@ def _power(node: Node) -> Value:
     value, _place = node.data()
     exponent = _single(node.constant(1), 1.0)
     if exponent not in (2.0, 3.0):
-        raise ValueError(f"the exponent {exponent:g} is none that is known here")
+        raise ValueError(f"the exponent {exponent:g} is not supported; it must be 2 or 3")
     square = value.expression * value.expression
     return replace(value, expression=square if exponent == 2 else square * value.expression)
 
@@ -168,7 +173,7 @@ def _clip(node: Node) -> Value:
 def _maximum(node: Node) -> Value:
     value, place = node.data()
     if len(node.inputs()) != 2 or _single(node.constant(1 - place), math.nan) != 0:
-        raise ValueError("it is known here with 0 alone")
+        raise ValueError("only the maximum of one value and 0 is supported")
     return replace(value, expression=apply("relu", value.expression))
 
 
@@ -204,30 +209,30 @@ def _prelu(node: Node) -> Value:
     value = node.first()
     slopes = node.constant(1)
     if slopes is None or slopes.size < 1 or np.any(slopes != slopes.flat[0]):
-        raise ValueError("it has more than one slope")
+        raise ValueError("it has more than one slope; only one for all features is supported")
     expression = apply("leaky_relu", value.expression, float(slopes.flat[0]))
     return replace(value, expression=expression)
 
 
-# What changes nothing, and scalers
+# Operators that change no number, and scalers
 
 
 def _dropout(node: Node) -> Value:
     training = node.constant(2)
     if training is not None and bool(np.any(training)):
-        raise ValueError("it is for training")
+        raise ValueError("it is in training mode; export the model for inference")
     return node.first()
 
 
 def _cast(node: Node) -> Value:
     if node.whole("to", 0) not in _FLOATS:
-        raise ValueError("it is to another type than float or double")
+        raise ValueError("it casts to another type than float or double")
     return node.first()
 
 
 def _flatten(node: Node) -> Value:
     if node.whole("axis", 1) != 1:
-        raise ValueError("it is along another axis than the first")
+        raise ValueError("its axis must be 1")
     return replace(node.first(), flat=True)
 
 
@@ -241,13 +246,13 @@ def _reshape(node: Node) -> Value:
         return replace(value, flat=True)
     if wanted == [-1] and width == 1:
         return value
-    raise ValueError(f"the shape {sanitize(str(wanted))} is another one")
+    raise ValueError(f"the shape {sanitize(str(wanted))} does not keep samples and features")
 
 
 def _transpose(node: Node) -> Value:
     value, _place = node.data()
     if not value.flat or node.many("perm") not in ([], [1, 0]) or value.axis is None:
-        raise ValueError("it turns more than samples and features")
+        raise ValueError("it must only exchange samples and features")
     return replace(value, axis=1 - value.axis)
 
 
@@ -256,7 +261,9 @@ def _batch_norm(node: Node) -> Value:
     scale, bias, mean, variance = (np.asarray(a, np.float64) for a in node.inputs()[1:5])
     factor = scale / np.sqrt(variance + node.number("epsilon", 1e-5))
     if node.whole("training_mode", 0) or not np.all(np.isfinite(factor)):
-        raise ValueError("it is for training, or its variance is negative")
+        raise ValueError(
+            "it is in training mode, or its variance is negative; export the model for inference"
+        )
     return _shifted(value, factor, bias - mean * factor, "BatchNormalization")
 
 

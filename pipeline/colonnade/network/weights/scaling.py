@@ -1,4 +1,4 @@
-"""Means and standard deviations that a user gives: numbers, an array of the file, or a file."""
+"""Means and standard deviations from the user: numbers, arrays of the weights file, or files."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Given: TypeAlias = ArrayLike | None
 
 
 class Scaling(NamedTuple):
-    """What the network's X and Y were scaled with: x → (x − mean)/std, y → std y + mean.
+    """Scaling of X and Y in training: x → (x − mean)/std, y → std y + mean.
 
-    Each is a number, numbers, the name of an array in the weights' file, or a .npy file's path.
+    Each is a number, a sequence of numbers, the name of an array in the weights file, or the path
+    of a .npy file.
     """
 
     input_mean: Given = None
@@ -28,25 +29,25 @@ class Scaling(NamedTuple):
     output_std: Given = None
 
     def names(self) -> set[str]:
-        """Names of arrays in the weights' file."""
+        """Return the given names of arrays in the weights file."""
         return {g for g in self if isinstance(g, str) and not g.lower().endswith(".npy")}
 
     def scales(
         self, arrays: Mapping[str, NDArray[Any]], read: Callable[[str, str], NDArray[Any]]
     ) -> tuple[Scale | None, Scale | None]:
-        """Return what comes before the network and what comes after it.
+        """Return the scalings before and after the network, or None where none is given.
 
         Parameters
         ----------
         arrays
-            Of the weights' file.
+            The arrays of the weights file.
         read
-            Reads a .npy file, given what it is for and its path.
+            Function that reads a .npy file, given the name of the setting and the path.
 
         Raises
         ------
         NetworkError
-            There is no such array, or its numbers are no means and standard deviations.
+            An array does not exist, or its values are not valid means or standard deviations.
         """
         values = {
             key: _numbers(key, given, arrays, read)
@@ -79,15 +80,19 @@ def _numbers(
         elif given in arrays:
             given = arrays[given]
         else:
-            raise NetworkError(f"{key}: the weights' file holds no array {sanitize(repr(given))}.")
+            raise NetworkError(
+                f"{key}: the weights' file holds no array {sanitize(repr(given))}; give numbers, "
+                "the name of an array in that file, or the path of a .npy file."
+            )
     try:
         found = np.asarray(given)
     except ValueError as error:
-        raise NetworkError(f"{key} is no array of numbers: {error}") from error
-    # one row, or one column, of a matrix as well
+        raise NetworkError(f"{key} is not an array of numbers: {error}") from error
+    # A matrix with a single row or column is a vector too
     if found.dtype.kind not in "iuf" or found.size < 1 or found.size != max(found.shape, default=1):
         raise NetworkError(
-            f"{key} is {found.dtype} of the shape {found.shape}; it must be numbers."
+            f"{key} is {found.dtype} of the shape {found.shape}; it must be a real number, or a "
+            "vector of them."
         )
     found = found.reshape(-1).astype(np.float64)
     if not np.all(np.isfinite(found)) or (key.endswith("std") and not np.all(found > 0)):

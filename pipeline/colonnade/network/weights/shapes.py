@@ -1,4 +1,4 @@
-"""Whether arrays are those of a network: their shapes and their types."""
+"""Check that arrays have the shapes and types of a network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["as_array", "check_shapes", "common_dtype"]
 
 
 def as_array(name: str, given: ArrayLike | None) -> NDArray[Any]:
-    """Take what was given for an array; NetworkError where it is none."""
+    """Convert to an array; raise NetworkError if that fails."""
     try:
         return np.asarray(given)
     except ValueError as error:
-        raise NetworkError(f"{name} is no array of numbers: {error}") from error
+        raise NetworkError(f"{name} is not an array of numbers: {error}") from error
 
 
 def check_shapes(arrays: Mapping[str, NDArray[Any]], count: int) -> None:
-    """Raise NetworkError where arrays, W1 to W<count> and biases, are no chain of layers."""
+    """Raise NetworkError unless the arrays, W1 to W<count> and biases, form a chain of layers."""
     weights = [arrays[f"W{i}"] for i in range(1, count + 1)]
     matrices = count > 0 and all(W.ndim == 2 and min(W.shape) > 0 for W in weights)
     if (
@@ -54,10 +54,10 @@ def check_shapes(arrays: Mapping[str, NDArray[Any]], count: int) -> None:
 
 
 def common_dtype(arrays: Mapping[str, NDArray[Any]]) -> np.dtype[Any]:
-    """Find float32 or float64 for all arrays; NetworkError where one holds no real numbers."""
+    """Return float32 or float64 for all arrays; NetworkError if one does not hold real numbers."""
     for name, array in arrays.items():
         if array.dtype.kind not in "iuf" or array.dtype.itemsize > 8:
             raise NetworkError(
-                f"{name} is of type {array.dtype}; weights are real numbers of up to 64 bits."
+                f"{name} is of type {array.dtype}; weights must be real numbers of up to 64 bits."
             )
     return np.result_type(np.float32, *(array.dtype for array in arrays.values()))

@@ -1,4 +1,4 @@
-"""Networks of scikit-learn: the estimator itself, or one that skops wrote."""
+"""Networks from scikit-learn: a fitted estimator, or a file that skops wrote."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from colonnade.network.weights.steps import Dense, Scale, Sigma, Step
 
 __all__ = ["load_skops", "names_of", "steps_of"]
 
-# What a network keeps from its training. skops trusts the rest of it.
+# Types that an MLP keeps from its training; skops itself trusts the other types in an MLP
 _TRUSTED = {
     f"sklearn.neural_network._stochastic_optimizers.{name}"
     for name in ("AdamOptimizer", "SGDOptimizer")
@@ -27,7 +27,7 @@ _ACTIVATIONS = {"logistic": "sigmoid", "tanh": "tanh", "relu": "relu", "identity
 
 
 def load_skops(path: str | Path, file: IO[bytes]) -> Loaded:
-    """Read an estimator; NetworkError where the file holds types that are not trusted."""
+    """Read an estimator; raise NetworkError if the file holds types that are not trusted."""
     skops = import_optional("skops.io", "sklearn")
     try:
         check_archive(file)
@@ -35,15 +35,16 @@ def load_skops(path: str | Path, file: IO[bytes]) -> Loaded:
         others = set(skops.get_untrusted_types(data=content)) - _TRUSTED
         if others:
             raise ValueError(
-                f"it holds types that are not trusted: {sanitize(', '.join(sorted(others)), 200)}"
+                f"it holds types that are not trusted: {sanitize(', '.join(sorted(others)), 200)}; "
+                "save only the MLP and its scalers"
             )
-        # of another version of scikit-learn, whose networks are the same
+        # Ignore warnings about another scikit-learn version: its networks are stored alike
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             estimator = skops.loads(content, trusted=sorted(_TRUSTED))
     except MemoryError:
         raise
-    # skops raises whatever the damage happens to break
+    # A damaged file makes skops raise any type of error
     except Exception as error:
         told = f"{path}: this cannot be read as a skops file: {one_line(error)}"
         raise NetworkError(told) from error
@@ -54,24 +55,24 @@ def load_skops(path: str | Path, file: IO[bytes]) -> Loaded:
 
 
 def steps_of(estimator: Any) -> list[Step]:
-    """Tell the steps from X to Y of a fitted estimator.
+    """Return the steps from X to Y of a fitted estimator.
 
     Raises
     ------
     NetworkError
-        It is not fitted, or has steps that are no network's and no scaling's.
+        The estimator is not fitted, or a step is neither a network nor a scaling.
     """
     with _fitted(estimator):
         return _steps(estimator)
 
 
 def names_of(estimator: Any) -> tuple[str, ...] | None:
-    """Tell the names of the features that an estimator was fitted to, if they had any.
+    """Return the names of the features that an estimator was fitted to, or None.
 
     Raises
     ------
     NetworkError
-        What it has as their names is no list of texts, one for each.
+        The estimator does not have one name for each feature.
     """
     with _fitted(estimator):
         return _names(estimator)
@@ -82,20 +83,23 @@ def _fitted(estimator: Any) -> Iterator[None]:
     try:
         yield
     except (AttributeError, TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
-        told = f"this {sanitize(type(estimator).__name__)} is not fitted, or damaged: {one_line(error)}"
+        told = (
+            f"this {sanitize(type(estimator).__name__)} is not fitted, or damaged: "
+            f"{one_line(error)}; fit it first"
+        )
         raise NetworkError(told) from error
 
 
 def _names(estimator: Any) -> tuple[str, ...] | None:
     if "Pipeline" in _kinds(estimator):
-        # What the steps behind the first are given has names of scikit-learn's own
+        # Later steps receive names that scikit-learn generates
         return _names(_parts(estimator)[0])
     found = getattr(estimator, "feature_names_in_", None)
     if found is None:
         return None
     names = tuple(str(name) for name in found)
     if len(names) != estimator.n_features_in_:
-        raise ValueError(f"{len(names)} names of {estimator.n_features_in_} features")
+        raise ValueError(f"{len(names)} names for {estimator.n_features_in_} features")
     return names
 
 
@@ -134,18 +138,21 @@ def _network(estimator: Any) -> list[Step]:
     if last in ("softmax", "logistic"):
         layers.append(Scale(1.0, 0.0, f"Y is the classifier's logits, before its {last}"))
     elif last != "identity":
-        raise NetworkError(f"its output passes through {sanitize(str(last))}.")
+        raise NetworkError(
+            f"its output passes through {sanitize(str(last))}; supported are identity, softmax and "
+            "logistic."
+        )
     return layers
 
 
 def _scaling(estimator: Any) -> Scale:
     name = type(estimator).__name__
     if name in ("MinMaxScaler", "MaxAbsScaler") and getattr(estimator, "clip", False):
-        raise NetworkError(f"its {name} clips, which is no scaling.")
+        raise NetworkError(f"its {name} clips, which is not affine; fit it with clip=False.")
     match name:
         case "StandardScaler" | "RobustScaler":
             centre = estimator.mean_ if name == "StandardScaler" else estimator.center_
-            # what with_mean and with_std leave out is None, or is there and not used
+            # A part that with_mean, with_std and so on disable is None, or present but unused
             used = (("with_mean", "with_std") if name == "StandardScaler"
                     else ("with_centering", "with_scaling"))  # fmt: skip
             mean = centre if getattr(estimator, used[0]) else 0.0
@@ -157,7 +164,7 @@ def _scaling(estimator: Any) -> Scale:
         case "MaxAbsScaler":
             return Scale(1 / np.asarray(estimator.scale_, np.float64), 0.0, name)
     raise NetworkError(
-        f"it holds a {sanitize(name)}; read are MLPRegressor and MLPClassifier, with StandardScaler, "
-        "MinMaxScaler, MaxAbsScaler or RobustScaler before them in a Pipeline, or in a "
+        f"it holds a {sanitize(name)}; supported are MLPRegressor and MLPClassifier, after "
+        "StandardScaler, MinMaxScaler, MaxAbsScaler or RobustScaler in a Pipeline, or in a "
         "TransformedTargetRegressor."
     )

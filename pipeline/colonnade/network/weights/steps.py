@@ -1,7 +1,7 @@
-"""The steps from X to Y that a file tells, and the chain of layers that they make.
+"""The steps from X to Y that a file defines, and the chain of layers assembled from them.
 
-A chain has affine layers and nonlinearities by turns. Scalings in between are folded into the
-layers: computed in float64, and rounded once to the type of the layer.
+A chain alternates affine layers and activations. Scalings are folded into the layers: in float64,
+rounded once to the type of the layer.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Dense(NamedTuple):
 
 
 class Scale(NamedTuple):
-    """y = factor x + offset, element by element; one number is for all of them.
+    """y = factor x + offset, elementwise; a single number applies to all elements.
 
-    What it is, `text`, is told to the user if it is not empty.
+    `text` describes the scaling to the user, unless it is empty.
     """
 
     factor: ArrayLike = 1.0
@@ -36,7 +36,7 @@ class Scale(NamedTuple):
 
 
 class Sigma(NamedTuple):
-    """A nonlinearity, by its name and its parameters; None where the file does not tell it."""
+    """An activation by name and parameters, or None where the file does not state it."""
 
     given: Mapping[str, Any] | None
 
@@ -47,18 +47,18 @@ IDENTITY = {"name": "identity"}
 
 
 class Chain(NamedTuple):
-    """Affine layers in order, and the nonlinearity between each two of them.
+    """Affine layers in order, with an activation between each two of them.
 
     Attributes
     ----------
     layers
-        Each with W (out, in) and b (out,), or None for zeros.
+        The layers, each with W (out, in) and b (out,), or None for zeros.
     activations
-        One less: a name with its parameters, or None where the file does not tell it.
+        One fewer than layers: a name with parameters, or None where the file does not state it.
     folded
-        What has been folded into the layers, in words.
+        A description of each scaling that is folded into the layers.
     input_names
-        Of the inputs, one for each, where the file tells them.
+        The names of the inputs, one for each, or None where the file gives none.
     """
 
     layers: tuple[Dense, ...]
@@ -68,7 +68,7 @@ class Chain(NamedTuple):
 
 
 def told_sigma(given: Mapping[str, Any] | None) -> str:
-    """Tell a nonlinearity in a line."""
+    """Describe an activation in one line."""
     if given is None:
         return "an unknown activation"
     parameters = ", ".join(f"{k}={v:g}" for k, v in given.items() if k != "name")
@@ -76,7 +76,7 @@ def told_sigma(given: Mapping[str, Any] | None) -> str:
 
 
 class _Layer:
-    """A layer into which scalings are folded."""
+    """A layer that scalings are folded into."""
 
     def __init__(self, dense: Dense) -> None:
         self._given = dense
@@ -85,18 +85,18 @@ class _Layer:
         self._touched = False
 
     def before(self, scale: Scale) -> None:
-        """Scale what comes in: W (a x + d) + b."""
+        """Fold in a scaling of the input: W (a x + d) + b."""
         self._touch()
         factor, offset = _vectors(scale, self._W.shape[1], "inputs")
         self._b = self._b + self._W @ offset
         self._W = self._W * factor
 
     def after(self, scale: Scale) -> None:
-        """Scale what comes out: a (W x + b) + d."""
+        """Fold in a scaling of the output: a (W x + b) + d."""
         W = self._given.W
         if self._given.b is None and not self._touched and np.ndim(W) == 2:
             offset = np.asarray(scale.offset)
-            # A bias that stands by itself: nothing is computed
+            # A separate bias becomes the layer's, without arithmetic or rounding
             if np.all(np.asarray(scale.factor) == 1) and offset.size in (1, W.shape[0]):
                 bias = np.array(np.broadcast_to(offset.reshape(-1), W.shape[:1]))
                 self._given, self._b = Dense(W, bias), bias
@@ -107,7 +107,7 @@ class _Layer:
         self._b = factor * self._b + offset
 
     def rounded(self) -> Dense:
-        """Return the layer, in the type that it had."""
+        """Return the layer, rounded to its original type."""
         if not self._touched:
             return self._given
         given = [array for array in self._given if array is not None]
@@ -121,7 +121,7 @@ class _Layer:
         W, b = self._given
         b = np.zeros(W.shape[:1], np.float32) if b is None else b
         if any(array.dtype.kind not in "iuf" for array in (W, b)):
-            raise NetworkError(f"weights are real numbers, not {W.dtype} and {b.dtype}.")
+            raise NetworkError(f"weights must be real numbers, not {W.dtype} and {b.dtype}.")
         if W.ndim != 2 or b.shape != W.shape[:1]:
             raise NetworkError(
                 f"a layer has W {W.shape} and b {b.shape}; expected (m, n) and (m,)."
@@ -138,19 +138,19 @@ def _vectors(
         if vector.size not in (1, length):
             raise NetworkError(
                 f"{scale.text or 'a scaling'} has {vector.size} numbers for the {length} {what} of "
-                "its layer."
+                "its layer; give one number, or one for each."
             )
         found.append(np.broadcast_to(vector, (length,)))
     return found[0], found[1]
 
 
 def assemble(steps: Iterable[Step]) -> Chain:
-    """Make the chain of a file's steps; NetworkError where they are none."""
+    """Assemble the chain from a file's steps; raise NetworkError if they do not form one."""
     layers: list[_Layer] = []
     activations: list[Mapping[str, Any] | None] = []
     folded: list[str] = []
     ahead: list[Scale] = []
-    last: Step | None = None  # but for scalings
+    last: Step | None = None  # the last step that is not a scaling
     for step in steps:
         if isinstance(step, Scale):
             folded += [sanitize(step.text, 200)] * bool(step.text)
@@ -170,23 +170,25 @@ def assemble(steps: Iterable[Step]) -> Chain:
             activations.append(step.given)
         last = step
     if not layers:
-        raise NetworkError("it holds no affine layer.")
+        raise NetworkError("it holds no affine layer; a network has at least one.")
     if isinstance(last, Sigma):
         raise NetworkError(
-            f"its output passes through {told_sigma(last.given)}; a network here ends with an "
-            "affine layer. Save it without that, where the Jacobian of the layer before is meant."
+            f"its output passes through {told_sigma(last.given)}; a network must end with an "
+            "affine layer. To get the Jacobian before this activation, save the network without it."
         )
     return Chain(tuple(layer.rounded() for layer in layers), tuple(activations), tuple(folded))
 
 
 def _check_place(sigma: Sigma, last: Step | None) -> None:
-    """Raise NetworkError where no layer comes before a nonlinearity."""
+    """Raise NetworkError unless an affine layer precedes an activation."""
     told = told_sigma(sigma.given)
     if last is None:
         raise NetworkError(
-            f"{told} comes before the first layer; a network here begins with an affine layer."
+            f"{told} comes before the first layer; a network must begin with an affine layer. Save "
+            "the network without it, and apply it to X beforehand."
         )
     if isinstance(last, Sigma):
         raise NetworkError(
-            f"{told_sigma(last.given)} and {told} follow each other without a layer in between."
+            f"{told_sigma(last.given)} and {told} follow each other without a layer in between. "
+            "Save the weights alone, and import both as one activation (network.activation)."
         )

@@ -1,4 +1,4 @@
-"""Weights in safetensors files."""
+"""Read weights from safetensors files."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def load_safetensors(path: str | Path, file: IO[bytes]) -> Loaded:
-    """Read all tensors of a file; NetworkError where it cannot be read."""
+    """Read all tensors of a file; raise NetworkError if it cannot be read."""
     arrays: dict[str, NDArray[Any]] = {}
     try:
         content = file.read()
         tensors = deserialize(content)  # type: ignore[no-untyped-call]
-        # of a key that is written twice, deserialize takes the last, other readers the first
+        # For a duplicate key, deserialize takes the last value, other readers the first: refuse it
         end = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:end], object_pairs_hook=_unique)
-        # in no order of its own
+        # deserialize returns the tensors in no defined order
         for name, tensor in sorted(tensors):
             if tensor["dtype"] == "BF16":
                 # NumPy has no bfloat16; it is the upper half of a float32
@@ -46,7 +46,7 @@ def load_safetensors(path: str | Path, file: IO[bytes]) -> Loaded:
             elif tensor["dtype"] in _SAFETENSORS:
                 array = np.frombuffer(tensor["data"], _SAFETENSORS[tensor["dtype"]])
             else:
-                raise ValueError(f"{name} is of type {tensor['dtype']}")
+                raise ValueError(f"{name} is of type {tensor['dtype']}; save it as F32 or F64")
             arrays[name] = array.reshape(tensor["shape"])
     except (OSError, SafetensorError, ValueError) as error:
         told = f"{path}: this cannot be read as safetensors: {one_line(error)}"

@@ -1,4 +1,4 @@
-"""Weights in the arrays of a Zarr group."""
+"""Read weights from the arrays of a Zarr group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["load_zarr"]
 
 
 def load_zarr(path: str | Path, place: Place) -> Loaded:
-    """Read the arrays of a group; NetworkError where there is none, or it claims too much."""
+    """Read the arrays of a group; raise NetworkError if it is damaged or claims too much."""
     try:
         store = place.zarr() if isinstance(place, Objects) else RegularFiles(path, read_only=True)
         group = zarr.open_group(store, mode="r", use_consolidated=False)
@@ -28,17 +28,18 @@ def load_zarr(path: str | Path, place: Place) -> Loaded:
         for name, array in sorted(group.arrays()):
             claimed = math.prod(array.shape) * array.dtype.itemsize
             chunk = math.prod(array.chunks) * array.dtype.itemsize
-            # A chunk that is not there reads as its fill value
+            # Missing chunks read as the fill value, so an array may claim any size
             if max(claimed, chunk) > most_unpacked(array.nbytes_stored()):
                 raise ValueError(
                     f"its array {sanitize(name)} claims the shape {array.shape} in chunks of "
-                    f"{array.chunks}, and has {array.nbytes_stored():,} bytes"
+                    f"{array.chunks}, but stores {array.nbytes_stored():,} bytes; if this is "
+                    "intended, save it uncompressed"
                 )
             arrays[name] = np.asarray(bounded(array)[...])
         return Loaded(arrays)
     except (MemoryError, UsageError):
         raise
-    # zarr raises whatever its metadata happens to break
+    # Damaged metadata makes zarr raise any type of error
     except Exception as error:
         told = f"{path}: this cannot be read as a Zarr group: {one_line(error)}"
         raise NetworkError(told) from error

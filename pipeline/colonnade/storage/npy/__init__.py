@@ -1,1 +1,1 @@
-"""A .npy file, on a disk or in an object store: its header, windows of its matrix, or all of it."""
+"""Read a local or remote .npy file: its header, windows of its matrix, or the whole array."""

@@ -1,7 +1,7 @@
-"""Windows of the matrix in a .npy file, by plain reads of the bytes that they lie in; or all of it.
+"""Read windows of the matrix in a .npy file by plain reads, or a whole array.
 
-A mapping would count whatever it has touched as the process's memory, and end the process where
-the file has become shorter.
+With a memory map, all touched pages would count as the process's memory, and a file that becomes
+shorter would kill the process.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from colonnade.storage.npy.header import Header, read_header
 
 __all__ = ["PAGE", "read_array", "read_window"]
 
-# The disk reads whole pages: what lies between two windows on one page costs nothing
+# The disk reads whole pages: the bytes between two windows on one page cost nothing
 PAGE = 4096
-# Rows that are read whole, to be cut, at a time
+# Bytes of whole rows that are read at a time, to be cut
 _PIECE = 2**20
 
 
 def read_array(file: IO[bytes]) -> NDArray[Any]:
-    """Read a small array of any shape whole, from its file or from bytes that are held.
+    """Read a whole small array of any shape, from its file or from bytes in memory.
 
     Raises
     ------
     ValueError
-        It is none, claims more than is there, or holds Python objects.
+        The file is not an array, claims more bytes than it has, or holds Python objects.
     """
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
-    # Before NumPy takes the memory that it claims
+    # Check the header before NumPy allocates the memory that it claims
     read_header(file, size)
     file.seek(0)
     return np.lib.format.read_array(file, allow_pickle=False)
@@ -47,13 +47,13 @@ def read_window(file: IO[bytes], header: Header, window: tuple[slice, slice]) ->
     file
         The .npy file, open and unbuffered.
     header
-        Its header; of a matrix that is not empty.
+        Header of the file, whose matrix is not empty.
     window
         Rows and columns, of step 1.
 
     Returns
     -------
-    (rows, columns), an array of its own in the order of the file.
+    (rows, columns), a copy in the order of the file.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def read_window(file: IO[bytes], header: Header, window: tuple[slice, slice]) ->
 def _read(
     file: IO[bytes], header: Header, shape: tuple[int, int], window: tuple[slice, slice]
 ) -> NDArray[Any]:
-    """Read rows one after the other, or many at once where next to nothing lies between them."""
+    """Read rows one by one, or many at once if fewer bytes than a page lie between them."""
     (first, end, _), (left, right, _) = window[0].indices(shape[0]), window[1].indices(shape[1])
     rows, wanted = max(end - first, 0), max(right - left, 0)
     size = header.dtype.itemsize
@@ -84,14 +84,14 @@ def _read(
         step = max(1, _PIECE // stride)
         for row in range(0, rows, step):
             part = values[row : row + step]
-            # From the first number that is wanted to the last
+            # From the first number of the window in these rows to the last
             spare = np.empty((len(part) - 1) * shape[1] + wanted, header.dtype)
             _fill(file, spare, start + row * stride)
             strides = (stride, size)
             part[...] = np.lib.stride_tricks.as_strided(spare, part.shape, strides, writeable=False)
     else:
         if hasattr(os, "posix_fadvise"):
-            # The disk fetches all rows at a time, not each when it is asked for
+            # Let the disk fetch all rows at once instead of one per read
             for row in range(rows):
                 at = start + row * stride
                 os.posix_fadvise(file.fileno(), at, wanted * size, os.POSIX_FADV_WILLNEED)
@@ -101,9 +101,9 @@ def _read(
 
 
 def _fill(file: IO[bytes], values: NDArray[Any], offset: int) -> None:
-    """Fill an array, contiguous, with the bytes from an offset on."""
+    """Fill a contiguous array with the bytes from an offset on."""
     rest = values.view(np.uint8).reshape(-1).data
-    # The system returns no more than 2 GiB at a time, and less where a signal comes
+    # The system returns at most 2 GiB at a time, and less after a signal
     while rest:
         got = os.preadv(file.fileno(), [rest], offset)
         if not got:

@@ -1,7 +1,6 @@
-"""The header of a .npy file, held against the bytes that are there.
+"""Read the header of a .npy file, and check it against the file's size.
 
-NumPy asks for the memory that a header claims, and only then looks whether there is anything to
-put into it.
+NumPy allocates the memory that a header claims before it checks whether the file has the numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ MAGIC: bytes = np.lib.format.MAGIC_PREFIX
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a .npy file says of itself; its numbers begin at byte `start`."""
+    """The header of a .npy file; the numbers begin at byte `start`."""
 
     shape: tuple[int, ...]
     fortran_order: bool
@@ -32,37 +31,37 @@ class Header:
 
 
 def read_header(file: IO[bytes], size: int) -> Header:
-    """Read a header, and refuse one that claims more than there is.
+    """Read a header, and refuse one that claims more numbers than the file has.
 
     Parameters
     ----------
     file
-        At the first byte of the .npy.
+        The file, at the first byte of the .npy content.
     size
-        Bytes that it has.
+        Bytes of the file.
 
     Raises
     ------
     ValueError
-        The header claims more numbers than `size` bytes hold, or is none.
+        The header is damaged, or claims more numbers than `size` bytes hold.
     """
     version = np.lib.format.read_magic(file)
     length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
     if length > NPY_HEADER_BYTES:
-        raise ValueError(f"its header has {length:,} bytes, where some hundred are usual")
-    # From version to version the length grows, and the encoding of the names of fields changes
+        raise ValueError(f"its header has {length:,} bytes; a few hundred are usual")
+    # Versions differ in the width of the length and the encoding of field names
     header = length.to_bytes(4, "little") + file.read(length)
     try:
         shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(io.BytesIO(header))
     except (MemoryError, RecursionError):  # of Python's parser
         raise ValueError("its header is nested too deeply") from None
-    # A damaged header raises whatever it happens to break, in Python's tokenizer for one
+    # A damaged header raises errors of many types, for example from Python's tokenizer
     except Exception as error:
         raise ValueError(f"its header cannot be read: {one_line(error)}") from error
     if any(isinstance(length, bool) or length < 0 for length in shape):
-        raise ValueError(f"its header claims a negative length, or none, {shape}")
+        raise ValueError(f"its header claims a negative length, or a bool: {shape}")
     claimed, there = math.prod(shape) * dtype.itemsize, size - file.tell()
-    # Python objects are pickled, in any number of bytes; whoever reads on refuses those
+    # Pickled Python objects may take any number of bytes; the caller refuses to read them
     if claimed > there and not dtype.hasobject:
         raise ValueError(
             f"its header claims {shape} numbers of type {dtype}, {claimed:,} bytes, and only "

@@ -1,4 +1,4 @@
-"""Windows of the matrix in a .npy object, by ranged requests."""
+"""Read windows of the matrix in a .npy object by range requests."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from colonnade.storage.npy.header import Header, read_header
 
 __all__ = ["read_object_header", "read_object_window"]
 
-# What lies between two ranges is fetched with them up to this, or up to as much as is wanted
+# Least number of bytes between two ranges for which they become separate requests
 _GAP = 2**16
 
 
 def read_object_header(place: Objects, size: int) -> Header:
-    """Read the header of a .npy object of so many bytes.
+    """Read the header of a .npy object of `size` bytes.
 
     Raises
     ------
     ValueError
-        It is none, or claims more than is there.
+        The header is damaged, or claims more numbers than the object has.
     OSError
         The object cannot be read.
     """
@@ -33,7 +33,7 @@ def read_object_header(place: Objects, size: int) -> Header:
 
 
 def read_object_window(place: Objects, header: Header, window: tuple[slice, slice]) -> NDArray[Any]:
-    """Read a window of a matrix: (rows, columns), an array of its own in the order of the file.
+    """Read a window of a matrix: (rows, columns), a copy in the order of the file.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def _read(
     if not values.size:
         return values
     size = header.dtype.itemsize
-    # Whole rows lie one behind the other
+    # Whole rows are contiguous
     rows, width = (
         (1, values.nbytes) if values.shape[1] == shape[1] else (len(values), values[0].nbytes)
     )
