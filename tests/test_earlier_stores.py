@@ -1,7 +1,7 @@
 """Stores that an earlier version made are read, verified and finished.
 
-`data/stores-0.1.zip` holds three of the network and the X of `support`, in blocks of 13 columns: two
-that are complete, one of them factored, and one whose run was killed with two blocks missing.
+`data/stores-0.1.zip` holds three of the network and the X of `support`, in blocks of 13 columns:
+two are complete, one of them factored; the run of the third was killed, and two blocks are missing.
 """
 
 from __future__ import annotations

@@ -571,7 +571,7 @@ def test_names_of_estimators(fitted) -> None:
         warnings.simplefilter("ignore")
         damaged.fit(table, Y)
     damaged.feature_names_in_ = np.array(NAMES[1:], object)
-    assert "4 names of 5 features" in refusal(lambda: Network.from_sklearn(damaged))
+    assert "4 names for 5 features" in refusal(lambda: Network.from_sklearn(damaged))
 
 
 # Pairing alone

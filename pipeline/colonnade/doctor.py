@@ -20,8 +20,6 @@ from colonnade.versions import environment
 
 __all__ = ["Diagnosis", "Extra", "doctor", "make_extra"]
 
-# Extras for the development of colonnade itself
-_OURS = {"bench", "dev", "test"}
 _WIDTH = 15
 
 
@@ -98,7 +96,7 @@ def _extras() -> tuple[Extra, ...]:
     for text in requires("colonnade") or ():
         requirement = Requirement(text)
         named = re.search(r"extra == ['\"]([\w-]+)['\"]", str(requirement.marker))
-        if named and named[1] not in _OURS:
+        if named:
             wanted.setdefault(named[1], []).append(requirement)
     return tuple(make_extra(name, wanted[name]) for name in sorted(wanted))
 

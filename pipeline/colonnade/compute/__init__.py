@@ -1,1 +1,1 @@
-"""What is computed of a network: Jacobian blocks, and statistics of them."""
+"""Computation of a network's Jacobian blocks, and of statistics over them."""

@@ -1,4 +1,4 @@
-"""BLAS: which it is, and one thread of it, since sharing a product out may change its rounding."""
+"""BLAS: its name, and a limit of one thread, since splitting a product may change its rounding."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ __all__ = ["blas_libraries", "one_blas_thread"]
 
 _lock = threading.Lock()
 _inside = 0
-# The controllers whose libraries are limited, with what restores them
+# The controllers whose libraries are limited, each with the limiter that restores them
 _limited: dict[Any, Any] = {}
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Compute with one BLAS thread, in all threads of this process until the last has done so.
+    """Limit BLAS to one thread, in all threads of this process, until the last of them is done.
 
-    The number is the process's: whoever sets it meanwhile sets it for all.
+    The limit is process-wide: other code that sets it meanwhile sets it for all threads.
     """
     global _inside  # noqa: PLW0603
     with _lock:
-        # Who comes first sets it, and who leaves last restores it
+        # Reference-counted: the first entry sets the limit, the last exit restores it
         controller = _controller()
         if controller not in _limited:
             _release(controller)
@@ -46,22 +46,22 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def _release(controller: Any) -> None:
-    """Let this thread set the number: threadpoolctl lets only one, once it has, from 3.8 on."""
+    """Let this thread set the limit: from 3.8 on, threadpoolctl allows only the first thread."""
     for library in controller.lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
             library.clear_controlling_thread(force=True)
 
 
 def blas_libraries() -> tuple[str, ...]:
-    """Tell the libraries, with the processor that each has chosen its kernels for."""
+    """Return the BLAS libraries, each with the processor that it has chosen its kernels for."""
     found = (info for info in _controller().info() if info["user_api"] == "blas")
     texts = (f"{i['internal_api']} {i['version']} {i.get('architecture') or ''}" for i in found)
     return tuple(dict.fromkeys(text.strip() for text in texts))
 
 
 def _controller() -> Any:
-    # To look for libraries takes a millisecond; SciPy brings its own BLAS, and may come later: it
-    # has come when this module of it has
+    # Cached, since finding the libraries takes a millisecond. SciPy brings its own BLAS, and may
+    # be imported later: its BLAS is loaded once this module is
     return _controller_of("scipy.linalg._fblas" in sys.modules)
 
 

@@ -1,17 +1,17 @@
-"""The mathematics: forward pass, slopes and Jacobian blocks, for NumPy and for dask arrays.
+"""The mathematics: forward pass, slopes and Jacobian blocks, for NumPy and Dask arrays.
 
     Z = W X + b 1ᵀ                             (m × p)
     Y = U σ(Z) + c 1ᵀ                          (q × p)
-    J_k = U Diag(σ′(z_k)) W                    (q × n), one block a column
+    J_k = U Diag(σ′(z_k)) W                    (q × n), one block per column
     T[k,i,j] = Σ_h U[i,h] σ′(Z[h,k]) W[h,j]    (p × q × n)
 
-σ acts on each column alone, hence ∂y_l/∂x_k = 0 for l ≠ k, and T holds all of the derivative. A
-network of any depth, or whose σ mixes the entries of a column, has J_k = W_L D_(L−1) … D_1 W_1:
-that is `kernel`'s, and with one hidden layer it is the above.
+σ acts on each column alone, hence ∂y_l/∂x_k = 0 for l ≠ k, and T holds the whole derivative. For a
+network of any depth, or whose σ mixes the entries of a column, J_k = W_L D_(L−1) … D_1 W_1 (see
+`kernel`); with one hidden layer and an elementwise σ, this is the formula above.
 
 Z, σ and σ′ are evaluated in the widest of the dtypes of X, the weights and the result, and
-rounded once to that of the result: z = W x + b cancels where inputs are large and alike, the
-products behind it do not.
+rounded once to the result's dtype: z = W x + b cancels if inputs are large and similar, but the
+products after it do not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from colonnade.network.network import Network
 
 __all__ = ["check_columns", "forward", "jacobian", "jacobian_by_definition", "slopes"]
 
-# Rows enough for a matrix product to run at speed
+# Enough rows for a matrix product to run at full speed
 _STRIP_COLUMNS = 1024
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def forward(network: Network, X: AnyMatrix) -> AnyMatrix:
-    """Y = U σ(W X + b 1ᵀ) + c 1ᵀ, or that of a deeper network.
+    """Compute Y = U σ(W X + b 1ᵀ) + c 1ᵀ, or the outputs of a deeper network.
 
     Parameters
     ----------
@@ -55,35 +55,35 @@ def forward(network: Network, X: AnyMatrix) -> AnyMatrix:
     Raises
     ------
     InputError
-        X is no matrix of real numbers with n rows.
+        X is not a matrix of real numbers with n rows.
     """
     return _columnwise(network, X, _values, network.q)
 
 
 def slopes(network: Network, X: AnyMatrix) -> AnyMatrix:
-    """S′ = σ′(W X + b 1ᵀ), (m, p); X and errors as for `forward`.
+    """Compute S′ = σ′(W X + b 1ᵀ), (m, p); X and errors as for `forward`.
 
     Raises
     ------
     NetworkError
-        The network is deeper, or σ mixes the entries of a column: σ′ is no such matrix then.
+        The network is deeper, or σ mixes the entries of a column: then σ′ is not such a matrix.
     """
     if not network.has_slopes:
         raise NetworkError(
-            "slopes are those of one hidden layer whose σ is elementwise; this network has "
-            f"{len(network.hidden)} hidden layers, of {_told(network)}."
+            "slopes exist only for one hidden layer with an elementwise σ; this network has "
+            f"{len(network.hidden)} hidden layers, with {_told(network)}. Use cn.jacobian instead."
         )
     return _columnwise(network, X, _slopes, network.m)
 
 
 def jacobian(network: Network, X: AnyMatrix, dtype: DTypeLike | None = None) -> AnyMatrix:
-    """Every column's Jacobian block: T[k] = U Diag(σ′(W x_k + b)) W, or W_L D_(L−1) … D_1 W_1.
+    """Compute every column's block T[k] = U Diag(σ′(W x_k + b)) W, or W_L D_(L−1) … D_1 W_1.
 
     Parameters
     ----------
     X
-        (n, p). A NumPy array gives a NumPy array; a dask array gives a lazy one, chunked along
-        its first axis as X is along its columns.
+        (n, p). A NumPy array gives a NumPy array. A dask array gives a lazy dask array, whose
+        chunks along the first axis are those of X along its columns.
     dtype
         float32 or float64; by default the wider of X's and the network's.
 
@@ -94,12 +94,15 @@ def jacobian(network: Network, X: AnyMatrix, dtype: DTypeLike | None = None) -> 
     Raises
     ------
     InputError
-        X is no matrix of real numbers with n rows, or dtype is not one of the two.
+        X is not a matrix of real numbers with n rows, or dtype is neither of the two.
     """
     check_columns(network, X)
     dtype = result_dtype(network, X.dtype) if dtype is None else np.dtype(dtype)
     if dtype not in (np.float32, np.float64):
-        raise InputError(f"the Jacobian is computed in float32 or float64, not in {dtype}.")
+        raise InputError(
+            f"the Jacobian is computed in float32 or float64, not in {dtype}: pass one of the two "
+            "as dtype."
+        )
     if _is_dask(X):
         X = _whole_columns(X)
         lazy: da.Array = sys.modules["dask.array"].map_blocks(
@@ -118,9 +121,9 @@ def jacobian(network: Network, X: AnyMatrix, dtype: DTypeLike | None = None) -> 
 
 
 def jacobian_by_definition(network: Network, X: NDArray[Any]) -> NDArray[Any]:
-    """T[k,i,j] = Σ_h U[i,h] σ′(Z[h,k]) W[h,j], summed as it is written: slow, and the reference.
+    """Sum T[k,i,j] = Σ_h U[i,h] σ′(Z[h,k]) W[h,j] literally: slow, and the reference.
 
-    Of a network that `has_slopes`.
+    The network must have slopes (`has_slopes`).
 
     X (n, p) gives (p, q, n), float64 throughout.
     """
@@ -140,17 +143,18 @@ def _told(network: Network) -> str:
 
 
 def check_columns(network: Network, X: NDArray[Any] | da.Array) -> None:
-    """Refuse an X that is no matrix of real numbers with the network's n rows."""
+    """Raise an error unless X is a matrix of real numbers with the network's n rows."""
     if not isinstance(network, Network):
         raise NetworkError(
-            f"a cn.Network is asked for, not a {type(network).__name__}: Network.load reads a file."
+            f"the network must be a cn.Network, not a {type(network).__name__}: load its file with "
+            "cn.Network.load."
         )
     if not hasattr(X, "ndim") or not hasattr(X, "dtype"):
-        raise InputError(f"X must be an array of NumPy or dask, not a {type(X).__name__}.")
+        raise InputError(f"X must be a NumPy or Dask array, not a {type(X).__name__}.")
     if X.ndim != 2 or X.shape[0] != network.n:
         raise InputError(
-            f"the network takes X of shape (n, p) = ({network.n}, p), one sample a column; "
-            f"given shape {X.shape}."
+            f"the network takes X of shape (n, p) = ({network.n}, p), one sample per column; "
+            f"given shape {X.shape}. If its samples are rows, pass X.T."
         )
     check_dtype(X.dtype)
 
@@ -195,8 +199,8 @@ def _columnwise(
 
 
 def _is_dask(X: NDArray[Any] | da.Array) -> TypeIs[da.Array]:
-    # Who has a dask array has imported dask.array; nobody else should wait for it, and for xarray
-    # and pandas, which it imports
+    # A caller with a dask array has imported dask.array. Importing it here would make all others
+    # wait for it, and for xarray and pandas, which it imports
     module = sys.modules.get("dask.array")
     return module is not None and isinstance(X, module.Array)
 

@@ -1,4 +1,4 @@
-"""What a run would do, as a value to look at, and to run: pure arithmetic."""
+"""The plan of a run, as a value to look at and to run: pure arithmetic."""
 
 from colonnade.planning.plan import (
     TASKS_PER_SECOND,

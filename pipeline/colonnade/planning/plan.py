@@ -1,4 +1,4 @@
-"""What a run would do, as a value to look at, and to run: pure arithmetic."""
+"""The plan of a run, as a value to look at and to run: pure arithmetic."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from colonnade.grid import ArrayPlan, Grid, Shapes
 
 __all__ = ["TASKS_PER_SECOND", "Calibration", "Capacity", "Feature", "Plan", "Work"]
 
-# Tasks a second that a scheduler is asked to pass; it passes about three times as many on two
-# cores that it shares with the workers
+# Tasks per second that a scheduler is expected to handle. On two cores that it shares with the
+# workers, it handles about three times as many
 TASKS_PER_SECOND = 200
-# Readings of X from which on the plan warns
+# The plan warns if X is read this many times or more
 _TOO_OFTEN = 2
-# Features that a plan's text tells
+# Most features in a plan's text
 _FEW = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a cluster gives: workers, threads of each, and bytes of each (None: not known)."""
+    """Size of a cluster: workers, threads per worker, and bytes per worker (None: unknown)."""
 
     workers: int
     threads_per_worker: int
@@ -38,7 +38,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What blocks took that were computed to see: mean seconds of one on one thread."""
+    """Measured times of sample blocks: mean seconds of one block on one thread."""
 
     blocks: int
     seconds_read: float
@@ -47,19 +47,19 @@ class Calibration:
 
     @property
     def seconds_per_block(self) -> float:
-        """Seconds of one block, all in all."""
+        """Seconds of one block in total."""
         return self.seconds_read + self.seconds_compute + self.seconds_write
 
 
 class Feature(NamedTuple):
-    """What one of the network's inputs is.
+    """An input of the network, and the feature of X that it takes.
 
     Attributes
     ----------
     input, feature
-        The network's name of it, and X's; None where that side has no names.
+        Its name in the network, and in X; None if that side has no names.
     place
-        The number of the feature in X, from 0 on, as the job's section input has it.
+        The feature's number, from 0, in X as the job's section input describes it.
     """
 
     input: str | None
@@ -69,20 +69,20 @@ class Feature(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a column takes.
+    """Work per column.
 
     Attributes
     ----------
     order
-        The order of the products, as W2 D1 W1.
+        The order of the products, for instance W2 D1 W1.
     flops, forward_flops
-        Floating-point operations of its block, and of its slopes.
+        Floating-point operations for a column's block, and for its slopes.
     slope_numbers
-        Numbers of its slopes.
+        How many numbers a column's slopes have.
     scratch_bytes
-        What a thread takes for products of some columns on the way to their blocks.
+        Bytes that a thread needs for intermediate products of some columns.
     has_slopes
-        Whether its slopes are a vector of m numbers: one hidden layer, σ elementwise.
+        Whether a column's slopes are a vector of m numbers: one hidden layer, σ elementwise.
     """
 
     order: str
@@ -95,25 +95,25 @@ class Work:
 
 @dataclass(frozen=True)
 class Plan:
-    """A finished plan: look at it, then run it. Sizes in bytes.
+    """A finished plan: look at it, then run it. Sizes are in bytes.
 
     Attributes
     ----------
     work
-        What a column takes.
+        Work per column.
     memory
         What a worker needs, term by term.
     batch
         Blocks that one task computes, one after the other.
     x_reads
-        How many times X is read from its disk, all in all; more than once where its chunks hold
-        the columns of several tasks.
+        How many times X is read from its disk in total; more than once if its chunks hold the
+        columns of several tasks.
     tasks_per_second
-        Tasks that the scheduler is going to pass in a second, about.
+        Approximate number of tasks that the scheduler handles per second.
     calibration
-        What some of its blocks took, if they have been timed.
+        Measured times of some blocks, if there are any.
     features
-        What each of the network's inputs is, in the network's order, where one side has names.
+        The network's inputs, in the network's order, if the network or X has names.
     """
 
     shapes: Shapes
@@ -137,7 +137,7 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds that all blocks take on the whole cluster, if some of them have been timed."""
+        """Seconds that all blocks take on the whole cluster, if some blocks have been timed."""
         if self.calibration is None:
             return None
         return self.grid.blocks * self.calibration.seconds_per_block / self.capacity.total_threads
@@ -155,7 +155,7 @@ class Plan:
 
     @property
     def layouts(self) -> dict[str, int]:
-        """Bytes of the main array in each layout; empty where the tensor is not kept."""
+        """Bytes of the main array in each layout; empty if there is no choice of layout."""
         if "jacobian" not in self.products or not self.work.has_slopes:
             return {}
         shapes, itemsize = self.shapes, 4 if self.dtype == "float32" else 8
@@ -197,7 +197,7 @@ class Plan:
             *self._told_layouts(),
             f"memory    a worker needs {format_bytes(self.memory_needed)} of "
             + (
-                "an amount that the cluster will tell"
+                "an amount that is known when the cluster runs"
                 if available is None
                 else format_bytes(available)
             ),
@@ -210,7 +210,7 @@ class Plan:
         timed = self.calibration
         if timed is not None and self.seconds is not None:
             lines.append(
-                f"time      about {format_seconds(self.seconds)}, and some to start: a block takes "
+                f"time      about {format_seconds(self.seconds)}, plus the start: a block takes "
                 f"{format_seconds(timed.seconds_per_block)} (read {timed.seconds_read:.2g} s, "
                 f"compute {timed.seconds_compute:.2g} s, write {timed.seconds_write:.2g} s; "
                 f"{counted(timed.blocks, 'block')} timed)"
@@ -224,7 +224,7 @@ class Plan:
         return "\n".join(lines)
 
     def _told_features(self) -> list[str]:
-        """Tell how X's features and the network's inputs belong together, where that has names."""
+        """Describe which feature of X is which input of the network, if either has names."""
         if not self.features:
             return []
         first, few = self.features[0], self.features[:_FEW]
@@ -232,7 +232,7 @@ class Plan:
         if first.input is None or first.feature is None:
             names = ", ".join(sanitize(str(f.input or f.feature), 40) for f in few)
             whose = "X" if first.input is None else "the network"
-            return [f"features  {names}{more}: names that {whose} alone has; X's order is taken"]
+            return [f"features  {names}{more}: only {whose} has names; X's order is used"]
         if all(feature.place == at for at, feature in enumerate(self.features)):
             names = ", ".join(sanitize(str(feature.input), 40) for feature in few)
             return [f"features  {names}{more}: the same names in the network and in X"]
@@ -240,11 +240,11 @@ class Plan:
         return [f"features  {pairs}{more}: matched by name, in the network's order"]
 
     def _told_rate(self) -> str:
-        # Few tasks are none to the scheduler, however fast they come
+        # A few tasks are no load for the scheduler, however fast they come
         if self.tasks < TASKS_PER_SECOND:
             return ""
         rate = counted(math.ceil(self.tasks_per_second), "task")
-        return f"; about {rate} a second (a scheduler passes {TASKS_PER_SECOND} and more)"
+        return f"; about {rate} a second (a scheduler handles {TASKS_PER_SECOND} and more)"
 
     def _told_layouts(self) -> list[str]:
         sizes = self.layouts
@@ -254,11 +254,11 @@ class Plan:
         smaller = min(sizes, key=lambda layout: sizes[layout])
         verdict = f"{smaller} is the smaller"
         if len(set(sizes.values())) == 1:
-            verdict = "they are alike"
+            verdict = "they are of equal size"
         return [f"layouts   {told}: {verdict} (output.layout)"]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the plan as plain values, for JSON."""
+        """Return the plan as plain values for JSON."""
         grid = self.grid
         return {
             "shapes": {name: getattr(self.shapes, name) for name in "pnmq"},

@@ -1,4 +1,4 @@
-"""From shapes, options and a cluster to a plan that fits it: pure arithmetic."""
+"""Make a plan that fits a cluster from shapes, options and the cluster's size: pure arithmetic."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from colonnade.planning.plan import TASKS_PER_SECOND, Capacity, Plan, Work
 
 __all__ = ["make_plan"]
 
-# A Dask worker pauses at 0.8 of its limit, so that a plan beyond it would never finish.
+# A Dask worker pauses at 0.8 of its memory limit, so a plan that needs more would never finish.
 _USABLE = 0.8
 # A worker's process with NumPy, Dask and Zarr imported, before the first block.
 _PROCESS_BYTES = 90 * MIB
-# obstore and its connections; it sends a shard from where it lies.
+# obstore and its connections; it sends a shard without a copy.
 _CLIENT_BYTES = 16 * MIB
 # Arrays of (m, B) alive at once: Z, σ(Z) or S′, and the temporaries of an activation.
 _HIDDEN_COPIES = 4
 
-# A block's bytes over those of the sums that are kept of each, at the least
+# Least ratio of a block's bytes to the bytes of its per-block statistics
 _BLOCK_OVER_PARTS = 8
-# Tasks for each thread, at the least, so that threads end at about the same time
+# Fewest tasks per thread, so that threads end at about the same time
 _TASKS_PER_THREAD = 8
-# What a block costs a thread whatever its size, and what a thread computes and writes in a second,
-# about: to tell how many tasks that makes
+# Rough costs of a block, to estimate the rate of tasks: a thread's overhead for each block, and
+# what a thread computes and writes per second
 _SECONDS_PER_BLOCK = 3e-3
 _FLOPS_PER_SECOND = {"float32": 5e10, "float64": 2.5e10}
 _BYTES_PER_SECOND = 1e9
@@ -66,15 +66,15 @@ def make_plan(
     Parameters
     ----------
     products
-        Their names, in the order in which a store lists them.
+        Names of the products, in the order in which a store lists them.
     dtype
-        float32 or float64: of the results.
+        dtype of the results: float32 or float64.
     x_itemsize, working_itemsize
-        Bytes of one number of X, and of one number of what lies between X and the results.
+        Bytes of one number of X, and of one intermediate number between X and the results.
     x_chunk_columns
-        Columns of X that are read at the least: those of a chunk of its file.
+        Fewest columns of X that can be read: those of a chunk of its file.
     kernel_bytes
-        Bytes that a worker keeps between blocks for the weights and what is made of them.
+        Bytes that a worker keeps between blocks for the weights and arrays derived from them.
     strip_columns
         Columns whose pre-activations and slopes are held at a time.
     compression
@@ -84,13 +84,13 @@ def make_plan(
     block_size, chunk_size
         Bytes, or auto.
     grid
-        That of a store which exists; the sizes above are then not asked.
+        Grid of an existing store; block_size and chunk_size are then ignored.
     layout
         dense or factored.
     tile_columns
         Columns whose blocks are computed together.
     work
-        What a column takes.
+        Work per column.
 
     Raises
     ------
@@ -99,13 +99,13 @@ def make_plan(
     """
     itemsize = 4 if dtype == "float32" else 8
     main = "jacobian" in products
-    # A job without the tensor is cut by what it works on instead
+    # Without the tensor, a column's largest intermediate array determines the blocks
     numbers = max(shapes.n, shapes.m, shapes.q)
     if main:
         numbers = shapes.q * shapes.n if layout == "dense" else shapes.m
     column_bytes = numbers * itemsize
     forms_blocks = needs_blocks(products, layout, elementwise=work.has_slopes)
-    # Of what is not of a column, whatever the grid
+    # Bytes of per-block statistics, which do not depend on the grid
     parts = sum(
         math.prod(array.shards) * array.itemsize
         for array in make_arrays(shapes, products, dtype, Grid(shapes.p, 1, 1), layout)
@@ -139,7 +139,7 @@ def make_plan(
         needs = {t: capacity.threads_per_worker * size for t, size in terms.items()}
         stored = main and layout == "dense"
         if stored and columns % tile_columns == 0 and tile_columns <= chunk:
-            # Whole tiles are computed where they are stored: a last one may not be whole
+            # Whole tiles are computed in place; only X's last tile may be partial and need a buffer
             needs["tensor tile"] = terms["tensor tile"]
         return kept | needs
 
@@ -152,7 +152,7 @@ def make_plan(
             room = bisect_right(
                 range(1, shapes.p + 1), usable, key=lambda columns: sum(needed(columns).values())
             )
-        # The other arrays are read by the block: only the main one is cut finer
+        # Only the main array has chunks smaller than a block; the others are read by the block
         finest = chunk_size if main else shapes.p * column_bytes
         grid = make_grid(
             shapes.p,
@@ -161,7 +161,7 @@ def make_plan(
             finest,
             room,
             chunk_bytes=DENSE_CHUNK_BYTES if layout == "dense" else FACTORED_CHUNK_BYTES,
-            # What is kept of each block is little beside the block
+            # Blocks so large that their statistics are small beside them
             least=-(-_BLOCK_OVER_PARTS * parts // column_bytes),
             tile=tile_columns,
         )
@@ -169,7 +169,7 @@ def make_plan(
     memory = needed(min(grid.block_columns, shapes.p))
     rate = _blocks_per_second(shapes, work, dtype, grid, capacity)
     batch = _batch(rate, grid, capacity, x_chunk)
-    # A thread keeps the chunk that its next task begins with
+    # A thread keeps the chunk in which its next task begins
     x_reads = _reads(min(batch * grid.block_columns, shapes.p), x_chunk)
     x_reads = min(x_reads, float(capacity.total_threads))
     plan = Plan(
@@ -196,22 +196,22 @@ def _blocks_per_second(
 
 
 def _batch(blocks_per_second: float, grid: Grid, capacity: Capacity, x_chunk: int) -> int:
-    """Blocks of a task: few tasks for the scheduler, whole chunks of X, but work for everyone."""
+    """Return the blocks per task: few tasks, whole chunks of X, but work for every thread."""
     wanted = max(blocks_per_second / TASKS_PER_SECOND, x_chunk / grid.block_columns)
     share = grid.blocks // (_TASKS_PER_THREAD * capacity.total_threads)
     return max(1, min(math.ceil(wanted), share))
 
 
 def _window(columns: int, chunk: int, p: int) -> int:
-    """Columns of X that are held for a block: whole chunks of it, and the block's own copy."""
+    """Return the columns of X held for a block: whole chunks, and the block's own copy."""
     return columns if chunk == 1 else columns + min(p, (-(-columns // chunk) + 1) * chunk)
 
 
 def _reads(columns: int, chunk: int) -> float:
-    """How often X is read where a task takes so many columns, and reads whole chunks.
+    """Return how often X is read if a task takes `columns` columns and reads whole chunks.
 
-    A task begins p / columns times and reads a chunk then; it reads another at each end of a
-    chunk, p / chunk times, that is not also a task's.
+    Each of the p / columns tasks reads a chunk at its beginning. Each of the p / chunk ends of a
+    chunk causes another read, unless a task ends there too.
     """
     return chunk / columns + 1 - math.gcd(columns, chunk) / columns
 
@@ -231,7 +231,7 @@ def _thread_memory(
     tile_bytes: int,
     work: Work,
 ) -> dict[str, int]:
-    """Bytes that a thread holds for a block of so many columns, term by term."""
+    """Return the bytes that a thread holds for a block of `columns` columns, term by term."""
     terms = {
         "columns of X": shapes.n * (x_row_bytes + working * strip),
         "hidden units": _HIDDEN_COPIES * work.slope_numbers * working * strip,
@@ -240,7 +240,7 @@ def _thread_memory(
         block = main_bytes * columns
         terms["tensor block" if layout == "dense" else "slope block"] = block
         if compression != "none":
-            # The chunks as they are compressed, and the shard that they are joined to
+            # The compressed chunks, and the shard that they are joined to
             terms["encoding"] = 2 * block
     if tile_bytes:
         terms["tensor tile"] = tile_bytes
@@ -248,7 +248,7 @@ def _thread_memory(
         terms["products of layers"] = work.scratch_bytes
     others = [name for name in products if name not in ("jacobian", "value")]
     if others:
-        # Their shards, and what they make those of
+        # Their shards, and the arrays from which those are made
         made = thread_bytes(products, shapes, strip, itemsize)
         terms["products"] = parts + itemsize * 2 * columns + made
     if "value" in products:
@@ -266,15 +266,15 @@ def _check_memory(plan: Plan, block_size: int | Literal["auto"], *, kept: bool) 
     if plan.capacity.threads_per_worker > 1:
         options.append("lower cluster.threads_per_worker")
     if plan.capacity.workers > 1:
-        options.append("lower cluster.workers, whose memory the others then share")
+        options.append("lower cluster.workers, so that each gets more memory")
     if columns > 1 and kept:
-        options.append("make the store anew (--overwrite) with a lower output.block_size")
+        options.append("recreate the store (--overwrite) with a lower output.block_size")
     elif columns > 1:
         now = "" if block_size == "auto" else f" (now {format_bytes(block_size)})"
         options.append(f"lower output.block_size{now}")
     raise TooLargeError(
         f"a worker needs {format_bytes(plan.memory_needed)} for blocks of "
         f"{counted(columns, 'column')} on {counted(plan.capacity.threads_per_worker, 'thread')} "
-        f"({terms}), and has {format_bytes(available)}, of which Dask lets it use {_USABLE:.0%}. "
-        f"To mend it, {', or '.join(options)}."
+        f"({terms}), but has {format_bytes(available)}, of which Dask lets it use {_USABLE:.0%}. "
+        f"To fix this, {', or '.join(options)}."
     )

@@ -1,4 +1,4 @@
-"""Where a run's events go: a bar on a terminal, plain lines elsewhere; JSON lines; metrics."""
+"""Show a run's events: a bar on a terminal, plain lines elsewhere; JSON lines; metrics."""
 
 from colonnade.progress.log import (
     LOGS,

@@ -1,4 +1,4 @@
-"""A bar on a terminal."""
+"""A progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["bar"]
 
 @contextmanager
 def bar(console: Console) -> Iterator[Listener]:
-    """Yield a listener that draws a bar, and tells above it what else happens."""
+    """Yield a listener that draws a bar and prints other events above it."""
     with Progress(
         TextColumn("[progress.description]{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""JSON lines: one event a line, for programs."""
+"""JSON lines: one event per line, for programs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class JsonLines:
 def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    # A credential in a URL is left out of whatever an event repeats
+    # Events may repeat URLs: leave out credentials in them
     if isinstance(value, str) and (has_credentials(value) or len(value) > EVENT_CHARACTERS):
         return sanitize(value, EVENT_CHARACTERS)
     return value

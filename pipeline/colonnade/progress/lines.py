@@ -1,4 +1,4 @@
-"""Plain lines, now and then."""
+"""Plain lines of progress, at intervals."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from colonnade.progress.telling import Few, describe
 
 __all__ = ["Lines"]
 
-# Seconds between two lines on how far it is
+# Seconds between two lines of progress
 _EVERY = 5.0
 
 
 class Lines:
-    """Tells events on a console, in a line each; of blocks that are done how many there are."""
+    """Prints each event as a line on a console; of finished blocks, only the progress."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -27,7 +27,7 @@ class Lines:
         self._next_checked = time.monotonic() + _EVERY
 
     def __call__(self, event: Event) -> None:
-        """Tell an event, or count it."""
+        """Print an event, or count it."""
         self._meter.count(event)
         if isinstance(event, BlockChecked):
             if time.monotonic() >= self._next_checked:
@@ -46,7 +46,7 @@ class Lines:
             )
 
     def end(self) -> None:
-        """Tell what was too much to be told."""
+        """Print how many events were left out."""
         for line in self._few.rest():
             self._say(line)
 

@@ -1,4 +1,4 @@
-"""Where a run's events go: a bar on a terminal, plain lines elsewhere; JSON lines; metrics."""
+"""Show a run's events: a bar on a terminal, plain lines elsewhere; JSON lines; metrics."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from colonnade.progress.telling import describe, forgiving
 __all__ = ["LOGS", "JsonLines", "describe", "forgiving", "listening", "measuring"]
 
 LOGS = ("auto", "bar", "plain", "json")
-"""How a run tells of itself on stderr; auto is a bar on a terminal, and plain lines elsewhere."""
+"""Ways to show a run on stderr; auto is a bar on a terminal, and plain lines elsewhere."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""How far a run is, and how fast."""
+"""Progress and rates of a run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Meter"]
 
 
 class Meter:
-    """Columns and bytes of this run, and when its first block was begun."""
+    """Columns and bytes of this run, and when its first block was started."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -31,17 +31,17 @@ class Meter:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the first block was begun."""
+        """Seconds since the first block was started."""
         return max(time.monotonic() - self.since, 1e-9)
 
     @property
     def left(self) -> float:
-        """Seconds to the end, at the rate so far."""
+        """Estimated seconds to the end, at the rate so far."""
         missing = self.total - self.before - self.columns
         return missing * self.elapsed / self.columns if self.columns else float("inf")
 
     @property
     def rates(self) -> str:
-        """How fast it is, in words."""
+        """The rates so far, as text."""
         columns, gigabytes = self.columns / self.elapsed, self.bytes / self.elapsed / 1e9
         return f"{columns:,.0f} columns/s, {gigabytes:.2f} GB/s"

@@ -26,54 +26,57 @@ from colonnade.storage.regularfiles import read_regular, replace
 
 __all__ = ["measuring"]
 
-# Seconds between two versions of the file, where nothing happens but that blocks are done
+# Seconds between two versions of the file while the only events are those of blocks
 _EVERY = 5.0
 
 _MANY = (BlockChecked, BlockDamaged, BlockDone, BlockFailed)
 
 _METRICS = {
-    "colonnade_up": "Whether a run of the job is at work: 1, and 0 from its end on.",
+    "colonnade_up": "Whether a run of the job is active: 1, and 0 after its end.",
     "colonnade_start_timestamp_seconds": "When the last run began.",
     "colonnade_run_seconds": "How long the last run has taken so far.",
     "colonnade_columns": "Columns of the store.",
-    "colonnade_columns_done": "Columns of the store that are there.",
+    "colonnade_columns_done": "Columns of the store that are computed.",
     "colonnade_blocks": "Blocks of the store.",
-    "colonnade_blocks_done": "Blocks of the store that are there.",
+    "colonnade_blocks_done": "Blocks of the store that are computed.",
     "colonnade_blocks_failed": "Blocks that the last run could not compute.",
     "colonnade_written_bytes": "Bytes of numbers that the last run has written.",
-    "colonnade_nonfinite_columns": "Columns of X with NaN or an infinity that were found.",
+    "colonnade_nonfinite_columns": "Columns of X that were found to hold NaN or an infinity.",
     "colonnade_nonfinite_result_columns": "Columns whose results hold NaN or an infinity.",
     "colonnade_workers": "Workers of the last run's cluster when it began.",
     "colonnade_exit_status": "Exit status of the last run that has ended.",
-    "colonnade_last_success_timestamp_seconds": "When a run last left the store complete.",
+    "colonnade_last_success_timestamp_seconds": "When a run last completed the store.",
 }
-# What is known of former runs
+# Metrics that are kept from former runs
 _KEPT = ("colonnade_exit_status", "colonnade_last_success_timestamp_seconds")
 
 
 @contextmanager
 def measuring(path: str, name: str, listener: Listener) -> Iterator[Listener]:
-    """Yield a listener that keeps a file of metrics and hands each event on.
+    """Yield a listener that maintains a file of metrics and passes each event on.
 
     Parameters
     ----------
     path
-        The file, which is replaced in one step each time.
+        The file; each update replaces it atomically.
     name
-        The metrics' only label, so that several jobs have files in one folder.
+        Value of the metrics' only label, which distinguishes jobs whose files share a folder.
 
     Raises
     ------
     UsageError
         The file cannot be written, or prometheus_client is not installed.
     """
-    told = "--metrics writes through prometheus_client"
+    told = "--metrics needs prometheus_client"
     import_optional("prometheus_client", "metrics", UsageError, told)
     file = _File(Path(path), name)
     try:
         file.write()
     except OSError as error:
-        raise UsageError(f"{path}: the metrics cannot be written: {error.strerror}.") from error
+        raise UsageError(
+            f"{path}: the metrics cannot be written: {error.strerror}. Choose another path for "
+            "--metrics."
+        ) from error
 
     def count(event: Event) -> None:
         file.count(event)
@@ -131,7 +134,7 @@ class _File:
             values["colonnade_nonfinite_columns"] = event.nonfinite
             values["colonnade_nonfinite_result_columns"] = event.nonfinite_results
         if not isinstance(event, _MANY) or time.monotonic() >= self._next:
-            # A disk that is full, say, is no reason for a run to end
+            # A full disk, for instance, must not end the run
             with suppress(OSError):
                 self.write()
 
@@ -154,7 +157,7 @@ class _File:
         replace(self._path, client.generate_latest(registry))
 
     def _former(self) -> dict[str, Any]:
-        """Read what the file says of former runs, if it is there and ours."""
+        """Read the metrics of former runs from the file, if it exists and is ours."""
         parser = import_module("prometheus_client.parser")
         try:
             text = read_regular(self._path, METRICS_BYTES).decode()

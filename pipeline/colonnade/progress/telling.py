@@ -1,4 +1,4 @@
-"""One line that tells an event, and a file that may lose it."""
+"""Describe an event in one line, and write to a file that may fail."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from colonnade.formatting import counted, format_seconds
 
 __all__ = ["Few", "describe", "forgiving"]
 
-# Of events that may come by the thousand
+# Most lines for events that may occur thousands of times, and most workers named in a line
 _FEW = 10
 _FEW_WORKERS = 3
 
 
 def describe(event: Event) -> str:
-    """One line that tells an event."""
+    """Describe an event in one line."""
     return visible(_told(event))
 
 
@@ -51,8 +51,8 @@ def _told(event: Event) -> str:
             return f"{event.store}: {columns} in {blocks}{found}"
         case HolderWatched():
             return (
-                f"{event.store} is held by {event.holder}: watching it for a sign of life, up to "
-                f"{event.seconds:g} s"
+                f"{event.store} is held by {event.holder}: waiting up to {event.seconds:g} s for a "
+                "heartbeat of that run"
             )
         case StoreGrown() | StoreLabelled() | FeaturesOrdered() | InputTouched() | InputChanged():
             return _changed(event)
@@ -86,9 +86,9 @@ def _changed(
     if isinstance(event, FeaturesOrdered):
         more = ", …" * (event.features > len(event.names))
         return (
-            f"{event.moved:,} of {event.features:,} features have another place in {event.input} "
-            "than in the network: matched by name, they are taken in the network's order, "
-            f"{listed(event.names)}{more}"
+            f"{event.moved:,} of {event.features:,} features have another position in "
+            f"{event.input} than in the network: matched by name, they are used in the network's "
+            f"order, {listed(event.names)}{more}"
         )
     if isinstance(event, StoreLabelled):
         names, scales = (", ".join(n) or "nothing" for n in (event.names, event.scales))
@@ -110,8 +110,8 @@ def _cluster(event: ClusterExposed | ClusterReady) -> str:
 def _other_input(event: InputTouched | InputChanged) -> str:
     if isinstance(event, InputTouched):
         return (
-            f"somebody has written to {event.input} during the run: the columns by which X is "
-            "known are as before, others may have changed"
+            f"{event.input} was written to during the run: the columns in its fingerprint are "
+            "unchanged, but others may have changed"
         )
     gone = f": {counted(len(event.blocks), 'block')} discarded" if event.blocks else ""
     return f"{event.input} has changed during the run ({event.cause}){gone}"
@@ -119,7 +119,7 @@ def _other_input(event: InputTouched | InputChanged) -> str:
 
 def _waiting(event: WaitingForWorkers | NoWorkers | Stalled | WorkerReplaced) -> str:
     if isinstance(event, NoWorkers):
-        return f"no workers: waiting for one, up to {event.seconds:g} s"
+        return f"no workers are left: waiting for one, up to {event.seconds:g} s"
     if isinstance(event, Stalled):
         return _stalled(event)
     if isinstance(event, WorkerReplaced):
@@ -135,9 +135,9 @@ def _stalled(event: Stalled) -> str:
     more = len(event.workers) - _FEW_WORKERS
     others = f" and {more} more" if more > 0 else ""
     return (
-        f"no block was done for {format_seconds(event.seconds)}; {shown or 'no worker'}{others} "
-        f"{'has' if len(event.workers) < 2 else 'have'} some; a worker that hangs is replaced "
-        "(cluster.stall_timeout)"
+        f"no block was finished for {format_seconds(event.seconds)}; "
+        f"{shown or 'no worker'}{others} {'has' if len(event.workers) < 2 else 'have'} blocks to "
+        "compute; a worker that hangs is replaced (cluster.stall_timeout)"
     )
 
 
@@ -154,7 +154,7 @@ def _finished(event: RunFinished) -> str:
     return (
         f"{event.store} is {event.state}{new}: {event.blocks_computed:,} of {event.blocks:,} "
         f"blocks computed in this run, {event.blocks_failed:,} failed; {size} in "
-        f"{event.seconds:.1f} s ({rate}/s with start and end), "
+        f"{event.seconds:.1f} s ({rate}/s including start and end), "
         f"workers' peak memory {_decimal(event.peak_memory)}{nonfinite}"
     )
 
@@ -168,9 +168,9 @@ def _not_finite(event: RunFinished) -> str:
 
 
 def forgiving(file: TextIO) -> TextIO:
-    """Write to a file what it takes: a log whose disk is full or whose reader has gone ends no run.
+    """Return a file that ignores write errors, so that a failing log ends no run.
 
-    The same goes for a terminal that has hung up.
+    The log's disk may be full, its reader may be gone, or its terminal may have hung up.
     """
     return cast(TextIO, _Forgiving(file))
 
@@ -193,13 +193,13 @@ class _Forgiving:
 
 
 class Few:
-    """Of blocks that failed, or are damaged, the first; and at the end how many more there were."""
+    """Shows the first blocks that failed or are damaged; counts the others for the end."""
 
     def __init__(self) -> None:
         self._seen = {BlockFailed: 0, BlockDamaged: 0}
 
     def lets(self, event: Event) -> bool:
-        """Whether to tell an event; it is counted."""
+        """Count an event, and return whether to show it."""
         kind = type(event)
         if kind not in self._seen:
             return True
@@ -207,12 +207,12 @@ class Few:
         return self._seen[kind] <= _FEW
 
     def rest(self) -> list[str]:
-        """Tell what has not been told since it was last asked for."""
+        """Return lines with the number of events not shown since the last call."""
         words = {BlockFailed: "failed", BlockDamaged: "damaged"}
         more = {words[kind]: seen - _FEW for kind, seen in self._seen.items() if seen > _FEW}
         self._seen = dict.fromkeys(self._seen, 0)
         return [
-            f"and {counted(number, 'more block')} {word}; --log json tells each of them"
+            f"and {counted(number, 'more block')} {word}; --log json lists them all"
             for word, number in more.items()
         ]
 

@@ -1,4 +1,4 @@
-"""What a worker does with a block's columns: the shard of each array, in buffers that it keeps."""
+"""Compute a block's columns on a worker: the shard of each array, in buffers that are reused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["BlockWork"]
 
 @dataclass(frozen=True)
 class BlockWork:
-    """What the blocks of one store share in one process."""
+    """State that the blocks of one store share in one process."""
 
     store: Store
     source: SteadyColumns | Slopes
@@ -35,12 +35,12 @@ class BlockWork:
     scratch: Buffers = field(default_factory=Buffers)
 
     def nonfinite(self, X: NDArray[Any], start: int) -> int:
-        """Count the columns of X that are not finite; `start` is the number of its first one.
+        """Count the columns of X that are not finite; `start` is the number of the first column.
 
         Raises
         ------
         ValueError
-            There are some, and the job says that they are to fail.
+            A column is not finite, and the job forbids that (input.nonfinite: fail).
         """
         if isinstance(self.source, Slopes):
             return self.source.nonfinite(start, start + X.shape[1])
@@ -53,20 +53,21 @@ class BlockWork:
                 k = int(found[0])
                 j = int(np.argmin(np.isfinite(strip[:, k])))
                 raise ValueError(
-                    f"column {start + first + k} of X has {strip[j, k]} as its feature {j}; let it "
-                    "be with input.nonfinite: propagate, or mend it, which makes another X "
+                    f"column {start + first + k} of X has {strip[j, k]} as its feature {j}. Accept "
+                    "it with input.nonfinite: propagate, or correct X and recompute the store "
                     "(--overwrite)"
                 )
         return count
 
     def compute(self, X: NDArray[Any], start: int) -> tuple[dict[str, ShardBuffer], int]:
-        """Compute the block's shard of every array, in buffers that the thread's next block takes.
+        """Compute the block's shard of every array, in buffers that the thread's next block reuses.
 
-        `start` is the number of its first column. In strips, so that Z and S′ are small.
+        `start` is the number of the block's first column. Columns are computed in strips, so that
+        Z and S′ are small.
 
         Returns
         -------
-        The buffers, and how many columns have results that are not finite.
+        The buffers, and the number of columns with results that are not finite.
         """
         buffers = self._buffers()
         bad = np.zeros(X.shape[1], np.bool_)
@@ -80,7 +81,7 @@ class BlockWork:
         return buffers, self._overflowed(buffers, bad)
 
     def _overflowed(self, buffers: dict[str, ShardBuffer], bad: NDArray[np.bool_]) -> int:
-        """Count the columns with results that are not finite, of which some are known as `bad`."""
+        """Count the columns with results that are not finite; `bad` marks those known so far."""
         alone = False
         for plan in self.store.record.plans:
             if plan.name not in buffers or plan.name in ("jacobian", "slope"):
@@ -90,7 +91,7 @@ class BlockWork:
                 bad |= ~np.isfinite(rows).all(axis=tuple(range(1, rows.ndim)))
             else:
                 alone = alone or not np.isfinite(buffers[plan.name].rows(0, 1)).all()
-        # A sum may leave the range where none of its terms does
+        # A sum may overflow where none of its terms does
         return max(int(np.count_nonzero(bad)), int(alone))
 
     def _strip(
@@ -102,7 +103,7 @@ class BlockWork:
         rows: BlockAccumulator,
         bad: NDArray[np.bool_],
     ) -> None:
-        """Compute the columns from number `first` on, of a block that begins at `start`."""
+        """Compute columns, from number `first` on, of a block that begins at column `start`."""
         output = self.store.record.job.output
         at, B = first - start, X.shape[1]
         values = buffers["value"].rows(at, at + B) if "value" in buffers else None
@@ -132,7 +133,7 @@ class BlockWork:
             return
         for _, a, b in overlapping(first, first + B, self.tiles.columns):
             T = self._tile(S[:, a - first : b - first], a, a - start, buffers, of_blocks, rows)
-            # To look at all of a block takes as long as to write it
+            # Checking a whole block takes as long as writing it
             if not all_finite:
                 bad[a - start : b - start] |= ~np.isfinite(T).all(axis=(1, 2))
 
@@ -149,7 +150,7 @@ class BlockWork:
         main, bits = buffers.get("jacobian"), self.store.record.job.output.significant_bits
         end = at + S.shape[1]
         pieces = list(_within(at, end, chunk)) if main is not None else []
-        # Where it is stored, if it lies in one chunk
+        # Compute in place if the tile lies in one chunk
         place = main.rows(at, end) if main is not None and len(pieces) == 1 else self._scratch(S)
         T = self.tiles.blocks(S, number, place)
         rows.start = at
@@ -177,5 +178,5 @@ class BlockWork:
 
 
 def _within(start: int, stop: int, width: int) -> Iterator[tuple[int, int]]:
-    """Cut rows where chunks of that width meet."""
+    """Split rows at multiples of `width`."""
     return ((a, b) for _, a, b in overlapping(start, stop, width))

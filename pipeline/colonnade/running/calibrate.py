@@ -1,4 +1,4 @@
-"""Plan a job, and time some of its blocks if asked: computed on its cluster, and thrown away."""
+"""Plan a job; if asked, time some of its blocks on its cluster and discard their results."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from colonnade.store import Store, hold
 
 __all__ = ["calibrated", "plan", "sample"]
 
-# Of each thread, at the least; the first does not count, since the kernel is made for it
+# Fewest blocks per thread; the first of each is not counted, since it also builds the kernel
 _BLOCKS = 4
 
 
 def plan(job: JobLike, overrides: Iterable[str] = (), *, calibrate: bool = False) -> Plan:
-    """Plan a run and touch nothing.
+    """Plan a run without changing anything.
 
     Parameters
     ----------
@@ -36,13 +36,13 @@ def plan(job: JobLike, overrides: Iterable[str] = (), *, calibrate: bool = False
     overrides
         ``section.key=value`` each.
     calibrate
-        Start or reach the job's cluster and time some blocks there, in a store beside the output's
-        that is then deleted, so that the plan tells how long the run will take.
+        Start or reach the job's cluster and time some blocks there, in a temporary store beside
+        the output's, so that the plan includes an estimate of the run's time.
 
     Raises
     ------
     UsageError
-        What `run` would refuse before it starts, but for a store that is in its way.
+        The job has a problem that `run` would report before it starts, except an existing store.
     """
     checked = check_job(load_job(job, overrides).located())
     planned = checked.plan(clusters.expected_capacity(checked.job.cluster))
@@ -58,9 +58,9 @@ def calibrated(checked: PreparedJob) -> Plan:
     Raises
     ------
     UsageError
-        The cluster cannot be had, or a block cannot be computed or written.
+        The cluster is not available, or a block cannot be computed or written.
     StoppedError
-        SIGINT, SIGTERM or SIGHUP came.
+        SIGINT, SIGTERM or SIGHUP arrived.
     """
     with stoppable() as stop, _failing(), clusters.connect(checked.job.cluster) as cluster:
         planned = checked.plan(cluster.capacity)
@@ -78,27 +78,29 @@ def calibrated(checked: PreparedJob) -> Plan:
 
 @contextmanager
 def _failing() -> Iterator[None]:
-    """Say so where the calibration's cluster or disk has failed; there is nothing to resume."""
+    """Turn a lost scheduler or a failed disk into a UsageError: nothing can be resumed."""
     try:
         yield
     except CommClosedError as error:
-        raise UsageError("the calibration has failed: the scheduler is lost.") from error
+        raise UsageError(
+            "the calibration has failed: the scheduler is lost. Run the command again."
+        ) from error
     except (IncompleteError, OSError) as error:
         raise UsageError(f"the calibration has failed: {str(error).rstrip('.')}.") from error
 
 
 def _beside(path: str) -> str:
-    """Name a store beside another; on a disk, the other's next run clears it away if need be."""
+    """Return a path beside a store; on a disk, the store's next run deletes a leftover there."""
     folder, _, name = path.rstrip("/").rpartition("/")
     hidden = f".{name}.{uuid.uuid4().hex}"
-    # A bucket has nothing beside it that is the user's
+    # The store is a whole bucket: beside it are other buckets, not the user's files
     return f"{path.rstrip('/')}/{hidden}" if folder.endswith(":/") else f"{folder}/{hidden}"
 
 
 def sample(plan: Plan) -> list[int]:
-    """Blocks of some of the run's tasks, spread evenly over it.
+    """Choose the blocks of some of the run's tasks, spread evenly over the run.
 
-    Whole tasks, since neighbouring blocks share what they read of X.
+    Tasks are taken whole, because neighbouring blocks share what they read of X.
     """
     tasks = min(plan.tasks, -(-_BLOCKS // plan.batch) * plan.capacity.total_threads)
     starts = [i * plan.tasks // tasks * plan.batch for i in range(tasks)]
@@ -122,7 +124,10 @@ def _computed(
                 )
             done.append(event)
     if guard.cause is not None:
-        raise UsageError(f"the calibration has failed: X has changed meanwhile ({guard.cause}).")
+        raise UsageError(
+            f"the calibration has failed: X has changed during it ({guard.cause}). Run the "
+            "command again."
+        )
     return done
 
 

@@ -1,8 +1,8 @@
-"""Batches of blocks to a cluster's workers, a bounded number at a time, and what becomes of each.
+"""Send batches of blocks to a cluster's workers, a bounded number at a time; collect the results.
 
-Every task costs the scheduler, the client and a worker a few tenths of a millisecond each, and the
-scheduler memory for as long as it knows the task. So blocks travel in batches, tasks that are free
-to go travel together, and so do their results.
+Every task costs the scheduler, the client and a worker a few tenths of a millisecond each, and
+occupies memory of the scheduler until it is forgotten. So blocks travel in batches, tasks are
+submitted several at a time, and their results are gathered together.
 """
 
 from __future__ import annotations
@@ -23,31 +23,32 @@ from colonnade.errors import ColonnadeError
 
 __all__ = ["LostBatch", "RunMonitor", "answering", "batches", "dispatch", "in_flight"]
 
-# In flight for each thread at the most; when half of them are done as many are sent. At the least
-# one is computed, one on its way there, and two are for the scheduler's delays; on a small cluster
-# more, so that many travel together
+# Keep at most eight batches in flight per thread and refill when half are done. The remaining four
+# are one that computes, one in transit, and two to cover scheduler delays. A small cluster gets
+# more, so that many tasks are submitted together
 _IN_FLIGHT_PER_THREAD = 8
 _IN_FLIGHT = 128
-# Seconds between two looks at what a wait may end, and between two questions after the workers
+# Seconds between two checks whether a wait must end
 _TICK = 0.1
 _UNDONE = ("pending", "lost")
+# Seconds between two polls of the workers
 _ROLL_CALL = 1.0
-# Seconds that a scheduler has for an answer, before it counts as lost
+# Seconds to wait for an answer of the scheduler before it counts as lost
 _ANSWER = 60.0
-# Workers that may get stuck at a batch before it is given up
+# Workers that may get stuck at a batch before the batch is given up
 _STICKS = 2
 
 Batch = tuple[int, ...]
 Receipt = TypeVar("Receipt")
 
 
-class LostBatch(Exception):  # noqa: N818 (what happened to a batch, handed on as a value)
-    """A batch of which nothing came back but this: its workers died, or could not take it.
+class LostBatch(Exception):  # noqa: N818 (passed on as a value, not raised)
+    """A batch without results: its workers died or got stuck, or its task raised an error.
 
     Attributes
     ----------
     killed
-        Workers were lost with it; another batch that they had may have been the cause.
+        Whether workers were lost with it. Another batch on these workers may be the cause.
     """
 
     def __init__(self, message: str, *, killed: bool = False) -> None:
@@ -56,35 +57,35 @@ class LostBatch(Exception):  # noqa: N818 (what happened to a batch, handed on a
 
 
 class RunMonitor(Protocol):
-    """Who looks after a run while it waits; whatever its methods raise ends the wait."""
+    """Supervises a run while it waits. An exception that a method raises ends the wait."""
 
     def goes_on(self) -> bool:
-        """Whether to send more batches; asked several times a second."""
+        """Return whether to send more batches; called several times a second."""
 
     def workers(self, number: int) -> None:
-        """Take note of how many workers there are; told about once a second."""
+        """Take note of the number of workers; called about once a second."""
 
     def stuck(self, name: str, before: Mapping[str, int]) -> Sequence[StuckWorker]:
-        """Look for workers that are stuck at tasks whose keys begin with a name.
+        """Return the workers that are stuck at tasks whose keys begin with `name`.
 
         Parameters
         ----------
         before
-            How often workers were stuck at a task already.
+            How many workers were stuck at each task so far.
         """
 
     def give_up(self, stuck: StuckWorker, batches: Sequence[Batch]) -> None:
-        """Give a stuck worker's tasks to others, and replace it; it is stuck at these batches."""
+        """Reassign a stuck worker's tasks and replace it; `batches` are those it is stuck at."""
 
 
 def batches(blocks: Sequence[int], size: int) -> Iterator[Batch]:
-    """Cut blocks into batches of neighbours."""
+    """Split blocks into batches of neighbours."""
     for start in range(0, len(blocks), size):
         yield tuple(blocks[start : start + size])
 
 
 def in_flight(threads: int) -> int:
-    """Batches to keep a cluster of so many threads busy."""
+    """Return the number of batches that keep a cluster of `threads` threads busy."""
     return max(_IN_FLIGHT, _IN_FLIGHT_PER_THREAD * threads)
 
 
@@ -95,18 +96,18 @@ def dispatch(
     most: int,
     watch: RunMonitor,
 ) -> Iterator[tuple[Batch, Sequence[Receipt] | LostBatch]]:
-    """Compute batches on a cluster and yield each with its receipts, or with why there are none.
+    """Compute batches on a cluster; yield each with its receipts, or with why it has none.
 
     Parameters
     ----------
     compute
-        Called on a worker with each batch; importable there.
+        Called on a worker with each batch; must be importable there.
     todo
         The batches, in the order in which they are sent.
     most
-        Batches that are sent and not done, at any time.
+        Largest number of batches in flight.
     watch
-        Asked whether to go on; if not, what was sent is still waited for.
+        Decides whether to send more batches. Batches in flight are awaited in any case.
 
     Raises
     ------
@@ -118,7 +119,8 @@ def dispatch(
         with answering(client):
             flight.send(most)
     for arrived in flight.arrivals(max(1, most // 4)):
-        # Once and for all: a result whose worker dies before it is asked for is computed again
+        # Read each status once: if a worker dies before its result is gathered, Dask computes the
+        # task again, and the status changes
         futures = {future: future.status for future in arrived}
         for future in [f for f, status in futures.items() if status in _UNDONE]:
             del futures[future]
@@ -128,7 +130,7 @@ def dispatch(
             if goes_on and len(flight.sent) - len(futures) <= most // 2:
                 flight.send(most - len(flight.sent) + len(futures))
             ready = [future for future, status in futures.items() if status == "finished"]
-            # To gather nothing from a scheduler that has gone takes all the same its time
+            # gather([]) blocks if the scheduler is gone
             results = flight.gathered(ready) if ready else []
             receipts = dict(zip((future.key for future in ready), results, strict=True))
         for future, status in futures.items():
@@ -140,20 +142,20 @@ def dispatch(
             elif future.key in flight.given_up:
                 yield batch, flight.given_up.pop(future.key)
             else:
-                raise CommClosedError("the scheduler has forgotten a block")
+                raise CommClosedError("the scheduler has dropped a task")
 
 
 class _Flight:
-    """Batches that are sent and not done.
+    """Batches in flight: sent and not done.
 
     Attributes
     ----------
     sent
         The batch of each task.
     given_up
-        Tasks that were taken back from stuck workers, and why.
+        Tasks that were taken back from stuck workers, each with the reason.
     collected
-        Where those that are done arrive.
+        Queue on which finished tasks arrive.
     """
 
     def __init__(
@@ -176,7 +178,7 @@ class _Flight:
         self._asked = time.monotonic()
 
     def send(self, number: int) -> None:
-        """Send so many more batches, if there are as many."""
+        """Send up to `number` more batches."""
         sent = [self._waiting.popleft() for _ in range(min(number, len(self._waiting)))]
         keys = [f"{self._name}-{i}" for i, _ in sent]
         batches = [batch for _, batch in sent]
@@ -186,7 +188,7 @@ class _Flight:
             self.collected.update(futures)
 
     def gathered(self, ready: list[distributed.Future[Any]]) -> list[Any]:
-        """Gather results; meanwhile a worker that holds some may turn out to be stuck."""
+        """Gather results; meanwhile check for stuck workers, since one may hold a result."""
         self._gathering = {future.key for future in ready}
         try:
             found: list[Any] = waited(self._client, self._client.gather, ready, each=self._look)
@@ -195,10 +197,10 @@ class _Flight:
         return found
 
     def arrivals(self, enough: int) -> Iterator[list[distributed.Future[Any]]]:
-        """Yield what is done, together; while nothing is, look whether to wait on.
+        """Yield finished tasks in groups; while none is finished, check whether to go on waiting.
 
-        To ask for results takes a few milliseconds, however few they are: so they are asked for
-        once a tick, or when they are enough.
+        A gather takes a few milliseconds however few its results are. So tasks are grouped: once
+        a tick, or as soon as `enough` of them are finished.
         """
         collected = self.collected
         while not collected.is_empty():
@@ -217,9 +219,9 @@ class _Flight:
         self._call_roll()
 
     def _call_roll(self) -> None:
-        """Look, about once a second, after the workers."""
+        """Poll the workers, about once a second."""
         if self._client.status != "running":
-            # It looks for a scheduler; whichever it finds knows nothing of our blocks
+            # The client is reconnecting; the scheduler that it finds will not know our tasks
             raise CommClosedError("the scheduler is lost")
         if time.monotonic() < self._asked + _ROLL_CALL:
             return
@@ -232,7 +234,7 @@ class _Flight:
         self._asked = time.monotonic()
 
     def _take_back(self, stuck: StuckWorker) -> None:
-        """Keep batches that workers are stuck at from sticking others, again and again."""
+        """Give up batches at which several workers were stuck, so that they block no others."""
         self._stuck.update(stuck.keys)
         tired = {
             key
@@ -241,12 +243,12 @@ class _Flight:
         }
         for key in tired:
             self.given_up[key] = LostBatch(
-                f"{self._stuck[key]} workers were stuck while they had it, the last at "
-                f"{stuck.address}: {stuck.cause} (cluster.stall_timeout); a disk that does not "
-                "answer is the usual cause",
+                f"{self._stuck[key]} workers were stuck at its task, the last at {stuck.address}: "
+                f"{stuck.cause} (cluster.stall_timeout). The usual cause is a disk that does not "
+                "answer; if a block takes longer than that, raise cluster.stall_timeout",
                 killed=not stuck.sure,
             )
-        # Before its worker loses it: another one would begin it
+        # Cancel before the worker is replaced, or Dask gives the task to another worker
         futures = [future for future in list(self.collected.futures) if future.key in tired]
         if futures:
             with answering(self._client):
@@ -255,7 +257,7 @@ class _Flight:
 
 @contextmanager
 def answering(client: distributed.Client) -> Iterator[None]:
-    """Say that the scheduler is lost: a client without it fails in whatever it is doing."""
+    """Raise CommClosedError if the scheduler is lost: the client's own errors then vary."""
     try:
         yield
     except ColonnadeError:
@@ -270,9 +272,9 @@ def _lost(future: distributed.Future[Any]) -> LostBatch:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return LostBatch(
-            f"{error.allowed_failures + 1} workers died while they had it, the last at "
-            f"{error.last_worker.address}; too little memory is the usual cause "
-            "(cluster.memory_per_worker, output.block_size)",
+            f"{error.allowed_failures + 1} workers died while they had its task, the last at "
+            f"{error.last_worker.address}. The usual cause is too little memory: raise "
+            "cluster.memory_per_worker, or lower output.block_size (with --overwrite)",
             killed=True,
         )
     return LostBatch(

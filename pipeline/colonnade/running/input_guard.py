@@ -1,11 +1,12 @@
-"""X must be the same from a run's first block to its last; who reads it looks whether it is.
+"""Check that X stays the same from a run's first block to its last.
 
-    client    fingerprint ── now and then: fingerprint ── … ── before the end: fingerprint
-    worker    open ── read, stamps as before? write ── read, stamps other: fingerprint ── …
+    client    fingerprint ── at intervals: fingerprint ── … ── before the end: fingerprint
+    worker    open ── read, same stamps: write ── read, other stamps: fingerprint ── …
 
-A stamp (a file's size and times, an object's ETag) is looked at behind every reading. Stamps of two
-processes may differ, as those of copies on two hosts do, and somebody may touch a file: then the
-fingerprint decides. It is the store's, of its own columns, so that X may grow at its end meanwhile.
+Stamps (a file's size and times, an object's ETag) are compared after every read. Two processes may
+see different stamps of one X, for instance of copies on two hosts, and a file may be touched
+without a change: then the fingerprint decides. It covers only the columns that the store has, so
+that X may grow at its end meanwhile.
 """
 
 from __future__ import annotations
@@ -30,46 +31,47 @@ from colonnade.store.status import ranges
 
 __all__ = ["ChangedError", "InputGuard", "SteadyColumns", "stamp_of"]
 
-# A writer may be at work: X has changed where it looks the same twice, so many seconds apart
+# A writer may be active: X has changed if two looks, this many seconds apart, find the same
+# difference. After _LOOKS looks that differ, X counts as changed too
 _PAUSE = 1.0
 _LOOKS = 20
-# Readings of a block that somebody writes to meanwhile, before the block waits
+# Attempts to read columns that are being written, before the block fails and is retried later
 _READINGS = 3
-# Seconds between two looks of the client, and how many times longer than a look they are at least
+# Fewest seconds between two checks on the client; at least _RARELY times the duration of a check
 _EVERY = 60.0
 _RARELY = 100
 
-# What is raised where X cannot be read, as when it has gone
+# Errors for an X that cannot be read, for instance because it was deleted
 _UNREADABLE = (InputError, OSError, ValueError)
 
 Opener = Callable[[], InputMatrix]
 
 
 class ChangedError(Exception):
-    """X is no longer the one of which the store is being made."""
+    """X is not the X that the store is being made from."""
 
 
 class _Seen(NamedTuple):
-    """X as it is open, and its stamps when it was found to be the store's."""
+    """An open X, and its stamps at the time when it matched the store's record."""
 
     columns: InputMatrix
     stamps: Stamps
 
 
 def stamp_of(stamps: Stamps) -> str:
-    """Put stamps into a word, for other processes."""
+    """Hash stamps into one text that other processes can compare."""
     return hashlib.sha256(repr(sorted(stamps.items())).encode()).hexdigest()
 
 
 def _look(reopen: Opener, record: InputRecord) -> _Seen:
-    """Open X anew, and find that it is still the one that is recorded.
+    """Reopen X and check that it still matches the record.
 
     Raises
     ------
     ChangedError
-        It is another one.
+        X does not match the record.
     InputError, OSError, ValueError
-        It cannot be read: whether it has changed is not known.
+        X cannot be read: it is unknown whether it has changed.
     """
     before = None
     for _ in range(_LOOKS):
@@ -87,11 +89,11 @@ def _look(reopen: Opener, record: InputRecord) -> _Seen:
                 raise ChangedError(told)
             before = told
         time.sleep(_PAUSE)
-    raise ChangedError("somebody goes on writing to it")
+    raise ChangedError("another process keeps writing to it")
 
 
 def _compared(reopen: Opener, record: InputRecord) -> tuple[_Seen | None, list[str]]:
-    """Say in what X differs from what is recorded; None where it was written to meanwhile."""
+    """Return X (None if it was written to meanwhile), and its differences from the record."""
     columns = reopen()
     p = record.columns
     stamps = columns.stamps(0, min(p, columns.p))
@@ -101,28 +103,28 @@ def _compared(reopen: Opener, record: InputRecord) -> tuple[_Seen | None, list[s
 
 
 class SteadyColumns:
-    """X on a worker, whose every reading is of the X that is recorded.
+    """X on a worker; each read is checked to come from the recorded X.
 
     Parameters
     ----------
     reopen
         Opens X.
     record
-        Of the store.
+        The store's record of X.
     stamp
-        X's when the client found it to be the store's: where it is the same here, so is X.
+        X's stamp when it matched the record on the client: if it is the same here, so is X.
 
     Attributes
     ----------
     touched
-        Whether somebody wrote to X meanwhile, where the fingerprint is of some values alone.
+        Whether X was written to during the run while its fingerprint covers only some values.
 
     Raises
     ------
     ChangedError
-        It is another X; also from `read`.
+        X does not match the record; also from `read`.
     InputError, OSError, ValueError
-        It cannot be read.
+        X cannot be read.
     """
 
     def __init__(self, reopen: Opener, record: InputRecord, stamp: str = "") -> None:
@@ -141,13 +143,13 @@ class SteadyColumns:
         Raises
         ------
         InputError, OSError, ValueError
-            X cannot be read; or somebody goes on writing to it.
+            X cannot be read, or another process keeps writing to it.
         """
         for _ in range(_READINGS):
             seen = self._seen
             try:
                 X = seen.columns.read(start, stop)
-            # A file that is another one by now breaks a reader in any way
+            # A reader may raise anything if its file was replaced
             except Exception:
                 if self._is_steady(seen, start, stop):
                     raise
@@ -155,7 +157,7 @@ class SteadyColumns:
                 if self._is_steady(seen, start, stop):
                     return X
             self._look_again(seen)
-        told = "somebody goes on writing to it"
+        told = "another process keeps writing to it"
         raise OSError(errno.EBUSY, told, self._seen.columns.path)
 
     def _is_steady(self, seen: _Seen, start: int, stop: int) -> bool:
@@ -164,7 +166,7 @@ class SteadyColumns:
 
     def _look_again(self, seen: _Seen) -> None:
         with self._looking:
-            # Another thread may have been faster
+            # Another thread may have looked already
             if self._seen is seen:
                 self._seen = _look(self._reopen, self._record)
                 whole = self._seen.columns.is_compared_whole(self._record.columns)
@@ -172,23 +174,23 @@ class SteadyColumns:
 
 
 class InputGuard:
-    """Looks, on the client, whether X is still the one of which a store is being made.
+    """Checks, on the client, that X is still the X that a store is being made from.
 
-    As a context, around the computation of the blocks: where that fails, X is looked at too.
+    The computation of the blocks runs inside it as a context: if that fails, X is checked too.
 
     Parameters
     ----------
     reopen
-        Opens X; None where there is nothing to look after.
+        Opens X; None if there is nothing to guard.
     record
-        Of X, as it was when the run began.
+        The record of X at the beginning of the run.
     missing
         Blocks of the store that were missing then.
 
     Attributes
     ----------
     cause
-        In what X has changed, once that is known.
+        How X has changed, once that is known.
     """
 
     def __init__(
@@ -207,7 +209,7 @@ class InputGuard:
         self._missing = missing
         self._listener = listener
         self._next = time.monotonic() + _EVERY
-        # Blocks that are done: those of the X that is recorded, and those since the last look
+        # Finished blocks: those known to come from the recorded X, and those since the last check
         self._sound: set[int] = set()
         self._unsure: list[int] = []
         self.cause: str | None = None
@@ -216,7 +218,7 @@ class InputGuard:
         """Begin to compute blocks."""
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        """Where a run fails, leave no block of another X behind."""
+        """If a run fails, discard the blocks of a changed X."""
         if isinstance(error, IncompleteError | OSError):
             with suppress(*_UNREADABLE):
                 self._compare()
@@ -224,40 +226,40 @@ class InputGuard:
                 self._discard()
 
     def arrived(self, block: int) -> None:
-        """Take note that a block is done."""
+        """Take note of a finished block."""
         self._unsure.append(block)
 
     def report(self, cause: str) -> None:
-        """Take note that a worker has found another X."""
+        """Take note that a worker has found a changed X."""
         self.cause = self.cause or cause
 
     def look(self) -> None:
-        """Look now and then; what cannot be read now may be at the end."""
+        """Check X at intervals; ignore an X that cannot be read, since it may be at the end."""
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + _EVERY
             with suppress(*_UNREADABLE):
                 self._compare()
 
     def settle(self) -> None:
-        """See to it, before a run ends, that the store holds blocks of one X alone.
+        """Ensure, before a run ends, that all blocks of the store come from one X.
 
         Raises
         ------
         IncompleteError
-            X has changed, and the blocks that may be of another one have been discarded; or it
-            cannot be read, though all blocks are done, and it is left to the next run.
+            X has changed, and the blocks that may come from the changed X have been discarded; or
+            all blocks are done, but X cannot be read, and the check is left to the next run.
         """
         try:
             self._compare()
         except _UNREADABLE as error:
-            # Of blocks that could not read it, each tells so itself
+            # Blocks that could not read X report that themselves
             if self._store.missing():
                 return
             path, x = self._store.path, self._store.record.job.input.path
             raise IncompleteError(
-                f"{path} is incomplete: {x} cannot be read any more ({one_line(error).rstrip('.')}), "
-                "so that it is not known whether it changed during the run. Once it can be read, "
-                "the same command finishes the store."
+                f"{path} is incomplete: {x} cannot be read any more "
+                f"({one_line(error).rstrip('.')}), so it is unknown whether it has changed during "
+                "the run. Once it can be read, the same command finishes the store."
             ) from error
         self._discard()
 
@@ -288,15 +290,15 @@ class InputGuard:
         self._listener(InputChanged(x, self.cause, tuple(suspects)))
         cause = f"X has changed during the run ({self.cause})"
         store.fail(BlockFailed(block, *store.grid.bounds(block), cause) for block in suspects)
-        told = "no block may be of the new one"
+        told = "no block can come from the new X"
         if suspects:
             blocks = counted(len(suspects), "block")
-            told = f"{blocks} that may be of the new one, {ranges(suspects)}, discarded"
+            told = f"{blocks} that may come from the new X discarded: {ranges(suspects)}"
         left = store.grid.blocks - len(store.missing())
         raise IncompleteError(
             f"{store.path} is incomplete: {x} has changed while the run read it ({self.cause}); "
-            f"{told}. {left:,} of {store.grid.blocks:,} blocks are left, of the X with which the "
-            "run began. Restore that X and give the same command, which computes what is missing; "
-            "or make the store of the new one with --overwrite.",
+            f"{told}. {left:,} of {store.grid.blocks:,} blocks are left, all from the X with which "
+            "the run began. Restore that X and give the same command, which computes what is "
+            "missing; or recompute the store from the new X with --overwrite.",
             dict.fromkeys(suspects, cause),
         )

@@ -1,4 +1,4 @@
-"""Names and scales of a job, found and checked: in the job, in a file, in X's own store."""
+"""Find and check a job's names and scales: in the job, in a file, or in X's own store."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ __all__ = ["find_labels", "network_names"]
 def find_labels(
     job: Job, columns: InputMatrix, pairing: Pairing, sizes: Mapping[str, int]
 ) -> tuple[Labels, dict[Dimension, Coordinate]]:
-    """Find a job's names and scales, and the coordinates of X's own store that are numbers.
+    """Find a job's names and scales, and the numeric coordinates of X's own store.
 
     Parameters
     ----------
     columns
-        X, its features in the network's order.
+        X, with its features in the network's order.
     pairing
-        The names of its features and of the network's inputs.
+        The names of X's features and of the network's inputs.
     sizes
-        Of the dimensions input and output.
+        Sizes of the dimensions input and output.
 
     Raises
     ------
     JobError
-        They cannot be read, or do not fit the network.
+        Names or scales cannot be read, or do not fit the network.
     """
     network, scale = job.network, job.output.scale
     found: dict[str, Any] = {
@@ -60,7 +60,7 @@ def find_labels(
     coordinates: dict[Dimension, Coordinate] = {}
     left_out: list[str] = []
     dimensions: tuple[Literal["input", "column"], ...] = ("input", "column")
-    # X's names are what was read; the network's stand in for them
+    # X's names describe what was read; without any, the network's names replace them
     of_network = pairing.features is None and pairing.inputs is not None
     for dimension in dimensions:
         try:
@@ -76,7 +76,7 @@ def find_labels(
 
 
 def network_names(job: Job, network: Network) -> tuple[str, ...] | None:
-    """Name a network's inputs as its job does, or else as its file does; None where neither does.
+    """Return the names of a network's inputs: the job's, or else its file's; None without either.
 
     Raises
     ------
@@ -93,9 +93,10 @@ def network_names(job: Job, network: Network) -> tuple[str, ...] | None:
     for at, name in enumerate(given):
         if told[at] != name and name in places:
             raise JobError(
-                f"network.input_names: input {at} is {sanitize(repr(name))} there, which is input "
-                f"{places[name]} in {settings.weights}; its input {at} is {sanitize(repr(told[at]))}. "
-                "Leave network.input_names out: X's features are matched with the file's names."
+                f"network.input_names: input {at} is {sanitize(repr(name))}, but that is input "
+                f"{places[name]} in {settings.weights}, whose input {at} is "
+                f"{sanitize(repr(told[at]))}. Leave network.input_names out: X's features are "
+                "matched with the file's names."
             )
     return given
 
@@ -132,7 +133,7 @@ def _names_of(path: str, text: str) -> tuple[str, ...]:
         return tuple(line.strip() for line in text.rstrip().splitlines())
     listed = json.loads(text)
     if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise ValueError("a .json file of names holds a list of texts")
+        raise ValueError("a .json file of names must hold a list of strings")
     return tuple(listed)
 
 
@@ -155,16 +156,19 @@ def _deviations(
             beside = _wanted(beside, columns)
         elif dimension == "input" and pairing.order is not None:
             raise ValueError(
-                "X's features are put into the network's order, and nothing tells whether these "
+                "X's features are put into the network's order, and it is unknown whether these "
                 "numbers are in that order or in X's. Give input.features in the network's order, "
-                f"[{listed(pairing.features or ())}], and the numbers in the same"
+                f"[{listed(pairing.features or ())}], and the numbers in the same order"
             )
         if isinstance(given, str):
             if beside is None:
                 data = _content(given, job.output.storage_options)
                 beside = _numbers_of(given, data, f"{dimension}_std")
             if beside.ndim != 1 or beside.dtype.kind not in "iuf":
-                raise ValueError(f"it holds {beside.dtype} {beside.shape}, not a row of numbers")
+                raise ValueError(
+                    f"it holds {beside.dtype} {beside.shape}; give a one-dimensional array of "
+                    "numbers"
+                )
             numbers = beside.tolist()
         std = tuple(float(number) for number in numbers)
         problem = scale_problem(std, divisor=dimension == "output")
@@ -175,14 +179,14 @@ def _deviations(
 
 
 def _wanted(numbers: NDArray[Any], columns: InputMatrix) -> NDArray[Any]:
-    """Take those of the features that are wanted, in their order, of all that the file has."""
+    """Select the numbers of the features that the job reads, in its order, from all in the file."""
     if columns.features is None:
         return numbers
     held = columns.source.shape[0]
     if numbers.shape != (held,):
         raise ValueError(
-            f"it holds {numbers.dtype} {numbers.shape}, and X's array has {held:,} features, of "
-            "which input.features chooses"
+            f"it holds {numbers.dtype} {numbers.shape}; give a number for each of the {held:,} "
+            "features of X's array, from which input.features selects"
         )
     return numbers[list(columns.features)]
 
@@ -195,14 +199,17 @@ def _numbers_of(path: str, data: bytes, name: str) -> NDArray[Any]:
         arrays = load_npz(path, io.BytesIO(data)).arrays
         if name in arrays or len(arrays) == 1:
             return arrays[name] if name in arrays else next(iter(arrays.values()))
-        raise ValueError(f"none of its arrays is {name}: {sanitize(', '.join(arrays))}")
+        raise ValueError(
+            f"it has no array {name}, but {sanitize(', '.join(arrays))}: rename the array, or "
+            "store it alone"
+        )
     return np.array([float(number) for number in data.decode().split()])
 
 
 def _content(path: str, options: StorageOptions | None) -> bytes:
     if is_url(path):
         return place_at(path, storage_texts(options)).read("", NAMES_FILE_BYTES)
-    file = Path(os.path.expanduser(path))  # noqa: PTH111 (of an unknown user: left alone)
+    file = Path(os.path.expanduser(path))  # noqa: PTH111 (keeps the ~ of an unknown user)
     return read_regular(file, NAMES_FILE_BYTES)
 
 
@@ -212,13 +219,13 @@ def _count(
     if len(values) != sizes[dimension]:
         raise JobError(
             f"{key}: given {len(values):,} {what}; the network has {sizes[dimension]:,} "
-            f"{dimension}s."
+            f"{dimension}s. Give one for each."
         )
 
 
 @contextmanager
 def _telling(key: str) -> Iterator[None]:
-    """Say of which key of the job it is that a file cannot be read or used."""
+    """Turn errors into a JobError that names the key of the job."""
     try:
         yield
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A store of slopes into a store of the tensor, by the pipeline itself."""
+"""Make a store of the tensor from a store of slopes, with the pipeline itself."""
 
 from __future__ import annotations
 
@@ -36,62 +36,64 @@ def materialize(
 ) -> RunFinished:
     """Make a store of the tensor from a store of slopes; call it again to resume.
 
-    The numbers are, bit by bit, those that a run with layout dense would have stored on the same
-    machine. X is not read, and may have gone.
+    The results are bitwise those that a run with layout dense would store on the same machine. X
+    is not read and need not exist any more.
 
     Parameters
     ----------
     factored
-        A finished store of layout factored.
+        A complete store with layout factored.
     dense
-        Where the store of the tensor is made.
+        Path of the tensor's store.
     overrides
         ``section.key=value`` each, of the sections cluster and output.
     overwrite
-        Replace another job's store at that place.
+        Replace another job's store at `dense`.
     repair
-        Verify what is there first, and compute what is damaged again.
+        Verify the existing store first, and recompute damaged blocks.
     trust
-        Whether the cluster, and how object stores are reached, are taken from the store's job,
-        which may be another's. Else the cluster is this machine, or what `overrides` say.
+        Whether to take the cluster and the object stores' options from the store's job, which
+        somebody else may have written. If not, the cluster is this machine, or the one that
+        `overrides` name.
     imports
-        Whether to import, and run, an activation that is code: do so for stores that you trust.
+        Whether to import, and so run, an activation that is code: only for stores that you trust.
     listener
         Called with each event of the run, in this thread.
     storage_options
-        Of the object stores of `factored` and `dense`.
+        Options for the object stores of `factored` and `dense`.
 
     Raises
     ------
     UsageError
-        The store has no slopes, or the overrides ask for what is not in it; or its job's cluster,
-        or its code, would be needed and may not be used.
+        The store has no slopes; the overrides ask for something that it cannot give; or its job's
+        cluster or code is needed and not allowed.
     IncompleteError
-        The store of slopes is not whole; or blocks failed, and the new one is resumable.
+        The store of slopes is incomplete; or blocks failed, and the new store is resumable.
     StoppedError
-        SIGINT, SIGTERM or SIGHUP came; the store is resumable.
+        SIGINT, SIGTERM or SIGHUP arrived; the store is resumable.
     """
     clusters.refuse_spawned()
     refuse_both(overwrite=overwrite, repair=repair)
-    # Workers, which open it too, may have other directories
+    # Workers open it too, and may have another working directory
     source = Store.open(absolute(str(factored)), storage_options)
     made = source.record.job
     if made.output.layout != "factored" or "jacobian" not in made.output.products:
         raise UsageError(
             f"{factored} holds no slopes (its layout is {made.output.layout}, its products are "
-            f"{', '.join(made.output.products)}), so that no tensor can be made of it."
+            f"{', '.join(made.output.products)}), so the tensor cannot be made from it. Give a "
+            "store with output.layout: factored and the product jacobian."
         )
     status = source.status()
     if status.state != "complete":
         raise IncompleteError(
-            f"{factored} is not whole: {status.progress}, and it is {status.state}. Finish it with "
-            "the command that made it first (colonnade run)."
+            f"{factored} is incomplete: {status.progress}, and its state is {status.state}. Finish "
+            "it first, with the command that made it (colonnade run)."
         )
     if source.imported and not imports:
         raise UsageError(
-            f"{factored}: the activation {', '.join(source.imported)} is code, which a store that "
-            "may be another's does not make run. If you trust it, materialize with --import "
-            "(imports=True)."
+            f"{factored}: the activation {', '.join(source.imported)} is code, which is not run "
+            "unless you allow it, since somebody else may have made the store. If you trust it, "
+            "materialize with --import (imports=True)."
         )
     overrides = list(overrides)
     if not trust:
@@ -99,7 +101,7 @@ def materialize(
     job = _job(made, str(dense), overrides, storage_options, trust=trust)
     located = job.located()
     if overlap(source.path, located.output.path):
-        raise UsageError(f"{factored} and {dense} overlap: choose another place for the tensor.")
+        raise UsageError(f"{factored} and {dense} overlap: choose another path for the tensor.")
     record = source.record
     checked = PreparedJob(
         located,
@@ -116,13 +118,14 @@ def materialize(
 
 
 def _distrusted(made: Job, factored: str, overrides: list[str]) -> Job:
-    """Leave out of a job how object stores are reached; refuse it where its cluster is needed."""
+    """Return the job without its storage options; refuse it if its own cluster is needed."""
     chosen = any(re.match(r"\s*cluster\s*(\.\s*kind\s*)?=", override) for override in overrides)
     if made.cluster.kind != "local" and not chosen:
         raise UsageError(
-            f"{factored}: its job asks for a cluster of kind {made.cluster.kind}, which a store "
-            "that may be another's does not get. If you trust the job, materialize with --trust "
-            "(trust=True); or choose a cluster: --set cluster.kind=local."
+            f"{factored}: its job asks for a cluster of kind {made.cluster.kind}, which is not "
+            "used unless you allow it, since somebody else may have written the job. If you trust "
+            "the job, materialize with --trust (trust=True); or choose a cluster: "
+            "--set cluster.kind=local."
         )
     sections = {
         name: getattr(made, name).model_copy(update={"storage_options": None})
@@ -132,8 +135,8 @@ def _distrusted(made: Job, factored: str, overrides: list[str]) -> Job:
 
 
 def _job(made: Job, dense: str, overrides: list[str], options: Options, *, trust: bool) -> Job:
-    """Return the job whose run would make the store."""
-    # Sizes of slopes are none of the tensor's
+    """Return the job whose run makes the tensor's store."""
+    # Block and chunk sizes chosen for slopes do not suit the tensor
     changes: dict[str, Any] = {
         "path": dense, "layout": "dense", "block_size": "auto", "chunk_size": "auto"
     }  # fmt: skip
@@ -144,7 +147,7 @@ def _job(made: Job, dense: str, overrides: list[str], options: Options, *, trust
     output = made.output.model_copy(update=changes)
     document = unexpanded(made.model_copy(update={"output": output}).model_dump(mode="json"))
     if not trust:
-        # The overrides alone say what the cluster is; without them, it is this machine
+        # Only the overrides choose the cluster; without them, it is this machine
         document["cluster"] = {}
     job = load_job(document, overrides)
     fixed = {
@@ -158,7 +161,7 @@ def _job(made: Job, dense: str, overrides: list[str], options: Options, *, trust
     wrong = [name for name, kept in fixed.items() if not kept]
     if wrong:
         raise UsageError(
-            f"the slopes are there as they are: {', '.join(wrong)} cannot be set here (value is "
-            "not computed from slopes). Make the store of the tensor with colonnade run instead."
+            f"the slopes are already computed, so {', '.join(wrong)} cannot be changed here (value "
+            "is not computed from slopes). Make the tensor's store with colonnade run instead."
         )
     return job

@@ -1,4 +1,4 @@
-"""What a job names, opened and found to fit: the network and X."""
+"""Open the network and X that a job names, and check that they fit."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from colonnade.store.slopes import Slopes, SlopesAddress
 __all__ = ["PreparedJob", "check_job"]
 
 _NO_NAMES = Pairing()
-# Names that an event tells
+# Most names in an event
 _FEW = 12
 
 
 @dataclass(frozen=True)
 class PreparedJob:
-    """A job whose files have been opened and found to fit.
+    """A job whose files have been opened and fit together.
 
     Attributes
     ----------
     columns
         X, or slopes from which the store is made instead.
     x
-        Which X that is.
+        The description of X.
     pairing
-        Which of its features is which of the network's inputs.
+        Which feature of X belongs to which input of the network.
     trust
-        Whether the job is that of the one who runs it, or as good.
+        Whether the job is trusted: written by the user who runs it, or declared so.
     stamp
-        By what workers know X again; empty where somebody wrote to it meanwhile.
+        The stamp by which workers recognise X; empty if X was written to while it was opened.
     """
 
     job: Job
@@ -65,28 +65,28 @@ class PreparedJob:
     def guard(
         self, store: Store, lease: Lease, missing: list[int], listener: Listener
     ) -> InputGuard:
-        """Look after X from now on, while the missing blocks of a store are made of it."""
+        """Return a guard of X for the time in which a store's missing blocks are computed."""
         asked = self.job.input.asked
-        # Slopes that stand for X look after themselves
+        # Slopes need no guard: they check their store themselves
         reopen = None if isinstance(self.columns, Slopes) else (lambda: open_columns(**asked))
         return InputGuard(reopen, self.x, store, lease, missing, listener)
 
     def first(self, columns: int) -> InputRecord:
-        """Describe X as it was when it had so many columns, if it has grown since.
+        """Describe the first `columns` columns of X: X before it grew.
 
         Raises
         ------
         InputError
-            It cannot be read.
+            X cannot be read.
         """
-        # What slopes were made of is described in their store, and may have gone
+        # The store of slopes describes its X, which may no longer exist
         if columns >= self.x.columns or isinstance(self.columns, Slopes):
             return self.x
         return _described(self.columns, columns)
 
     @property
     def reordered(self) -> FeaturesOrdered | None:
-        """What the run says where X's features are put into the network's order."""
+        """The event for X's features being put into the network's order; None if they are not."""
         pairing = self.pairing
         if pairing.order is None:
             return None
@@ -95,16 +95,16 @@ class PreparedJob:
 
     @property
     def slopes(self) -> SlopesAddress | None:
-        """The store whose slopes stand for X, if they do."""
+        """The address of the store of slopes that replaces X, if there is one."""
         return SlopesAddress.of(self.columns.store) if isinstance(self.columns, Slopes) else None
 
     def plan(self, capacity: Capacity, grid: Grid | None = None) -> Plan:
-        """Plan the job for a cluster, in the grid of a store if one is there.
+        """Plan the job for a cluster; `grid` is that of an existing store.
 
         Raises
         ------
         TooLargeError
-            It does not fit a worker's memory, or a store.
+            The plan does not fit a worker's memory, or a store.
         """
         network, output = self.network, self.job.output
         tile = tile_columns(network, output.dtype)
@@ -148,7 +148,7 @@ class PreparedJob:
             ),
         )
         if plan.grid.problem:
-            anew = "" if grid is None else "Make the store anew (--overwrite). "
+            anew = "" if grid is None else "Recreate the store (--overwrite). "
             raise TooLargeError(
                 f"{plan.grid.problem}. {anew}Raise output.block_size and output.chunk_size."
             )
@@ -156,12 +156,12 @@ class PreparedJob:
 
 
 def check_job(job: Job) -> PreparedJob:
-    """Open what a job names, and refuse what does not fit; nothing is changed.
+    """Open the files that a job names and check that they fit; nothing is changed.
 
     Raises
     ------
     UsageError
-        Its files are wrong, or do not fit each other.
+        The files are invalid, or do not fit each other.
     """
     _refuse_overlap(job)
     settings = job.network
@@ -173,7 +173,7 @@ def check_job(job: Job) -> PreparedJob:
         matrices=settings.matrices,
         **{key: getattr(settings, key) for key in SCALINGS},
     )
-    # The store's record tells the activations, wherever they come from
+    # The store's record names the activations, whether the job or the network's file gives them
     told: Any = [{"name": sigma.name, **sigma.parameters} for sigma in network.activations]
     told = told[0] if len(told) == 1 else told
     job = job.model_copy(update={"network": settings.model_copy(update={"activation": told})})
@@ -185,7 +185,7 @@ def check_job(job: Job) -> PreparedJob:
         raise InputError(_shapes_side_by_side(job, network, columns, names))
     pairing = _paired(job, names, columns)
     if pairing.order is not None:
-        # In the job, so that workers and verify read X in this order too
+        # Set the order in the job, so that workers and verify read X in this order too
         features = _selection(columns, pairing.order)
         job = job.model_copy(update={"input": x.model_copy(update={"features": features})})
         columns = open_columns(**job.input.asked)
@@ -205,7 +205,7 @@ def _stamp(columns: InputMatrix) -> str:
 
 
 def _paired(job: Job, names: tuple[str, ...] | None, columns: InputMatrix) -> Pairing:
-    """Match X's features with the network's inputs; InputError where their names differ."""
+    """Match X's features with the network's inputs; raise InputError if their names differ."""
     try:
         return pair(names, columns.feature_names, numbered=columns.numbered)
     except MatchError as error:
@@ -214,18 +214,19 @@ def _paired(job: Job, names: tuple[str, ...] | None, columns: InputMatrix) -> Pa
             "leave network.input_names out, and rename the coordinate when you read the store: "
             "cn.open(…).assign_coords(input=[…])"
             if settings.input_names is not None
-            else f"give X's names in the network's order with network.input_names, which stand for "
-            f"those that {settings.weights} tells"
+            else f"give X's names in the network's order with network.input_names, which replaces "
+            f"the names in {settings.weights}"
         )
         raise InputError(
-            f"{columns.path}: {error}. Features are matched by name, so both must have the same "
-            "names, in any order. Choose others with input.features, or rename them. If X's "
-            f"features are these inputs, in this order, {remedy}."
+            f"{columns.path}: {error}. Features are matched by name, so X and the network must "
+            "have the same names, in any order. Choose other features with input.features, or "
+            "rename them. If X's features are the network's inputs, in the network's order, "
+            f"{remedy}."
         ) from None
 
 
 def _selection(columns: InputMatrix, order: tuple[int, ...]) -> tuple[int | str, ...]:
-    """Say which features are X in another order, as `input.features` does: by name if possible."""
+    """Return X's features in another order, as for `input.features`: by name if possible."""
     names = [(columns.feature_names or ())[at] for at in order]
     held = columns.source.all_names or ()
     if all(names) and len(set(held)) == len(held):
@@ -235,7 +236,7 @@ def _selection(columns: InputMatrix, order: tuple[int, ...]) -> tuple[int | str,
 
 
 def _features(pairing: Pairing, n: int) -> tuple[Feature, ...]:
-    """List the network's inputs and what X has for each; empty where neither side has names."""
+    """List the network's inputs, each with X's feature; empty if neither side has names."""
     if pairing.names is None:
         return ()
     order, none = pairing.order or range(n), (None,) * n
@@ -251,13 +252,13 @@ def _described(columns: InputMatrix, most: int | None = None) -> InputRecord:
 
 
 def _refuse_overlap(job: Job) -> None:
-    """Refuse to write where the run reads: --overwrite would delete its own input."""
+    """Refuse an output that overlaps an input: --overwrite would delete the run's own input."""
     output = job.output.path
     for key, read in (("input.path", job.input.path), ("network.weights", job.network.weights)):
         if overlap(read, output):
             raise StoreError(
                 f"output.path {output} and {key} {read} overlap: the output must lie apart from "
-                "what the run reads."
+                "the files that the run reads. Choose another output.path."
             )
 
 
@@ -266,14 +267,14 @@ def _refuse_factored(job: Job, network: Network) -> None:
         return
     mixing = next((s.name for s in network.activations if s.columnwise), None)
     why = (
-        f"it has {len(network.hidden)} hidden layers"
+        f"this one has {len(network.hidden)} hidden layers"
         if len(network.hidden) != 1
         else f"{mixing} mixes the entries of a column, so that its slope is a matrix"
     )
     raise NetworkError(
-        "output.layout: factored keeps a vector of slopes a column, of which U Diag(s′) W is made: "
-        "it is for networks with one hidden layer and an elementwise activation. Of this one, "
-        f"{why}. Set output.layout: dense."
+        "output.layout: factored stores a vector of slopes for each column, from which "
+        "U Diag(s′) W is made. It needs a network with one hidden layer and an elementwise "
+        f"activation, but {why}. Set output.layout: dense."
     )
 
 
@@ -287,13 +288,13 @@ def _shapes_side_by_side(
     if columns.p == network.n and " read as " in columns.described:
         hint = f" X fits the other way round: set input.orientation: {other}."
     elif columns.n > network.n:
-        hint = " Choose those of the network's inputs, in their order, with input.features."
+        hint = " Choose the network's inputs, in the network's order, with input.features."
         if names is not None and columns.feature_names is not None:
             hint = f" Choose the network's inputs with input.features: [{listed(names)}]."
             if not {*map(match_key, names)} <= {*map(match_key, columns.feature_names)}:
                 hint = f" By name, {difference(names, columns.feature_names)}."
     return (
-        f"the network takes n = {network.n} inputs and X has n = {columns.n} rows "
+        f"the network takes n = {network.n} inputs, but X has n = {columns.n} rows "
         f"(features): {', '.join(f'{name} {a.shape}' for name, a in network.arrays.items())} in "
         f"{job.network.weights}; X {columns.described}, in {job.input.path}.{hint}"
     )

@@ -1,4 +1,4 @@
-"""The missing blocks to a cluster, in rounds, so that what fails takes no other block with it."""
+"""Compute the missing blocks on a cluster; retry failed blocks in isolation."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from colonnade.versions import versions
 
 __all__ = ["compute"]
 
-# Blocks that kill their workers even when they are alone, before the rest are taken to do so too
+# Once this many blocks kill their workers even when they run alone, give up all other suspects
 _KILLERS = 3
-# Seconds without a block that is done, and how often the longest of them before, after which
-# something may hang; the same for a worker at its task, and how often the slowest task before
+# Something may hang after this many seconds without a finished block, or after this many times the
+# longest such time so far. The same holds for a worker at its task, and the slowest task so far
 _PATIENCE = 300.0
 _PATIENT = 10
-# Factor by which a task has more time once a worker was stuck at it, unless the job says how long:
-# where the first blocks are slower than anyone thought, they must be done in the end
+# Unless the job sets stall_timeout, a task gets this many times longer after each worker that was
+# stuck at it: blocks that are only slow must finish in the end
 _MORE = 2.0
-# Looks in that time at what workers are at, and seconds between two of them
+# Checks for stuck workers within that time, and the limits of the seconds between two checks
 _LOOKS = 30
 _SHORTEST, _LONGEST = 1.0, 10.0
-# Seconds that a worker has, at the least, to import this package, and X's and the store's libraries
+# Fewest seconds for a worker to import this package and the libraries for X and the store
 _IMPORT = 60.0
-# Seconds before each further attempt of a worker to reach the store
+# Seconds before each retry with the workers that do not reach the store
 _PAUSES = (0.5, 2.0, 5.0)
 
 
@@ -67,27 +67,27 @@ def compute(
     stamp: str,
     slopes: SlopesAddress | None = None,
 ) -> Iterator[BlockDone | BlockFailed]:
-    """Compute the missing blocks on the cluster and yield what becomes of each.
+    """Compute the missing blocks on the cluster and yield the result of each.
 
-    Where a signal stops the run, no block is begun any more, and the end comes when those in
-    flight are done or have had their time.
+    After a signal, no further block is started, and the generator ends when the blocks in flight
+    are done or the grace period is over.
 
     Parameters
     ----------
     batch
-        Blocks of one task, at the most.
+        Largest number of blocks in a task.
     guard, stamp
-        What looks after X, and by what workers know it again. Where X has changed, the end comes
-        as it does after a signal, and the guard knows the cause.
+        The guard of X, and the stamp by which workers recognise X. If X has changed, the generator
+        ends as after a signal, and the guard has the cause.
     slopes
-        A store that the slopes are taken from, instead of X.
+        A store of slopes that replaces X as the source.
 
     Raises
     ------
     CommClosedError
         The scheduler is lost.
     IncompleteError
-        The lease, or all workers, are lost; or a worker cannot, or must not, compute blocks.
+        The lease or all workers are lost; or a worker cannot, or must not, compute blocks.
     """
     options = tuple(storage_texts(store.record.job.output.storage_options).items())
     here = tuple(versions().items())
@@ -95,7 +95,7 @@ def compute(
     watch = _RunMonitor(cluster, store, lease, settings, stop, listener, guard)
     rounds = _Retries(cluster, store, address, watch)
     try:
-        # What this process can reach, so can those of this machine
+        # Workers on this machine reach what this process reaches
         if not isinstance(settings, LocalCluster):
             _check_reach(cluster, store, address, watch)
         yield from rounds.all(missing, batch)
@@ -115,15 +115,15 @@ class _Retries:
         self._grid = store.grid
 
     def all(self, missing: list[int], batch: int) -> Iterator[BlockDone | BlockFailed]:
-        """Compute blocks in batches; again each by itself; and alone in the whole cluster."""
+        """Compute blocks in batches; retry failed ones singly; then alone on the whole cluster."""
         failed: list[Failed] = []
         yield from self._round(batches(missing, batch), self._most, failed)
         self._watch.try_again()
-        # What troubled its worker, or its neighbours in the batch, may be over
+        # A cause in its worker, or in other blocks of its batch, may be gone
         again = sorted(failure.block for failure in failed)
         failed.clear()
         yield from self._round(batches(again, 1), self._most, failed)
-        # A worker that dies takes along all that it had, and Dask blames each of them
+        # Dask blames every task that a dying worker had; only the block that runs alone is guilty
         self._watch.try_again()
         suspects = sorted((f for f in failed if f.killed), key=lambda f: f.block)
         failed = [f for f in failed if not f.killed]
@@ -157,14 +157,14 @@ class _Retries:
                     failed.append(receipt)
                 elif isinstance(receipt, VersionMismatch):
                     raise IncompleteError(
-                        f"{self._path} is incomplete: a worker has joined, {receipt.process}, that "
-                        f"has {receipt.cause}. Install there what the client has; the same command "
-                        "computes what is missing."
+                        f"{self._path} is incomplete: the worker {receipt.process}, which joined "
+                        f"during the run, has {receipt.cause}. Install the client's versions "
+                        "there; the same command computes what is missing."
                     )
 
 
 def _check_reach(cluster: Cluster, store: Store, address: StoreAddress, watch: _RunMonitor) -> None:
-    """Refuse workers that do not reach the store or X."""
+    """Raise IncompleteError if a worker does not reach the store or X."""
     found: dict[str, str] = {}
     workers: list[str] | None = None
     seconds = max(watch.timeout, _IMPORT)
@@ -175,34 +175,34 @@ def _check_reach(cluster: Cluster, store: Store, address: StoreAddress, watch: _
         for worker, answer in answers.items():
             if isinstance(answer, NoAnswer):
                 raise IncompleteError(
-                    f"{address.path} is incomplete: the worker {worker} has not said within "
-                    f"{seconds:g} s whether it reaches the store and X: a disk "
-                    "there may not answer, or the worker may be stopped. End that worker; the same "
-                    "command computes what is missing."
+                    f"{address.path} is incomplete: the worker {worker} did not report within "
+                    f"{seconds:g} s whether it reaches the store and X: a disk there may not "
+                    "answer, or its process may be suspended. End that worker; the same command "
+                    "computes what is missing."
                 )
-        # Of a worker that has gone meanwhile there is nothing to tell
+        # Ignore workers that have left meanwhile: they report nothing
         found = {worker: told for worker, told in answers.items() if isinstance(told, str)}
-        # Where it was replaced meanwhile, the run ends for that reason
+        # If the store was replaced meanwhile, the run ends for that reason
         if not found or not store.is_current():
             return
-        # A network file system may show to others a little later what was made just now
+        # On a network file system, other hosts may see new files with a delay
         workers = list(found)
         time.sleep(pause)
     worker, told = next(iter(found.items()))
     others = f", nor do {len(found) - 1} more" if len(found) > 1 else ""
     raise IncompleteError(
         f"{address.path} is incomplete: the worker {worker} does not reach the store and X"
-        f"{others}: {str(told).rstrip('.')}. They must lie where every worker reaches them by the "
-        "same path; the same command computes what is missing."
+        f"{others}: {str(told).rstrip('.')}. Put both where every worker reaches them by the same "
+        "path; the same command computes what is missing."
     )
 
 
 class _TimeIsUp(Exception):  # noqa: N818 (it ends a wait, and is no error)
-    """Blocks in flight have had their time."""
+    """The grace period of the blocks in flight is over."""
 
 
 class _RunMonitor:
-    """Looks, while a run waits, for a signal, and after its lease and its workers."""
+    """Watches for a signal while a run waits, and checks its lease, X and its workers."""
 
     def __init__(
         self,
@@ -247,15 +247,15 @@ class _RunMonitor:
         return False
 
     def saw(self, receipt: BlockDone) -> None:
-        """Take note of a block that is done."""
+        """Take note of a finished block."""
         self._guard.arrived(receipt.block)
 
     def changed(self, receipt: Changed) -> None:
-        """Take note that a worker has found another X."""
-        self._guard.report(f"{receipt.cause}, as {receipt.process} sees it")
+        """Take note that a worker has found a changed X."""
+        self._guard.report(f"{receipt.cause}, reported by {receipt.process}")
 
     def arrived(self, done: Sequence[BlockDone]) -> None:
-        """Take note that a task is done, and of the blocks that it has computed."""
+        """Take note of a finished task and the blocks that it has computed."""
         if done:
             first, last = min(r.started for r in done), max(r.ended for r in done)
             self._slowest = max(self._slowest, last - first)
@@ -276,18 +276,18 @@ class _RunMonitor:
         if time.monotonic() > self._absent + self._settings.timeout:
             trouble = self._cluster.trouble()
             raise IncompleteError(
-                f"{self._path} is incomplete: all workers have gone, and none came within "
+                f"{self._path} is incomplete: all workers have left, and none joined within "
                 f"{self._settings.timeout:g} s (cluster.timeout).{trouble} Once there are workers, "
                 "the same command computes what is missing."
             )
 
     def try_again(self) -> None:
-        """Have more patience: what follows has failed before, and workers may have been stuck."""
+        """Allow more time: the next blocks have failed before, maybe because they are slow."""
         self._factor *= _MORE**2
 
     @property
     def _stall_timeout(self) -> float:
-        """Seconds that a worker may be at a task."""
+        """Seconds that a worker may spend on a task."""
         if self._settings.stall_timeout != "auto":
             return self._settings.stall_timeout
         return max(_PATIENCE, _PATIENT * self._slowest) * self._factor
@@ -321,5 +321,5 @@ class _RunMonitor:
         with answering(self._cluster.client):
             having = self._cluster.client.processing()
         self._listener(Stalled(silent, tuple(sorted(w for w, keys in having.items() if keys))))
-        # Told again after as long, and then after twice as long
+        # Report again when the silence has doubled
         self._patience = 2 * silent

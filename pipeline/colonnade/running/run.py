@@ -1,4 +1,4 @@
-"""The story of a run, top to bottom: check, plan, create or resume, submit, collect, finish."""
+"""Run a job, top to bottom: check, plan, create or resume the store, compute, finish."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(
     repair: bool = False,
     listener: Listener = ignore,
 ) -> RunFinished:
-    """Compute what is missing of a job's store and finish it; call it again to resume.
+    """Compute the missing blocks of a job's store and finish it; call it again to resume.
 
     Parameters
     ----------
@@ -60,18 +60,18 @@ def run(
     overwrite
         Replace another job's store, or a finished one, at the same path.
     repair
-        Verify what the store holds first, as `verify` does, and compute what is damaged again.
+        First verify the store, as `verify` does, and recompute damaged blocks.
     listener
         Called with each event of the run, in this thread.
 
     Raises
     ------
     UsageError
-        The job, its files or its cluster are wrong; nothing was changed.
+        The job, its files or its cluster are invalid; nothing was changed.
     IncompleteError
         Blocks failed; the store is resumable.
     StoppedError
-        SIGINT, SIGTERM or SIGHUP came; the store is resumable.
+        SIGINT, SIGTERM or SIGHUP arrived; the store is resumable.
     """
     clusters.refuse_spawned()
     refuse_both(overwrite=overwrite, repair=repair)
@@ -83,9 +83,11 @@ def run(
 
 
 def refuse_both(*, overwrite: bool, repair: bool) -> None:
-    """Raise UsageError where a store is to be repaired and replaced."""
+    """Raise UsageError if a store is to be both repaired and overwritten."""
     if overwrite and repair:
-        raise UsageError("a store is either repaired or overwritten: choose one of the two.")
+        raise UsageError(
+            "a store is either repaired or overwritten: choose one of --repair and --overwrite."
+        )
 
 
 def carry_out(
@@ -96,7 +98,7 @@ def carry_out(
     repair: bool = False,
     listener: Listener = ignore,
 ) -> RunFinished:
-    """Run a job whose files have been opened; `path` is how messages name its store."""
+    """Run a job whose files have been opened; messages call its store `path`."""
     clock = time.perf_counter()
     tally = _Tally(listener, checked.job.input.path)
     with stoppable() as stop, _readable(path), ExitStack() as held:
@@ -111,7 +113,7 @@ def carry_out(
         )
         if old is not None and (overwrite or repair or not settled):
             this.hold(old)
-            # Nobody else's from here on, and as whoever held it has left it
+            # We hold the lease now. Reopen: the previous owner may have changed the store
             old = Store.open(old.path, checked.job.output.storage_options)
             if not overwrite:
                 _refuse_another_job(old, checked)
@@ -134,7 +136,7 @@ def carry_out(
 
 
 class _Run:
-    """One run, and its hold of the store."""
+    """One run, with its lease of the store."""
 
     def __init__(
         self, path: str, checked: PreparedJob, tally: _Tally, stop: Stop, held: ExitStack
@@ -148,7 +150,7 @@ class _Run:
         self._lease: Lease | None = None
 
     def hold(self, store: Store) -> Lease:
-        """Keep all other runs from the store, until this one ends."""
+        """Acquire the store's lease, unless this run has it already, until this run ends."""
         if self._lease is None:
             self._lease = self._held.enter_context(
                 hold(store.place, self._name, listener=self._tally)
@@ -156,7 +158,7 @@ class _Run:
         return self._lease
 
     def label(self, store: Store) -> None:
-        """Give a store the names and scales that the job has now."""
+        """Write the job's current names and scales into a store."""
         self.hold(store).confirm()
         before, labels = store.record.labels, self._checked.labels
         store.label(self._checked.job, labels, self._checked.coordinates)
@@ -165,14 +167,14 @@ class _Run:
             self._tally(StoreLabelled(self._path, names, tuple(labels.scale)))
 
     def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
-        """Compute what is missing of a store, or make one in place of `old`, and finish it.
+        """Compute the missing blocks of `store`, or of a new one in place of `old`; finish it.
 
-        It keeps its blocks, and gets more of them where X has grown. What was `found` damaged is
-        discarded first: then it is missing, whatever happens later.
+        A store keeps its blocks, and gets more of them if X has grown. Blocks that were `found`
+        damaged are discarded first, so that they count as missing even if the run fails later.
         """
         checked, settings = self._checked, self._checked.job.cluster
         grid = None if store is None else replace(store.grid, columns=checked.x.columns)
-        # Refused here, a job that is too large has not even started a cluster
+        # Plan before the cluster starts, so that a job that is too large fails here
         checked.plan(clusters.expected_capacity(settings), grid)
         with _unbroken(self._path), clusters.connect(settings, self._tally) as cluster:
             planned = checked.plan(cluster.capacity, grid)
@@ -202,7 +204,7 @@ class _Run:
                 ):  # fmt: skip
                     self._tally(event)
             missing = store.missing()
-            # A full disk, say, does not keep the run from ending as it must
+            # A full disk, for instance, must not prevent an orderly end
             with suppress(OSError, StoreError):
                 lease.confirm()
                 store.log(self._tally.log.record())
@@ -210,8 +212,9 @@ class _Run:
             self._stop.stop(_saved(store, missing))
             if not store.is_current():
                 raise IncompleteError(
-                    f"{self._path} has gone, or was made anew by another run, while this one was "
-                    "writing it; this run ends."
+                    f"{self._path} was deleted, or recreated by another run, while this run was "
+                    "writing it; this run ends. If both runs are wanted, give them different paths "
+                    "(output.path)."
                 )
             lease.confirm()
             if not missing:
@@ -222,7 +225,7 @@ class _Run:
 
 
 class _Tally:
-    """Counts a run's events and passes them on."""
+    """Counts a run's events and passes them on to the listener."""
 
     def __init__(self, listener: Listener, x: str) -> None:
         self.failures: list[BlockFailed] = []
@@ -275,15 +278,15 @@ def _refuse_another_job(store: Store, checked: PreparedJob) -> None:
     x = checked.first(columns)
     different = store.record.differences(checked.job, network_record(checked.network), x)
     if different:
-        of = f" (of X, which has grown to {now:,} columns, the first {columns:,} were compared)"
+        of = f" (X has grown to {now:,} columns; its first {columns:,} were compared)"
         if (
             checked.pairing.order is not None
             and "selected_features" not in store.record.input.storage
         ):
-            # Made before names were matched, or before the network had any
+            # The store was made before names were matched, or before the network had names
             different.append(
-                "the order of X's features (the store has them as they lie in X; by name, they are "
-                "taken in the network's order, and the store's stand under the wrong inputs)"
+                "the order of X's features (the store was made with X's own order, so its results "
+                "belong to the wrong inputs; features are now matched with the network's by name)"
             )
         raise StoreError(
             f"{store.path} holds the store of another job, which differs in "
@@ -293,8 +296,8 @@ def _refuse_another_job(store: Store, checked: PreparedJob) -> None:
     if checked.job.input.nonfinite == "fail" and store.counted():
         raise StoreError(
             f"{store.path} holds the results of {store.nonfinite():,} columns of X that are not "
-            "finite, which the job does not allow (input.nonfinite: fail). Choose another "
-            "output.path, or replace it with --overwrite."
+            "finite, which the job does not allow (input.nonfinite: fail). Set input.nonfinite: "
+            "propagate, choose another output.path, or replace the store with --overwrite."
         )
 
 
@@ -321,7 +324,7 @@ def _is_finished(store: Store, checked: PreparedJob) -> bool:
 
 @contextmanager
 def _readable(path: str) -> Iterator[None]:
-    """Say so where the store cannot even be looked at."""
+    """Turn an OSError into a StoreError: the store is not accessible."""
     try:
         yield
     except OSError as error:
@@ -330,7 +333,7 @@ def _readable(path: str) -> Iterator[None]:
 
 @contextmanager
 def _unbroken(path: str) -> Iterator[None]:
-    """Say that the run can go on where its scheduler or its store's disk has failed."""
+    """Turn a lost scheduler or a failed disk into an IncompleteError: the run is resumable."""
     again = "The same command computes what is missing."
     try:
         yield
@@ -374,7 +377,7 @@ def _ready(job: Job, cluster: clusters.Cluster) -> ClusterReady:
 def _saved(store: Store, missing: list[int]) -> str:
     blocks = store.grid.blocks
     return (
-        f"{blocks - len(missing):,} of {blocks:,} blocks are saved; the same command goes on with "
+        f"{blocks - len(missing):,} of {blocks:,} blocks are saved; the same command computes "
         "what is missing."
     )
 
@@ -388,15 +391,18 @@ def _final_results(store: Store) -> dict[str, NDArray[Any]]:
                 results[product.statistic] = product.final(parts, store.grid.columns)
     except ValueError as error:
         raise IncompleteError(
-            f"{store.path} is incomplete: what is there is damaged: {one_line(error).rstrip('.')}. "
-            "colonnade run --repair JOB computes it again."
+            f"{store.path} is incomplete: its results are damaged: {one_line(error).rstrip('.')}. "
+            "colonnade run --repair JOB recomputes damaged blocks."
         ) from error
     return results
 
 
 def _incomplete(path: str, failures: list[BlockFailed]) -> IncompleteError:
     if not failures:
-        return IncompleteError(f"{path} is incomplete: blocks have gone while it was written.")
+        return IncompleteError(
+            f"{path} is incomplete: some of its blocks were deleted during the run. The same "
+            "command computes what is missing."
+        )
     first = failures[0]
     others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
     return IncompleteError(

@@ -1,8 +1,8 @@
-"""Blocks, on a worker: read their columns, compute, write their shards, return receipts.
+"""Compute blocks on a worker: read their columns, write their shards, return receipts.
 
 A process keeps what all blocks of a store share (open arrays, weights, the kernel), and each of
-its threads one set of buffers, so that the steady state allocates nothing of a block's size. All
-of it is read from the store: a restarted worker needs nothing but its next block's number.
+its threads keeps one set of buffers, so that the steady state allocates nothing of a block's size.
+All of this comes from the store: a restarted worker needs only its next block's number.
 """
 
 from __future__ import annotations
@@ -46,26 +46,32 @@ __all__ = [
     "reach",
 ]
 
-# Seconds to wait before each further attempt at a block whose files could not be read or written
+# Seconds to wait before each retry of a block whose files could not be read or written
 _BACKOFF = (0.2, 1.0, 5.0)
-# What waiting for seconds does not mend
+# Errors that do not pass within seconds
 _PERMANENT = {
     getattr(errno, name)
     for name in ("EACCES", "EPERM", "EISDIR", "ENOTDIR", "EROFS", "ENOSPC", "EDQUOT")
 }
 
-_REPLACED = "{}: the store has gone, or was made anew, while a run was writing it; that run ends."
-_TAKEN = "{}: the run that this block was for no longer holds the store, so nothing was written."
+_REPLACED = (
+    "{}: the store was deleted or recreated while a run was writing it, so that run ends. Run the "
+    "job again to compute what is missing there now."
+)
+_TAKEN = (
+    "{}: the run that this block belongs to no longer holds the store's lease, so the block was "
+    "not written. colonnade status names the run that holds it."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class StoreAddress:
-    """Where a store is, which making of it, and for which run, that must hold it.
+    """Where a store is, its id, and the id of the run that must hold its lease.
 
-    On a cluster that outlives a run, the path may be overwritten before the next one, and the
-    next one's X may lie elsewhere. `options` are those of the object store that it is in; `slopes`,
-    a store that holds the slopes, from which this one is made instead of from X; `versions`, those
-    of the client, with which nothing else may be mixed; `stamp`, that of X on the client.
+    The ids matter on a cluster that outlives a run: before the next run, the path may be
+    overwritten, and the next run's X may lie elsewhere. `options` are those of the store's object
+    storage. `slopes` is a store of slopes that replaces X as the source. `versions` are those of
+    the client, which a worker must match. `stamp` is that of X on the client.
     """
 
     path: str
@@ -79,7 +85,7 @@ class StoreAddress:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A block that could not be computed, and why; `killed`: its workers died."""
+    """A block that could not be computed, and the cause; `killed`: its workers died."""
 
     block: int
     cause: str
@@ -88,14 +94,14 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A block that was not begun, because its run stops."""
+    """A block that was not started, because its run is stopping."""
 
     block: int
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A process finds that X is no longer the one of which the store is being made."""
+    """A process found that X is not the X that the store is being made from."""
 
     process: str
     cause: str
@@ -103,18 +109,18 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class VersionMismatch:
-    """A process that must not compute blocks of the run, and why."""
+    """A process whose package versions exclude it from the run, and the differences."""
 
     process: str
     cause: str
 
 
 def reach(address: StoreAddress) -> str | None:
-    """Tell what keeps this process from reading X, or from writing the store; None if nothing."""
+    """Return why this process cannot read X or write the store; None if it can."""
     try:
         store = Store.open(address.path, dict(address.options))
         if store.record.id != address.id:
-            return f"there is another store at {address.path} there, or an older one"
+            return f"{address.path} is a different store there, or an older one"
         if address.slopes is None:
             store.columns(trust=True)
         else:
@@ -122,7 +128,7 @@ def reach(address: StoreAddress) -> str | None:
         name = f"W1/{uuid.uuid4().hex}.partial"
         store.place.write(name, b"-")
         store.place.remove(name)
-    # Whatever a file system, an object store or a library of theirs may say
+    # File systems, object stores and their libraries raise errors of many types
     except Exception as error:  # noqa: BLE001
         return _cause(error)
     return None
@@ -131,8 +137,8 @@ def reach(address: StoreAddress) -> str | None:
 def compute_blocks(
     address: StoreAddress, blocks: Sequence[int]
 ) -> list[BlockDone | Failed | Skipped | Changed | VersionMismatch]:
-    """Compute a batch of blocks; one that fails does not stop the others, but another X does."""
-    # A worker that joins late has not been asked before
+    """Compute a batch of blocks; a failed block does not stop the others, a changed X does."""
+    # A worker that joins during the run was not checked at its start
     if different := differences(versions(), dict(address.versions) or versions()):
         return [VersionMismatch(_process(), different)]
     done: list[BlockDone | Failed | Skipped | Changed | VersionMismatch] = []
@@ -144,7 +150,7 @@ def compute_blocks(
 
 
 def _attempt(address: StoreAddress, block: int) -> BlockDone | Failed | Skipped | Changed:
-    """Compute a block, patiently where a disk or a network may recover."""
+    """Compute a block; retry errors from which a disk or a network may recover."""
     for pause in (*_BACKOFF, None):
         try:
             if _holder(address).stopping:
@@ -152,19 +158,19 @@ def _attempt(address: StoreAddress, block: int) -> BlockDone | Failed | Skipped 
             return compute_block(address, block)
         except ChangedError as error:
             return Changed(_process(), str(error))
-        # Whatever a damaged input or a full memory raises is told, and is this block's alone
+        # A damaged input or a full memory raises any type; report it for this block alone
         except Exception as error:  # noqa: BLE001
             if pause is None or not _may_pass(error):
                 return Failed(block, _cause(error))
-            # Not all workers at once
+            # Jitter, so that the workers do not retry all at once
             time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311
     raise AssertionError
 
 
 def _may_pass(error: Exception) -> bool:
-    """Whether a disk or a network failed in a way that waiting may mend."""
+    """Return whether a disk or a network failed in a way that may pass."""
     found = error if isinstance(error, OSError) else error.__cause__
-    # zarr's own error for an array that has gone is a FileNotFoundError without a number
+    # zarr raises a FileNotFoundError without errno for a missing array
     gone = isinstance(found, FileNotFoundError) or getattr(found, "errno", 0) in _PERMANENT
     return isinstance(found, OSError) and not gone
 
@@ -179,11 +185,11 @@ def compute_block(address: StoreAddress, block: int) -> BlockDone:
     Raises
     ------
     StoreError
-        Another store is at the address by now, or another run holds it.
+        The address now holds another store, or another run holds the store's lease.
     ChangedError
-        X is no longer the one of which the store is being made.
+        X is not the X that the store is being made from.
     OSError, ValueError
-        X cannot be read, or is not finite where it must be, or the store cannot be written.
+        X cannot be read, X is not finite where it must be, or the store cannot be written.
     """
     started, clock = time.time(), time.perf_counter()
     work = _prepare(address)
@@ -196,7 +202,7 @@ def compute_block(address: StoreAddress, block: int) -> BlockDone:
     computed = time.perf_counter()
     if not work.store.is_current():
         raise StoreError(_REPLACED.format(address.path))
-    # A run that was silent for long, and is taken for dead, may have a successor
+    # If this run missed its heartbeat, another run may have taken over the lease
     _holder(address)
     written = work.store.write(block, buffers, nonfinite, overflowed)
     ended = time.perf_counter()
@@ -230,9 +236,9 @@ def _holder(address: StoreAddress) -> LeaseOwner:
 
 
 def peak_memory() -> int:
-    """Bytes of this process's largest resident set so far."""
+    """Return the peak resident set size of this process, in bytes."""
     try:
-        # getrusage counts the process from which this one was spawned as well
+        # getrusage also counts the process from which this one was spawned
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     except (OSError, IndexError):
@@ -270,6 +276,6 @@ _preparing = threading.Lock()
 
 
 def _prepare(address: StoreAddress) -> BlockWork:
-    # lru_cache lets two threads compute the same thing; the kernel is too large for that
+    # lru_cache lets two threads compute the same value; the kernel is too large for that
     with _preparing:
         return _cached(address)

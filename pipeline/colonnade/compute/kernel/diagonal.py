@@ -1,10 +1,10 @@
-"""U Diag(s) W for many s at the speed of a matrix product; and with slopes of low rank.
+"""Compute U Diag(s) W for many s at the speed of a matrix product; also for slopes of low rank.
 
     T[k,i,j] = Σ_h U[i,h] s[h,k] W[h,j]        U (q × m), W (m × n), s (m × B), T (B × q × n)
 
-Where a slope is Diag(d) + Σ_r a_r b_rᵀ, T[k] takes (U a_r)(b_rᵀ W) more: two matrix products for
-all columns, and a product of two vectors for each. These are written first, and the product with
-Diag(d) is added to them: a BLAS that may overwrite would begin with a pass of zeros.
+If a slope is Diag(d) + Σ_r a_r b_rᵀ, T[k] has additional terms (U a_r)(b_rᵀ W): two matrix products
+for all columns, and an outer product for each. These terms are written first, and the product with
+Diag(d) is added to them: a BLAS that overwrites its output would first fill it with zeros.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from colonnade.network.activations.formulas import Array, LowRank, Slope
 
 __all__ = ["DiagonalProduct", "Method", "add_outer", "choose_method", "kept_bytes", "slice_bytes"]
 
-# K is made once and kept: worth its memory up to here
+# K is made once and kept; it is worth its memory up to this many bytes
 _PRODUCT_LIMIT = 64 * 2**20
-# Bytes of U or W scaled by the slopes of a few columns: about one core's second-level cache
+# Bytes of U or W scaled by the slopes of a few columns: about one core's L2 cache
 _SLICE_BYTES = 2**20
 
 Method = Literal["product", "scale U", "scale W"]
@@ -32,12 +32,12 @@ Method = Literal["product", "scale U", "scale W"]
 def choose_method(q: int, m: int, n: int, itemsize: int, columns: int) -> Method:
     """Choose how T is computed, by shape alone: the same job always gives the same bits.
 
-    Beside its 2mqn flops a column, the product reads all of K once for `columns` columns, and
-    the others write a scaled U (or W) for each column that serves n (or q) numbers only. The
-    weights of the three are measured ones.
+    In addition to 2mqn flops per column, "product" reads all of K once for `columns` columns. The
+    others write a scaled U (or W) for each column, which serves only n (or q) numbers. The weights
+    of the three costs are measured.
     """
     costs: dict[Method, float] = {
-        # W is read again for every slice, from further away the larger it is
+        # W is read again for every slice, from a slower cache the larger it is
         "scale U": 25 / n + m * n * itemsize / (40 * 2**20),
         "scale W": 100 / q + 100 / m,
     }
@@ -47,13 +47,13 @@ def choose_method(q: int, m: int, n: int, itemsize: int, columns: int) -> Method
 
 
 def kept_bytes(q: int, m: int, n: int, itemsize: int, columns: int) -> int:
-    """Bytes that a `DiagonalProduct` keeps beside U and W, for all threads."""
+    """Return the bytes that a `DiagonalProduct` keeps besides U and W, for all threads."""
     method = choose_method(q, m, n, itemsize, columns)
     return m * q * n * itemsize if method == "product" else 0
 
 
 def slice_bytes(q: int, m: int, n: int, itemsize: int, columns: int) -> int:
-    """Bytes that a thread takes for U or W scaled by the slopes of a few columns."""
+    """Return the bytes that a thread needs for U or W scaled by the slopes of a few columns."""
     method = choose_method(q, m, n, itemsize, columns)
     if method == "product":
         return 0
@@ -64,14 +64,14 @@ def slice_bytes(q: int, m: int, n: int, itemsize: int, columns: int) -> int:
 
 
 class DiagonalProduct:
-    """What is prepared once to compute T for any number of columns.
+    """State that is prepared once to compute T for any number of columns.
 
     Parameters
     ----------
     U, W
-        (q, m) and (m, n), of one type.
+        (q, m) and (m, n), of one dtype.
     columns
-        How many columns `blocks` is going to be given at a time.
+        How many columns `blocks` will be given at a time.
     """
 
     def __init__(self, U: Array, W: Array, columns: int) -> None:
@@ -88,12 +88,12 @@ class DiagonalProduct:
         return K.reshape(len(self.W), -1)
 
     def blocks(self, S: Slope, out: NDArray[Any]) -> NDArray[Any]:
-        """T[k] = U Diag(s_k) W for every column of S (m, B), or U (Diag(d_k) + …) W.
+        """Compute T[k] = U Diag(s_k) W for every column of S (m, B), or U (Diag(d_k) + …) W.
 
         Parameters
         ----------
         out
-            (B, q, n), C-contiguous, of the type of U and W: written and returned.
+            (B, q, n), C-contiguous, of the dtype of U and W: written and returned.
         """
         multiply: Callable[..., Any] = np.matmul
         if isinstance(S, LowRank):
@@ -113,7 +113,7 @@ class DiagonalProduct:
             self._scale_W(np.ascontiguousarray(S), out, multiply)
         return out
 
-    # (U · s_k) stacked over a few columns, (b·q) × m, times W, is those columns' T as (b·q) × n
+    # (U · s_k) stacked over a few columns, (b·q) × m, times W gives their T as (b·q) × n
     def _scale_U(self, S: Array, out: Array, multiply: Callable[..., Any]) -> None:  # noqa: N802
         (q, m), n = self.U.shape, self.W.shape[1]
         width = max(1, _SLICE_BYTES // (m * q * out.itemsize))
@@ -124,8 +124,8 @@ class DiagonalProduct:
             np.multiply(self.U, s, out=scaled[:b])
             multiply(scaled[:b].reshape(b * q, m), self.W, out=out[k : k + b].reshape(b * q, n))
 
-    # U times (s_k · W) of a few columns side by side, m × (b·n), is their T with columns and
-    # outputs exchanged; for many outputs and few inputs, where scaling U is the larger work
+    # U times (s_k · W) of a few columns side by side, m × (b·n), gives their T with columns and
+    # outputs exchanged; for many outputs and few inputs, where scaling U is more work
     def _scale_W(self, S: Array, out: Array, multiply: Callable[..., Any]) -> None:  # noqa: N802
         (q, m), n = self.U.shape, self.W.shape[1]
         width = max(1, 4 * _SLICE_BYTES // ((m + q) * n * out.itemsize))
@@ -145,10 +145,10 @@ class DiagonalProduct:
 
 
 def _add_matmul(A: Array, B: Array, out: Array) -> None:
-    """Add A B to out in one pass over it; B and out are C-contiguous, A or its transpose is."""
+    """Add A B to out in one pass over out; B, out, and A or its transpose are C-contiguous."""
     blas = import_module("scipy.linalg.blas")
     gemm = blas.sgemm if out.dtype == np.float32 else blas.dgemm
-    # To Fortran they are transposed
+    # Fortran takes C-contiguous arrays for their transposes
     if A.flags.c_contiguous:
         gemm(1.0, B.T, A.T, beta=1.0, c=out.T, overwrite_c=True)
     else:

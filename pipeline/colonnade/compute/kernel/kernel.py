@@ -1,12 +1,12 @@
 """The kernel: Jacobian blocks of a network of any depth, J_k = W_L D_(L−1) W_(L−1) … D_1 W_1.
 
 D_l is σ′ of hidden layer l at column k: diagonal, or diagonal plus low rank where σ mixes the
-entries of a column. The order of the products is `order`'s; products of a few columns at a time
-stay in cache, and the last one is written where it is to be. With one hidden layer all of it is one
-`DiagonalProduct` for all columns.
+entries of a column. `order` chooses the order of the products. Intermediate products are made for a
+few columns at a time, so that they stay in cache, and the last product is written in place. With
+one hidden layer, the block is one `DiagonalProduct` for all columns.
 
-All numbers of the D of a column are kept as a column of S, (s, B). Of one hidden layer and an
-elementwise σ they are the slopes S′ = σ′(Z), and s = m.
+A column of S (s, B) holds all numbers of that column's D. For one hidden layer and an elementwise
+σ, they are the slopes S′ = σ′(Z), and s = m.
 """
 
 from __future__ import annotations
@@ -34,51 +34,51 @@ __all__ = [
     "working_dtype",
 ]
 
-# Bytes of all products of some columns: they stay in a core's share of the third-level cache
+# Bytes of all intermediate products of some columns: they fit a core's share of the L3 cache
 _SLICE_BYTES = 4 * 2**20
-# Z, σ(Z), S′ and their temporaries, at a time, stay in cache
+# Fewest columns of Z, σ(Z), S′ and their temporaries at a time; so few stay in cache
 _PIECE_COLUMNS = 64
 
 
 def result_dtype(network: Network, x_dtype: DTypeLike) -> np.dtype[Any]:
-    """Find the dtype in which neither X nor the weights lose more than int64 does as float64."""
+    """Return the dtype in which neither X nor the weights lose more than int64 does as float64."""
     return np.result_type(np.float32, network.dtype, np.dtype(x_dtype))
 
 
 def working_dtype(network: Network, x_dtype: DTypeLike, dtype: DTypeLike) -> np.dtype[Any]:
-    """Find the dtype of Z and of σ and σ′ of it, where results are of `dtype`."""
+    """Return the dtype of Z, σ(Z) and σ′(Z) for results of `dtype`."""
     return np.result_type(result_dtype(network, x_dtype), np.dtype(dtype))
 
 
 def _ranks(network: Network) -> tuple[tuple[int, int | None], ...]:
-    """Hidden units of each hidden layer, and the rank r of its `LowRank` slopes, if it has any."""
+    """List each hidden layer's units, and the rank r of its `LowRank` slopes, if it has any."""
     found = []
     for sigma, m in zip(network.activations, network.hidden, strict=True):
         slope = sigma.slope(np.linspace(-1, 1, m)[:, None]) if sigma.columnwise else None
         found.append((m, len(slope.A) if isinstance(slope, LowRank) else None))
-    # The slope of the identity, where there is no other
+    # Without a hidden layer: the slope of the identity
     return tuple(found) or ((1, None),)
 
 
 def slope_numbers(network: Network) -> int:
-    """Count the numbers that the D of a column have."""
+    """Count the numbers of one column's D."""
     return sum(m * (1 + 2 * (rank or 0)) for m, rank in _ranks(network))
 
 
 def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, blocks: bool = True) -> int:
-    """Bytes that a `Kernel` keeps between blocks, shared by a process's threads.
+    """Return the bytes that a `Kernel` keeps between blocks, shared by a process's threads.
 
     Parameters
     ----------
     columns
         As for `Kernel`.
     blocks
-        Whether blocks are formed: what they are made with is made when the first one is.
+        Whether blocks are formed: the arrays that only they need are made with the first one.
     """
     itemsize = np.dtype(dtype).itemsize
     weights = sum(layer.W.size for layer in network.layers)
     kept = weights * network.dtype.itemsize
-    # The first layer with its bias as a column more, in the working type
+    # The first layer with its bias as an extra column, in the working dtype
     first = network.layers[0]
     working = np.result_type(network.dtype, dtype)
     kept += (first.W.size + first.b.size) * working.itemsize
@@ -94,7 +94,7 @@ def kernel_bytes(network: Network, dtype: DTypeLike, columns: int, *, blocks: bo
 
 
 def scratch_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
-    """Bytes that a thread takes for products on the way to a block."""
+    """Return the bytes that a thread needs for the intermediate products of a block."""
     product, itemsize = cheapest(network.sizes), np.dtype(dtype).itemsize
     width = _width(product, itemsize, columns)
     slices = sum(slice_bytes(q, m, n, itemsize, width) for q, m, n, _ in _shapes(network))
@@ -102,7 +102,7 @@ def scratch_bytes(network: Network, dtype: DTypeLike, columns: int) -> int:
 
 
 def _shapes(network: Network) -> list[tuple[int, int, int, bool]]:
-    """List outputs, hidden units and inputs of each `DiagonalProduct`, and whether it is `turned`."""
+    """List outputs, hidden units, inputs and `turned` of each `DiagonalProduct`."""
     found = []
     for i, turned in _pairs(cheapest(network.sizes)):
         n, m, q = network.sizes[i - 1 : i + 2]
@@ -111,7 +111,10 @@ def _shapes(network: Network) -> list[tuple[int, int, int, bool]]:
 
 
 def _pairs(product: MatrixProduct, *, turned: bool = False) -> list[tuple[int, bool]]:
-    """Hidden layers, by number, whose two weights make a `DiagonalProduct`, and whether it is `turned`."""
+    """List the hidden layers whose two weights make a `DiagonalProduct`, each with `turned`.
+
+    `turned` is whether the product is made transposed.
+    """
     if product.is_layer:
         return []
     left, right = product.parts
@@ -121,25 +124,25 @@ def _pairs(product: MatrixProduct, *, turned: bool = False) -> list[tuple[int, b
 
 
 def _width(product: MatrixProduct, itemsize: int, columns: int) -> int:
-    """Columns whose products are made at a time."""
+    """Return the number of columns whose products are made at a time."""
     if not product.numbers:
         return columns
     return max(1, min(columns, _SLICE_BYTES // (product.numbers * itemsize)))
 
 
 class Kernel:
-    """What a process prepares once to compute any number of blocks of one network.
+    """State that a process prepares once to compute any number of blocks of one network.
 
     Parameters
     ----------
     network
-        Of any depth, with any σ.
+        A network of any depth, with any σ.
     x_dtype
-        The dtype in which X comes.
+        The dtype of X.
     dtype
         The dtype of the results, float32 or float64.
     columns
-        How many columns `blocks` is going to be given at a time.
+        How many columns `blocks` will be given at a time.
     """
 
     def __init__(
@@ -152,7 +155,7 @@ class Kernel:
         self._most = float(np.finfo(self.dtype).max) / 4
         self._ranks = _ranks(network)
         if any(rank is not None for _, rank in self._ranks):
-            # Its BLAS is one of those whose threads are limited before they compute
+            # Import it before BLAS threads are limited, so that SciPy's own BLAS is limited too
             import_module("scipy.linalg.blas")
         self._weights = [layer.W.astype(self.dtype, copy=False) for layer in network.layers]
         self._width = _width(self.product, self.dtype.itemsize, columns)
@@ -166,7 +169,7 @@ class Kernel:
 
     @property
     def numbers(self) -> int:
-        """Numbers that the D of a column have: the rows of S."""
+        """Count of the numbers in one column's D: the rows of S."""
         return sum(m * (1 + 2 * (rank or 0)) for m, rank in self._ranks)
 
     @made_once
@@ -185,7 +188,7 @@ class Kernel:
         """U and W of one hidden layer, in float64."""
         return self.network.W2.astype(np.float64), self.network.W1.astype(np.float64)
 
-    # The largest row sum of |W|: no entry of a product exceeds the product of its factors' sums
+    # Product of the layers' largest row sums of |W|: it bounds every entry of a product of layers
     @made_once
     def _row_sums(self) -> float:
         with np.errstate(all="ignore"):
@@ -196,12 +199,12 @@ class Kernel:
             return float(np.prod(np.maximum(1, sums)))
 
     def surely_finite(self, S: NDArray[Any]) -> tuple[bool, bool]:
-        """Whether all numbers of S are finite; and whether so are those of `blocks(S)`, by a bound.
+        """Return whether S is finite, and whether a bound shows that `blocks(S)` is.
 
-        |W_L| |D_(L−1)| … |D_1| |W_1| bounds each block and whatever is made on the way to it, in
-        any order. Where the bound is too large, a block may be finite all the same.
+        |W_L| |D_(L−1)| … |D_1| |W_1| bounds each block and all its intermediate products, in any
+        order. If the bound is too large, a block may still be finite.
         """
-        # Both are NaN where anything is
+        # Both are NaN if any entry is
         high, low = float(S.max()), float(S.min())
         if not (math.isfinite(high) and math.isfinite(low)):
             return False, False
@@ -210,11 +213,11 @@ class Kernel:
         for m, rank in self._ranks:
             most = largest if rank is None else largest + rank * m * largest * max(1, largest)
             bound *= max(1, most)
-        # Rounding takes no sum beyond twice its bound
+        # With rounding, no sum exceeds twice its bound
         return True, bound < self._most
 
     def value(self, X: NDArray[Any]) -> Array:
-        """Y, (q, B) in the dtype of the results, of X (n, B)."""
+        """Compute Y, (q, B) in the dtype of the results, of X (n, B)."""
         Y = np.empty((self.network.q, X.shape[1]), self.dtype)
         for piece, Z in self._pieces(X):
             H = Z
@@ -226,25 +229,25 @@ class Kernel:
     def slopes(
         self, X: NDArray[Any], values: NDArray[Any] | None = None, out: Array | None = None
     ) -> Array:
-        """S, the numbers of the D of each column of X (n, B), piece by piece.
+        """Compute S, the numbers of the D of each column of X (n, B), piece by piece.
 
         Parameters
         ----------
         values
-            (B, q), to be filled with Yᵀ on the way.
+            (B, q): filled with Yᵀ on the way.
         out
-            (s, B): written and returned; by default a new one of the working dtype.
+            (s, B): written and returned; by default a new array of the working dtype.
 
         Returns
         -------
-        (s, B); of a network without hidden layers, ones.
+        (s, B); ones for a network without hidden layers.
         """
         S = np.empty((self.numbers, X.shape[1]), self.working_dtype) if out is None else out
         activations = self.network.activations
         for piece, first in self._pieces(X):
             Z, row = first, 0
             if not activations:
-                # NaN in X is NaN in the block, though that does not depend on it
+                # NaN in X gives NaN in the block, although the block does not depend on X
                 S[:, piece] = np.where(np.isnan(Z).any(axis=0), np.nan, 1)
             for i, sigma in enumerate(activations, start=1):
                 slope = sigma.slope(Z)
@@ -259,7 +262,7 @@ class Kernel:
         return S
 
     def _pieces(self, X: NDArray[Any]) -> Iterator[tuple[slice, Array]]:
-        """Yield the first layer's Z of some columns, and which these are."""
+        """Yield slices of columns, each with the first layer's Z of these columns."""
         widest = max(self.network.hidden, default=1)
         width = max(_PIECE_COLUMNS, PIECE_BYTES // (widest * self.working_dtype.itemsize))
         for k in range(0, X.shape[1], width):
@@ -267,7 +270,7 @@ class Kernel:
             yield piece, self._first(X[:, piece])
 
     def _first(self, X: NDArray[Any]) -> Array:
-        # [W b] [X; 1]: one pass over Z less than adding b to W X
+        # [W b] [X; 1] takes one pass over Z less than adding b to W X
         (n, B), dtype = X.shape, self.working_dtype
         bordered = self._buffers.array("bordered", (n + 1, B), dtype)
         bordered[:-1] = X
@@ -283,12 +286,12 @@ class Kernel:
         return Z
 
     def blocks(self, S: NDArray[Any], out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """T[k] = W_L D_(L−1) W_(L−1) … D_1 W_1 at every column of S.
+        """Compute T[k] = W_L D_(L−1) W_(L−1) … D_1 W_1 at every column of S.
 
         Parameters
         ----------
         S
-            (s, B), as `slopes` gives it.
+            (s, B), as `slopes` returns it.
         out
             (B, q, n), C-contiguous, of this kernel's dtype: written and returned.
         """
@@ -309,7 +312,7 @@ class Kernel:
         return out
 
     def _split(self, S: NDArray[Any]) -> list[Slope]:
-        """Take the D of each hidden layer out of S."""
+        """Split S into the D of each hidden layer."""
         slopes: list[Slope] = []
         S, row = S.astype(self.dtype, copy=False), 0
         for m, rank in self._ranks:
@@ -330,9 +333,10 @@ class Kernel:
         *,
         turned: bool = False,
     ) -> Array:
-        """Make a product of a few columns, (b, r, c); `turned` is the wish to have it as (b, c, r).
+        """Make a product for a few columns, (b, r, c); `turned` asks for memory as (b, c, r).
 
-        What is behind a turned one is contiguous, and in either case no two are in one place.
+        A turned product is a transposed view of a contiguous array. Each product has a buffer of
+        its own, turned or not.
         """
         left, right = product.parts
         s, (r, c), b = S[product.inner - 1], product.shape, S[0].shape[-1]
@@ -375,5 +379,5 @@ def _scale(P: Array, s: Slope) -> None:
 
 
 def _turned(s: Slope) -> Slope:
-    """D_kᵀ."""
+    """Return D_kᵀ."""
     return LowRank(s.d, s.B, s.A) if isinstance(s, LowRank) else s

@@ -1,10 +1,10 @@
-"""In which order to multiply a chain of layers: pure arithmetic.
+"""Choose the order in which to multiply a chain of layers: pure arithmetic.
 
-J = W_L D_(L−1) W_(L−1) … D_1 W_1. The D are other ones at each column, the W are not. A product of
+J = W_L D_(L−1) W_(L−1) … D_1 W_1. The D differ from column to column, the W do not. A product of
 neighbours is one of four kinds, of 2rmc flops each for (r × m) D (m × c):
 
-    W D W   both are weights: what a network with one hidden layer is, a `DiagonalProduct`
-    P D W   P is of each column: P is scaled, then one matrix product for many columns
+    W D W   both are weights, as in a network with one hidden layer: a `DiagonalProduct`
+    P D W   P differs from column to column: P is scaled, then one matrix product for many columns
     W D P   the same, transposed
     P D P   a small matrix product for each column
 """
@@ -16,19 +16,19 @@ from functools import lru_cache
 
 __all__ = ["MatrixProduct", "cheapest"]
 
-# What a kind costs beyond its flops; measured, as `diagonal.choose_method` has it: to scale a row
-# of P takes as long as 25 flops for each of its numbers, and a small matrix product runs slower
+# Costs of a kind in addition to its flops, measured like those in `diagonal.choose_method`: scaling
+# a row of P takes as long as 25 flops for each of its numbers, and small matrix products are slower
 _SCALE, _SMALL, _TRANSPOSE = 25.0, 0.5, 50.0
 
 
 @dataclass(frozen=True)
 class MatrixProduct:
-    """W_last D … D W_first, layers counted from 1 at X on; a single layer has no parts.
+    """The product W_last D … D W_first, layers counted from 1 at X; a single layer has no parts.
 
     Attributes
     ----------
     sizes
-        Of the whole network: inputs, hidden units of each layer, outputs.
+        Sizes of the whole network: inputs, hidden units of each layer, outputs.
     """
 
     first: int
@@ -44,24 +44,24 @@ class MatrixProduct:
 
     @property
     def is_layer(self) -> bool:
-        """Whether it is a weight, the same at all columns."""
+        """Whether it is a weight matrix, the same at all columns."""
         return self.left is None
 
     @property
     def parts(self) -> tuple[MatrixProduct, MatrixProduct]:
-        """Left and right of the last D to be multiplied."""
+        """The factors to the left and right of the D that is multiplied last."""
         assert self.left is not None  # noqa: S101 (for the type checker)
         assert self.right is not None  # noqa: S101
         return self.left, self.right
 
     @property
     def inner(self) -> int:
-        """Number, from 1 on, of the hidden layer between the parts."""
+        """Number, from 1, of the hidden layer between the parts."""
         return self.parts[1].last
 
     @property
     def flops(self) -> int:
-        """Floating-point operations a column, without those of the D."""
+        """Floating-point operations per column, without those of the D."""
         if self.is_layer:
             return 0
         left, right = self.parts
@@ -69,7 +69,7 @@ class MatrixProduct:
 
     @property
     def numbers(self) -> int:
-        """Numbers a column of all products on the way to this one."""
+        """How many numbers per column all intermediate products have."""
         if self.is_layer:
             return 0
         return sum(part.numbers + (not part.is_layer) * _area(part) for part in self.parts)
@@ -87,7 +87,7 @@ def _area(product: MatrixProduct) -> int:
 
 @lru_cache
 def cheapest(sizes: tuple[int, ...]) -> MatrixProduct:
-    """Find the cheapest order for a network of these sizes: inputs, hidden units, outputs."""
+    """Return the cheapest order for a network of these sizes: inputs, hidden units, outputs."""
     layers = len(sizes) - 1
     best: dict[tuple[int, int], tuple[float, MatrixProduct]] = {
         (i, i): (0.0, MatrixProduct(i, i, sizes)) for i in range(1, layers + 1)

@@ -1,17 +1,17 @@
-"""Blocks of few columns, to a bit as whole tiles give them, in less time than a whole tile takes.
+"""Compute blocks of few columns, bitwise as whole tiles give them, in less time than a whole tile.
 
-A BLAS takes some columns at a time, and may round those that are left at the end in another way. So
-a tile is cut into groups of a multiple of what most BLAS take; and as far as more are asked for,
-into pieces of two, four, eight groups.
+A BLAS computes several columns at a time, and may round the rest at the end differently. So a tile
+is split into groups, whose width is a multiple of that of most BLAS libraries. If more groups are
+requested, they are joined to pieces of two, four or eight groups.
 
     columns     0               t              2t
     groups      | | | | | | | | | | | | | | | | |
-    asked for        ·▒▒▒▒▒▒▒▒▒▒▒·▒▒                blocks of the dots, too, are computed
+    requested        ·▒▒▒▒▒▒▒▒▒▒▒·▒▒                blocks of the dots are computed too
     pieces          | |   |       |   |
 
-That pieces of a width are rounded as the whole tile is tried, with slopes at random: by which way a
-BLAS computes depends on the shapes alone. Where it is not so, whole tiles are computed. Only the
-sign of a NaN may be another one.
+Whether pieces of a width are rounded like the whole tile is tested with random slopes: the method
+that a BLAS chooses depends on the shapes alone. If the test fails, whole tiles are computed. Only
+the sign of a NaN may differ.
 """
 
 from __future__ import annotations
@@ -28,19 +28,20 @@ from colonnade.compute.kernel.tiles import Tiles
 
 __all__ = ["PartialTiles"]
 
-# Columns of a group, of which the first that will do is taken: BLAS take 2, 4, 6, 8, 12, 16 or 24
+# Candidates for the columns of a group; the first that passes the test is used. BLAS libraries
+# compute 2, 4, 6, 8, 12, 16 or 24 columns at a time
 _GROUPS = (24, 48)
-# Numbers that are compared at the least: two ways to round agree on some by chance
+# Fewest numbers to compare: two ways to round agree on some numbers by chance
 _NUMBERS = 2**14
 
 
 class PartialTiles:
-    """Blocks of any columns of a network, of which the slopes are known.
+    """Blocks of any columns of a network, from known slopes.
 
     Parameters
     ----------
     tiles
-        Whose `blocks` are to be given.
+        The tiles whose `blocks` are reproduced.
     """
 
     def __init__(self, tiles: Tiles) -> None:
@@ -53,14 +54,14 @@ class PartialTiles:
     def blocks(
         self, S: NDArray[Any], numbers: NDArray[np.intp], out: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        """T of the columns of these numbers, which ascend.
+        """Compute T of the columns with these numbers, which must ascend.
 
         Parameters
         ----------
         S
-            (s, B): their slopes, row by row as a kernel makes them, on which rounding may depend.
+            (s, B): their slopes, in C order like a kernel's, since rounding may depend on it.
         out
-            (B, q, n), C-contiguous, of the results' type: written and returned.
+            (B, q, n), C-contiguous, of the results' dtype: written and returned.
         """
         kernel, network = self._kernel, self._kernel.network
         if out is None:
@@ -72,14 +73,14 @@ class PartialTiles:
                 whole = np.zeros((len(S), width), S.dtype)
                 whole[:, places] = S[:, some]
                 T = self._buffers.array("T", (width, network.q, network.n), kernel.dtype)
-                # In another mode it writes to a copy first
+                # In any other mode, take writes to a copy first
                 np.take(kernel.blocks(whole, T), places, axis=0, out=out[some], mode="clip")
         return out
 
     def _products(self, numbers: NDArray[np.intp]) -> Iterator[tuple[slice, NDArray[np.intp], int]]:
         """Yield columns that are computed together, their places in a product, and its width."""
         t, a = self.tiles.columns, 0
-        # The last ones of those that lie side by side, or in neighbouring groups
+        # The last columns of runs without a gap wider than a group
         ends = np.flatnonzero(np.diff(numbers, append=np.inf) > self._group)
         while a < len(numbers):
             tile, end = int(numbers[a]) // t * t, int(numbers[ends[np.searchsorted(ends, a)]]) + 1
@@ -89,7 +90,7 @@ class PartialTiles:
             a = b
 
     def _piece(self, place: int, end: int) -> tuple[int, int]:
-        """Find the widest piece from a place on that columns fill up to `end`, but for a group."""
+        """Find the widest piece from `place` that ends less than a group's width after `end`."""
         t, width = self.tiles.columns, self._group
         start = place // width * width
         while (
@@ -103,12 +104,12 @@ class PartialTiles:
 
     @made_once
     def _group(self) -> int:
-        """Columns of a group that is rounded as it is in its tile: else those of a tile."""
+        """Columns of a group that is rounded like its tile; without one, those of a tile."""
         t = self.tiles.columns
         return next((group for group in _GROUPS if self._is_alike(group)), t)
 
     def _is_alike(self, width: int) -> bool:
-        """Whether a tile that is cut into pieces of this width is rounded as it is uncut."""
+        """Return whether a tile in pieces of this width is rounded like the whole tile."""
         with self._trying:
             if width not in self._alike:
                 self._alike[width] = width >= self.tiles.columns or self._tried(width)
@@ -119,12 +120,12 @@ class PartialTiles:
         bits, tiny = f"u{kernel.dtype.itemsize}", np.finfo(kernel.dtype).tiny
         while compared < _NUMBERS:
             S = rng.random((kernel.numbers, t)).astype(kernel.dtype)
-            # Weights may overflow: a run tells it
+            # Weights may overflow; a run reports that
             with np.errstate(all="ignore"):
                 T = kernel.blocks(S)
                 pieces = (kernel.blocks(S[:, a : a + width]) for a in range(0, t, width))
                 same = np.array_equal(np.concatenate(list(pieces)).view(bits), T.view(bits))
-            # How zeros and infinities were rounded does not show
+            # Zeros and infinities do not show how they were rounded
             shown = int(np.count_nonzero(np.isfinite(T) & (np.abs(T) > tiny)))
             if not same or shown < T.size // 2:
                 return False

@@ -1,14 +1,14 @@
-"""Columns computed in the same company, whoever asks for which of them: results alike to a bit.
+"""Fixed-size tiles make results bitwise reproducible, whichever columns are requested.
 
-How a number is rounded depends, in a matrix product, on the product's shape, and with some BLAS on
-its place in it; in a formula, on where vector instructions begin. A store of slopes, cut into its
-own blocks, must give the tensor that a store of the tensor holds. So all arithmetic between X and T
-is done in tiles, which are counted from column 0, and of which each has all of its columns: where
-only some are asked for, the others are zeros.
+How a number is rounded depends, in a matrix product, on the product's shape and, with some BLAS
+libraries, on its position; in a formula, on where vector instructions begin. A store of slopes,
+split into its own blocks, must give bitwise the tensor that a store of the tensor holds. So all
+arithmetic between X and T is done in tiles. Tiles are counted from column 0, and each one is
+computed with all its columns: if only some are requested, the others are zeros.
 
     columns     0     t     2t    3t
     tiles       |     |     |     |
-    asked for         ··|▒▒▒|▒··|       two tiles are computed
+    requested         ··|▒▒▒|▒··|       two tiles are computed
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from colonnade.network.network import Network
 
 __all__ = ["STRIP", "Tiles", "overlapping", "tile_columns"]
 
-# Rows enough for a matrix product to run at speed; fewer where their blocks take too much
+# Enough rows for a matrix product to run at full speed; fewer if their blocks exceed _BYTES
 _COLUMNS = 512
 _BYTES = 16 * 2**20
-# Columns of which σ′ is computed at speed
+# Fewest columns for which σ′ is computed at full speed
 _FEWEST_SLOPES = 64
 # Columns whose pre-activations and slopes are held at a time: whole tiles
 STRIP = _COLUMNS
 
 
 def tile_columns(network: Network, dtype: DTypeLike) -> int:
-    """Columns of a tile: a power of two, by the shapes alone."""
+    """Return the columns of a tile: a power of two that depends on the shapes alone."""
     column_bytes = network.q * network.n * np.dtype(dtype).itemsize
     fitting = min(_COLUMNS, max(1, _BYTES // column_bytes))
     return 1 << (fitting.bit_length() - 1)
 
 
 class Tiles:
-    """Slopes and blocks of a network's columns, by their numbers.
+    """Slopes and blocks of a network's columns, which are addressed by number.
 
     Parameters
     ----------
@@ -60,12 +60,12 @@ class Tiles:
         values: NDArray[Any] | None = None,
         out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """S of the columns from number `start` on: X (n, B) gives (s, B), of the results' type.
+        """Compute S of the columns from number `start`: X (n, B) gives (s, B), of result dtype.
 
         Parameters
         ----------
         values
-            (B, q), to be filled with Yᵀ on the way.
+            (B, q): filled with Yᵀ on the way.
         out
             (s, B): written and returned.
         """
@@ -81,12 +81,12 @@ class Tiles:
         return S
 
     def values(self, X: NDArray[Any], start: int, out: NDArray[Any]) -> None:
-        """Fill `out` (B, q) with Yᵀ of the columns from number `start` on, X (n, B)."""
+        """Fill `out` (B, q) with Yᵀ of the columns X (n, B), from number `start`."""
         for x, here, there in self._pieces(X, start):
             out[there] = self.kernel.value(x)[:, here].T
 
     def _pieces(self, X: NDArray[Any], start: int) -> Iterator[tuple[NDArray[Any], slice, slice]]:
-        """Yield whole tiles of X, and where what is asked for lies in each, and it in that."""
+        """Yield whole tiles of X, each with the slices of its requested columns in it and in X."""
         width = max(self.columns, _FEWEST_SLOPES)
         for first, a, b in overlapping(start, start + X.shape[1], width):
             here, there = slice(a - first, b - first), slice(a - start, b - start)
@@ -98,12 +98,12 @@ class Tiles:
             yield piece, here, there
 
     def blocks(self, S: NDArray[Any], start: int, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        """T of the columns from number `start` on, of which S (s, B) are the slopes.
+        """Compute T of the columns from number `start`, whose slopes are S (s, B).
 
         Parameters
         ----------
         out
-            (B, q, n), C-contiguous, of the results' type: written and returned.
+            (B, q, n), C-contiguous, of the results' dtype: written and returned.
         """
         kernel, B = self.kernel, S.shape[1]
         if out is None:
@@ -120,6 +120,6 @@ class Tiles:
 
 
 def overlapping(start: int, stop: int, width: int) -> Iterator[tuple[int, int, int]]:
-    """Yield where each tile begins that overlaps some columns, and the first and last of those."""
+    """Yield the start of each tile that overlaps [start, stop), and the bounds of the overlap."""
     for first in range(start // width * width, stop, width):
         yield first, max(first, start), min(first + width, stop)

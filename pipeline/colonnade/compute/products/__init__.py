@@ -1,4 +1,4 @@
-"""What a store may hold: each product's arrays, its definition, and its way around the tensor."""
+"""The products that a store may hold: their arrays, definitions and shortcuts."""
 
 from colonnade.compute.products.registry import (
     PRODUCTS,

@@ -1,4 +1,4 @@
-"""What a product is: its arrays, and what it does with a block."""
+"""The base class of products: their arrays, and how they process a block."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from colonnade.grid import ArrayPlan, Grid, Shapes
 
 __all__ = ["BlockAccumulator", "Cut", "Product", "slices"]
 
-# Bytes of float64 that a product works on at a time: about a core's second-level cache
+# Bytes of float64 that a product works on at a time: about a core's L2 cache
 _SLICE_BYTES = 2**20
 
 
 class BlockAccumulator:
-    """A block's rows of the arrays, and what its products keep until it ends.
+    """A block's rows of the arrays, and the sums that products keep until the block ends.
 
     Parameters
     ----------
     view
-        Views an array's rows: its name, the first of them, and the one after the last.
+        Returns a view of an array's rows, given its name, the first row and the one after the last.
 
     Attributes
     ----------
     start
-        Where the columns that are given to products begin in the block.
+        Position in the block of the first column that products currently process.
     """
 
     def __init__(self, view: Callable[[str, int, int], NDArray[Any]]) -> None:
@@ -38,16 +38,16 @@ class BlockAccumulator:
         self.kept: dict[str, NDArray[np.float64]] = {}
 
     def columns(self, name: str, first: int, stop: int) -> NDArray[Any]:
-        """View some of the rows of the columns that are given."""
+        """View some of the rows of the columns that are currently processed."""
         return self._view(name, self.start + first, self.start + stop)
 
     def part(self, name: str) -> NDArray[Any]:
-        """View the block's part in a statistic."""
+        """View the block's part of a statistic."""
         part: NDArray[Any] = self._view(name, 0, 1)[0]
         return part
 
     def add(self, name: str, part: NDArray[Any]) -> None:
-        """Add to what is kept under a name, in float64."""
+        """Add to the sum that is kept under a name, in float64."""
         if name in self.kept:
             self.kept[name] += part
         else:
@@ -55,7 +55,7 @@ class BlockAccumulator:
 
 
 class Cut(NamedTuple):
-    """What the arrays of a store depend on."""
+    """The parameters on which a store's arrays depend."""
 
     shapes: Shapes
     dtype: str
@@ -63,7 +63,7 @@ class Cut(NamedTuple):
     layout: str
 
     def column(self, name: str, *others: tuple[str, int], chunks: int | None = None) -> ArrayPlan:
-        """Plan an array with a row for each column, of which a task writes a block's."""
+        """Plan an array with a row for each column; a shard holds a block's rows."""
         dimensions, sizes = ("column", *(d for d, _ in others)), tuple(s for _, s in others)
         p, B = self.grid.columns, self.grid.block_columns
         return ArrayPlan(
@@ -74,7 +74,7 @@ class Cut(NamedTuple):
     def statistic(
         self, name: str, *axes: tuple[str, int], dtype: str = "float64"
     ) -> list[ArrayPlan]:
-        """Plan a statistic over all columns, and the array of each block's part in it."""
+        """Plan a statistic over all columns, and the array of each block's part of it."""
         dimensions, shape = tuple(d for d, _ in axes), tuple(s for _, s in axes)
         blocks, one = (self.grid.blocks, *shape), (1, *shape)
         return [
@@ -96,20 +96,20 @@ class Cut(NamedTuple):
 
 
 class Product:
-    """One product: for each block `begin`, `slopes` or `blocks` some times, and `end`.
+    """A product. Each block calls `begin`, then `slopes` or `blocks` several times, then `end`.
 
-    A process has one of each; what belongs to a block is in its `BlockAccumulator`.
+    A process has one instance of each product; a block's state is in its `BlockAccumulator`.
 
     Attributes
     ----------
     of_slopes
-        Whether `slopes` computes it where σ acts on each entry alone; `blocks` always does.
+        Whether `slopes` can compute the product if σ is elementwise; `blocks` always can.
     made_of
-        The array that `final` makes the product's statistic of, if it has any.
+        The array from which `final` makes the product's statistic, if it has one.
     statistic
-        The name of that.
+        The name of the statistic.
     largest
-        Whether it is the largest of the rows; else it is their mean.
+        Whether the statistic is the largest of the rows; else it is their mean.
     """
 
     name: ClassVar[str]
@@ -124,54 +124,54 @@ class Product:
 
     @staticmethod
     def arrays(cut: Cut) -> list[ArrayPlan]:
-        """Plan its arrays, the one that a task writes last, last."""
+        """Plan the product's arrays; the one that a task writes last comes last."""
         raise NotImplementedError
 
     @staticmethod
     def kept_bytes(shapes: Shapes) -> int:  # noqa: ARG004 (for those that keep something)
-        """Count what a process keeps for `slopes`, beside U and W in float64."""
+        """Return the bytes that a process keeps for `slopes`, besides U and W in float64."""
         return 0
 
     @staticmethod
     def thread_bytes(shapes: Shapes, strip: int, itemsize: int) -> int:  # noqa: ARG004
-        """Count what a thread takes to make it of a strip of so many columns, in slices."""
+        """Return the bytes that a thread needs for a strip of `strip` columns, in slices."""
         return 8 * shapes.q * shapes.n + 3 * min(_SLICE_BYTES, 8 * shapes.m * strip)
 
     def begin(self, rows: BlockAccumulator) -> None:
         """Begin a block."""
 
     def slopes(self, S: NDArray[Any], rows: BlockAccumulator) -> None:
-        """Take the slopes (m, b) of some of a block's columns."""
+        """Process the slopes (m, b) of some of a block's columns."""
         raise NotImplementedError
 
     def blocks(self, T: NDArray[Any], rows: BlockAccumulator) -> None:
-        """Take the tensor (b, q, n) of some of a block's columns."""
+        """Process the tensor (b, q, n) of some of a block's columns."""
         raise NotImplementedError
 
     def end(self, rows: BlockAccumulator) -> None:
         """End a block."""
 
     def float64(self, A: NDArray[Any]) -> NDArray[np.float64]:
-        """Copy A to where the thread's next copy is going to be."""
+        """Copy A to float64, in a buffer that the thread's next copy reuses."""
         copy = self.buffers.array("float64", A.shape, np.float64)
         copy[...] = A
         return copy
 
     @classmethod
     def final(cls, parts: Iterable[NDArray[Any]], p: int) -> Any:
-        """Make the statistic of all rows of `made_of`, some at a time, in their order.
+        """Make the statistic from all rows of `made_of`, which come in parts, in order.
 
-        `p` is the number of columns. Rows to find the largest of are not negative.
+        `p` is the number of columns. If the largest is sought, rows are not negative.
         """
         found: Any = 0.0
         for part in parts:
-            # The largest is NaN where anything is
+            # The largest is NaN if any entry is
             found = np.maximum(found, part.max(axis=0)) if cls.largest else found + part.sum(axis=0)
         return found if cls.largest else found / p
 
 
 def slices(A: NDArray[Any], numbers: int) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield parts of A along its first axis, of which each takes that many numbers a row."""
+    """Yield parts of A along its first axis, with their starts, for `numbers` numbers per row."""
     width = max(1, _SLICE_BYTES // (8 * numbers))
     for k in range(0, len(A), width):
         yield k, A[k : k + width]

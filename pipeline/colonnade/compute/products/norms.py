@@ -29,7 +29,7 @@ class Norm(Product):
     @staticmethod
     @override
     def kept_bytes(shapes: Shapes) -> int:
-        # What it is made of is as large
+        # The coupling, and while it is made a factor of the same size
         return 2 * 8 * shapes.m**2
 
     # ‖U Diag(s) W‖²_F = Σ_hg s_h (UᵀU)[h,g] (WWᵀ)[h,g] s_g, in float64: the sum may cancel
@@ -45,7 +45,7 @@ class Norm(Product):
             s = self.float64(part.T)
             coupled = self.buffers.array("coupled", s.shape, np.float64)
             squared = np.einsum("hk,hk->k", s, np.matmul(self._coupling, s, out=coupled))
-            # Rounding may leave a vanishing norm's square below zero; NaN stays NaN
+            # Rounding may make the square of a vanishing norm negative; NaN stays NaN
             rows.columns("norm", k, k + s.shape[1])[...] = np.sqrt(np.maximum(squared, 0))
 
     @override
@@ -65,7 +65,7 @@ class SpectralNorm(Product):
     statistic = "spectral_norm_max"
     largest = True
 
-    # R and L of the definition, the one as it is and the other transposed
+    # R and Lᵀ of the definition
     @made_once
     def _ends(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         U, W = self.kernel.weights64
@@ -98,7 +98,7 @@ class SpectralNorm(Product):
 
 
 def _triangle(A: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return R of A = Q R, which has the singular values of A, where it is smaller than A."""
+    """Return R of A = Q R if R is smaller than A, else A; both have the same singular values."""
     rows, columns = A.shape
     if rows <= columns:
         return A
@@ -107,13 +107,13 @@ def _triangle(A: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _largest(J: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Largest singular value of each of the matrices (b, ·, ·)."""
+    """Return the largest singular value of each of the matrices (b, ·, ·)."""
     scale = np.abs(J).max(axis=(1, 2), initial=0)
     usable = np.isfinite(scale) & (scale > 0)
-    # Squares of scaled numbers neither overflow nor vanish; LAPACK refuses what is not finite
+    # Squares of scaled numbers neither overflow nor vanish; LAPACK refuses NaN and infinities
     A = np.where(usable[:, None, None], J, 0) / np.where(usable, scale, 1)[:, None, None]
     A = A if A.shape[1] <= A.shape[2] else A.transpose(0, 2, 1)
     square = np.linalg.eigvalsh(A @ A.transpose(0, 2, 1))[:, -1]
-    # The scale of what is not finite is NaN or infinite itself
+    # The result of a matrix that is not finite is its scale, which is NaN or infinite
     found: NDArray[np.float64] = np.where(usable, np.sqrt(np.maximum(square, 0)), 1) * scale
     return found

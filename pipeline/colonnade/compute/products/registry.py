@@ -1,15 +1,15 @@
-"""What a store may hold: each product's arrays, its definition, and its way around the tensor.
+"""The products that a store may hold: their arrays, definitions and shortcuts.
 
-Every product is defined by the blocks J_k alone; that way works for any network. Where σ acts on
-each entry alone, J_k = U Diag(s′_k) W, and some need no block:
+Every product is defined by the blocks J_k alone, and can be computed from them for any network. For
+one hidden layer and an elementwise σ, J_k = U Diag(s′_k) W, and some products need no block:
 
     mean J     = U Diag(mean s′) W
     mean JᵀJ   = Wᵀ [(UᵀU) ∘ mean(s′ s′ᵀ)] W
     ‖J_k‖²_F   = s′_kᵀ [(UᵀU) ∘ (WWᵀ)] s′_k
     ‖J_k‖₂     = ‖R Diag(s′_k) Lᵀ‖₂, where U = Q R and Wᵀ = P L have orthonormal Q and P
 
-A statistic over all columns is kept block by block as well, and made of that at the end in a fixed
-order, so that a run that was resumed gives the same bits as one that was not.
+For a statistic over all columns, each block's part is stored as well. At the end, the statistic is
+made from the parts in a fixed order, so that a resumed run gives the same bits as any other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class Jacobian(Product):
-    """The tensor, or its slopes: computed for the others as well, and written by the task."""
+    """The tensor, or its slopes; the task computes them for other products too, and writes them."""
 
     name = "jacobian"
 
@@ -49,7 +49,7 @@ class Jacobian(Product):
 
 
 class Value(Product):
-    """Y, which is computed on the way to the slopes."""
+    """Y, computed on the way to the slopes."""
 
     name = "value"
 
@@ -67,7 +67,7 @@ PRODUCTS: Mapping[str, type[Product]] = {
 
 
 def needs_blocks(names: Sequence[str], layout: str, *, elementwise: bool = True) -> bool:
-    """Whether a run must form the blocks: to store them, or for want of another way."""
+    """Return whether a run must form blocks: to store them, or because a product needs them."""
     return any(
         layout == "dense"
         if name == "jacobian"
@@ -77,14 +77,14 @@ def needs_blocks(names: Sequence[str], layout: str, *, elementwise: bool = True)
 
 
 def kept_bytes(names: Sequence[str], shapes: Shapes) -> int:
-    """Count what a process keeps to make products of slopes, shared by its threads."""
+    """Return the bytes that a process keeps to make products of slopes, for all its threads."""
     of_slopes = [PRODUCTS[name] for name in names if PRODUCTS[name].of_slopes]
     weights64 = 8 * shapes.m * (shapes.n + shapes.q) if of_slopes else 0
     return weights64 + sum(product.kept_bytes(shapes) for product in of_slopes)
 
 
 def thread_bytes(names: Sequence[str], shapes: Shapes, strip: int, itemsize: int) -> int:
-    """Count what a thread takes at a time to make products of a strip of columns."""
+    """Return the bytes that a thread needs to make the products of a strip of columns."""
     others = [PRODUCTS[name] for name in names if name not in ("jacobian", "value")]
     return sum(product.thread_bytes(shapes, strip, itemsize) for product in others)
 
@@ -92,7 +92,7 @@ def thread_bytes(names: Sequence[str], shapes: Shapes, strip: int, itemsize: int
 def make_arrays(
     shapes: Shapes, products: Sequence[str], dtype: str, grid: Grid, layout: str = "dense"
 ) -> tuple[ArrayPlan, ...]:
-    """Plan the arrays that the run makes, the main one last of those that are written per block."""
+    """Plan the arrays that a run makes; of those written per block, the main one is last."""
     cut = Cut(shapes, dtype, grid, layout)
     chosen = [PRODUCTS[name] for name in reversed(list(PRODUCTS)) if name in products]
     return tuple(array for product in chosen for array in product.arrays(cut))

@@ -14,7 +14,7 @@ from colonnade.grid import ArrayPlan, Shapes
 
 __all__ = ["Gram", "MaxAbs", "Mean", "MeanAbs"]
 
-# Squares of smaller slopes would begin to vanish among those of float32, from 2⁻¹²⁶ on
+# With smaller sums, squares of slopes may begin to vanish in float32, below 2⁻¹²⁶
 _LEAST_SQUARES = 2.0**-80
 
 
@@ -101,7 +101,7 @@ class MaxAbs(Product):
 
 
 class Gram(Product):
-    """The mean of J_kᵀ J_k, from whose largest eigenvalues active subspaces are taken."""
+    """The mean of J_kᵀ J_k; its leading eigenvectors span the active subspaces."""
 
     name = "gram"
     of_slopes = True
@@ -111,7 +111,7 @@ class Gram(Product):
     @staticmethod
     @override
     def arrays(cut: Cut) -> list[ArrayPlan]:
-        # xarray takes no dimension twice
+        # xarray does not allow a dimension twice
         return cut.statistic("gram", cut.input, ("other_input", cut.shapes.n))
 
     @staticmethod
@@ -122,7 +122,7 @@ class Gram(Product):
     @staticmethod
     @override
     def thread_bytes(shapes: Shapes, strip: int, itemsize: int) -> int:
-        # The strip's sum, in float64 for a while where it left the range, and the block's
+        # The strip's sum, a float64 copy of it if it left float32's range, and the block's sum
         sums = (itemsize + 8) * shapes.m**2 + 8 * shapes.m * shapes.n
         return sums + Product.thread_bytes(shapes, strip, itemsize)
 
@@ -139,14 +139,14 @@ class Gram(Product):
     @override
     def slopes(self, S: NDArray[Any], rows: BlockAccumulator) -> None:
         outer = self._outer(S)
-        # Σ s² on the diagonal: nothing else in it is larger (Cauchy and Schwarz)
+        # The diagonal is Σ s²: no other entry is larger (Cauchy–Schwarz)
         known = _LEAST_SQUARES <= outer.diagonal().max() < np.inf
         if S.dtype == np.float32 and not known:
             outer = self._outer(self.float64(S))
         rows.add("outer", outer)
 
-    # Σ s sᵀ, in the type of the slopes: of float32, twice as fast, and few columns' sums are exact
-    # enough. Those of many columns are added up in float64
+    # Σ s sᵀ, in the dtype of the slopes: float32 is twice as fast, and exact enough for the sum of
+    # a strip. The sums of many strips are added in float64
     def _outer(self, S: NDArray[Any]) -> NDArray[Any]:
         outer = self.buffers.array("outer", (len(S), len(S)), S.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
