@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
+from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import distributed
 import numpy as np
 import pytest
 import tensorstore
@@ -21,6 +26,7 @@ from colonnade.inputs import open_columns
 from colonnade.job.file import load_job
 from colonnade.planning.plan import Capacity
 from colonnade.planning.sizing import make_plan
+from colonnade.running import worker
 from colonnade.running.worker import Failed, Skipped, StoreAddress, compute_block, compute_blocks
 from colonnade.store import Store, hold, input_record
 from colonnade.store import arrays as store_arrays
@@ -295,6 +301,39 @@ def test_a_block_fails_at_once_where_x_has_gone(job, network, X, tmp_path, monke
         (gone,) = compute_blocks(address, [5])
     assert isinstance(gone, Failed)
     assert "X.zarr" in gone.cause
+
+
+def test_runs_that_share_a_worker_keep_what_they_have_opened(
+    job, network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two by turns open nothing anew; a third takes the place of the one that is longest idle."""
+    stores = [make_store(job(output={"path": str(tmp_path / f"{i}.zarr")}), network) for i in "012"]
+    addresses = [StoreAddress(store.path, store.record.id, f"run {store.path}") for store in stores]
+    one, other, third = addresses
+    monkeypatch.setattr(worker, "_prepared", worker._Prepared())
+    with ExitStack() as held:
+        for store, address in zip(stores, addresses, strict=True):
+            held.enter_context(hold(store.place, address.run))
+        kept = [weakref.ref(worker._prepared.get(address)) for address in (one, other)]
+        for block in range(3):
+            for address in (one, other):
+                compute_block(address, block)
+        assert [worker._prepared.get(address) for address in (one, other)] == [r() for r in kept]
+        compute_block(third, 0)
+        gc.collect()
+        assert [reference() is None for reference in kept] == [True, False]
+    worker.release(other)
+    worker.release(third)
+    gc.collect()
+    assert kept[1]() is None
+    assert not worker._prepared._works
+
+
+def test_a_worker_that_outlives_a_run_keeps_nothing_of_it(job, shared_cluster) -> None:
+    cn.run(job())
+    with distributed.Client(shared_cluster["address"]) as client:
+        kept = client.run(lambda: len(import_module("colonnade.running.worker")._prepared._works))
+    assert set(kept.values()) == {0}
 
 
 def test_a_receipt_tells_what_was_done(store: Store) -> None:

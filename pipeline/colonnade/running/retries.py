@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 
 from colonnade.clusters import Cluster, NoAnswer, StuckWorker, Tracker, each_worker
@@ -17,7 +18,7 @@ from colonnade.events import (
     Stopping,
     WorkerReplaced,
 )
-from colonnade.job import ClusterSettings, LocalCluster
+from colonnade.job import AddressCluster, ClusterSettings, GatewayCluster, LocalCluster
 from colonnade.running.dispatch import LostBatch, answering, batches, dispatch, in_flight
 from colonnade.running.input_guard import InputGuard
 from colonnade.running.worker import (
@@ -27,6 +28,7 @@ from colonnade.running.worker import (
     VersionMismatch,
     compute_blocks,
     reach,
+    release,
 )
 from colonnade.signals.stopping import Stop
 from colonnade.storage.locations import storage_texts
@@ -50,6 +52,8 @@ _LOOKS = 30
 _SHORTEST, _LONGEST = 1.0, 10.0
 # Fewest seconds for a worker to import this package and the libraries for X and the store
 _IMPORT = 60.0
+# Seconds for workers to free what they keep for the run
+_FREE = 5.0
 # Seconds before each retry with the workers that do not reach the store
 _PAUSES = (0.5, 2.0, 5.0)
 
@@ -101,6 +105,10 @@ def compute(
         yield from rounds.all(missing, batch)
     except _TimeIsUp:
         return
+    finally:
+        # The workers of other clusters end with the run
+        if isinstance(settings, AddressCluster | GatewayCluster):
+            _release(cluster, address)
 
 
 class _Retries:
@@ -195,6 +203,13 @@ def _check_reach(cluster: Cluster, store: Store, address: StoreAddress, watch: _
         f"{others}: {str(told).rstrip('.')}. Put both where every worker reaches them by the same "
         "path; the same command computes what is missing."
     )
+
+
+def _release(cluster: Cluster, address: StoreAddress) -> None:
+    """Have workers that outlive the run free what they keep for it."""
+    # A worker or scheduler that cannot be reached any more frees nothing
+    with suppress(Exception):
+        each_worker(cluster.client, _FREE, release, address)
 
 
 class _TimeIsUp(Exception):  # noqa: N818 (it ends a wait, and is no error)

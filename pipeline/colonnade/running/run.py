@@ -17,11 +17,8 @@ from colonnade.compute.products import PRODUCTS
 from colonnade.errors import IncompleteError, StoreError, UsageError, one_line
 from colonnade.events import (
     BlockDamaged,
-    BlockDone,
     BlockFailed,
     ClusterReady,
-    Event,
-    InputTouched,
     Listener,
     RunFinished,
     RunStarted,
@@ -33,10 +30,12 @@ from colonnade.grid import Grid
 from colonnade.job import Job
 from colonnade.job.file import JobLike, load_job
 from colonnade.network.network import Network
+from colonnade.running.decision import Action, Existing, decide
 from colonnade.running.prepare import PreparedJob, check_job
 from colonnade.running.retries import compute
+from colonnade.running.tally import Tally
 from colonnade.signals.stopping import Stop, stoppable
-from colonnade.store import Lease, RunLog, Store, hold, network_record
+from colonnade.store import Lease, Store, hold, network_record
 from colonnade.store.slopes import Slopes
 from colonnade.verification import Verification, check
 
@@ -100,7 +99,7 @@ def carry_out(
 ) -> RunFinished:
     """Run a job whose files have been opened; messages call its store `path`."""
     clock = time.perf_counter()
-    tally = _Tally(listener, checked.job.input.path)
+    tally = Tally(listener, checked.job.input.path)
     with stoppable() as stop, _readable(path), ExitStack() as held:
         this = _Run(path, checked, tally, stop, held)
         if checked.reordered is not None:
@@ -108,26 +107,29 @@ def carry_out(
         old = Store.find(checked.job.output.path, checked.job.output.storage_options)
         if old is not None and not overwrite:
             _refuse_another_job(old, checked)
-        settled = (
-            old is not None and _is_finished(old, checked) and old.record.labels == checked.labels
-        )
-        if old is not None and (overwrite or repair or not settled):
+        action = decide(_existing(old, checked), overwrite=overwrite)
+        if old is not None and (repair or action is not Action.NOTHING):
             this.hold(old)
             # We hold the lease now. Reopen: the previous owner may have changed the store
             old = Store.open(old.path, checked.job.output.storage_options)
             if not overwrite:
                 _refuse_another_job(old, checked)
                 old.end_growth()
-        store = None if overwrite else old
-        found = _verified(store, checked, listener) if repair and store is not None else None
+            action = decide(_existing(old, checked), overwrite=overwrite)
+        found = None
+        if repair and old is not None:
+            found = _verified(old, checked, listener)
+            action = decide(
+                _existing(old, checked), overwrite=overwrite, damaged=bool(found.failures)
+            )
         stop.check()
-        sound = found is None or not found.failures
-        if store is not None and _is_finished(store, checked) and sound:
-            tally(_started(path, store, []))
-            if not settled:
-                this.label(store)
+        if old is None or action.computes:
+            store = this.compute(action, old, found)
         else:
-            store = this.work(store, old, found)
+            store = old
+            tally(_started(path, store, []))
+            if action is Action.RELABEL:
+                this.label(store)
     finished = tally.finished(path, store, time.perf_counter() - clock)
     listener(finished)
     if finished.state != "complete":
@@ -139,7 +141,7 @@ class _Run:
     """One run, with its lease of the store."""
 
     def __init__(
-        self, path: str, checked: PreparedJob, tally: _Tally, stop: Stop, held: ExitStack
+        self, path: str, checked: PreparedJob, tally: Tally, stop: Stop, held: ExitStack
     ) -> None:
         self._path = path
         self._checked = checked
@@ -166,13 +168,14 @@ class _Run:
             names = (*labels.names, *labels.copied)
             self._tally(StoreLabelled(self._path, names, tuple(labels.scale)))
 
-    def work(self, store: Store | None, old: Store | None, found: Verification | None) -> Store:
-        """Compute the missing blocks of `store`, or of a new one in place of `old`; finish it.
+    def compute(self, action: Action, old: Store | None, found: Verification | None) -> Store:
+        """Compute the missing blocks of the store `old`, or of a new one; finish it.
 
         A store keeps its blocks, and gets more of them if X has grown. Blocks that were `found`
         damaged are discarded first, so that they count as missing even if the run fails later.
         """
         checked, settings = self._checked, self._checked.job.cluster
+        store = None if action.creates else old
         grid = None if store is None else replace(store.grid, columns=checked.x.columns)
         # Plan before the cluster starts, so that a job that is too large fails here
         checked.plan(clusters.expected_capacity(settings), grid)
@@ -224,55 +227,6 @@ class _Run:
         return store
 
 
-class _Tally:
-    """Counts a run's events and passes them on to the listener."""
-
-    def __init__(self, listener: Listener, x: str) -> None:
-        self.failures: list[BlockFailed] = []
-        self.log = RunLog()
-        self._listener = listener
-        self._x = x
-        self._touched = False
-        self._computed = self._bytes = self._peak_memory = self._new = self._overflowed = 0
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, BlockDone):
-            self._computed += 1
-            self._bytes += event.bytes_written
-            self._peak_memory = max(self._peak_memory, event.peak_memory)
-            self._overflowed += event.nonfinite_results
-            if event.touched and not self._touched:
-                self._touched = True
-                self(InputTouched(self._x))
-        elif isinstance(event, BlockFailed):
-            self.failures.append(event)
-        elif isinstance(event, StoreGrown):
-            self._new = event.columns - event.columns_before
-        self.log(event)
-        self._listener(event)
-
-    def finished(self, path: str, store: Store, seconds: float) -> RunFinished:
-        record = store.record
-        nonfinite, results = record.nonfinite, record.nonfinite_results
-        if results is None:
-            results = store.nonfinite_results()
-        return RunFinished(
-            store=path,
-            state=record.state,
-            columns=store.grid.columns,
-            blocks=store.grid.blocks,
-            blocks_computed=self._computed,
-            blocks_failed=len(self.failures),
-            bytes_written=self._bytes,
-            nonfinite=store.nonfinite() if nonfinite is None else nonfinite,
-            seconds=seconds,
-            peak_memory=self._peak_memory,
-            columns_new=self._new,
-            nonfinite_results=self._overflowed if results is None else results,
-            nonfinite_statistics=record.nonfinite_statistics,
-        )
-
-
 def _refuse_another_job(store: Store, checked: PreparedJob) -> None:
     columns, now = store.grid.columns, checked.x.columns
     x = checked.first(columns)
@@ -318,8 +272,12 @@ def _discard(store: Store, network: Network, found: Verification) -> None:
         store.discard(block)
 
 
-def _is_finished(store: Store, checked: PreparedJob) -> bool:
-    return store.grid.columns == checked.x.columns and store.is_whole() and not store.missing()
+def _existing(store: Store | None, checked: PreparedJob) -> Existing | None:
+    if store is None:
+        return None
+    grown = store.grid.columns < checked.x.columns
+    finished = store.is_whole() and not store.missing()
+    return Existing(finished, grown, labelled=store.record.labels == checked.labels)
 
 
 @contextmanager

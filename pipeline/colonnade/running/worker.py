@@ -44,7 +44,11 @@ __all__ = [
     "compute_block",
     "compute_blocks",
     "reach",
+    "release",
 ]
+
+# Runs whose state a process keeps: two may share a cluster
+_KEPT = 2
 
 # Seconds to wait before each retry of a block whose files could not be read or written
 _BACKOFF = (0.2, 1.0, 5.0)
@@ -192,7 +196,7 @@ def compute_block(address: StoreAddress, block: int) -> BlockDone:
         X cannot be read, X is not finite where it must be, or the store cannot be written.
     """
     started, clock = time.time(), time.perf_counter()
-    work = _prepare(address)
+    work = _prepared.get(address)
     start, stop = work.store.grid.bounds(block)
     X = work.source.read(start, stop)
     read = time.perf_counter()
@@ -246,13 +250,49 @@ def peak_memory() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=_KEPT)
 def _place(address: StoreAddress) -> Place:
     return place_at(address.path, dict(address.options))
 
 
-@lru_cache(maxsize=1)
-def _cached(address: StoreAddress) -> BlockWork:
+class _Prepared:
+    """What this process keeps for the blocks of each run: open arrays, the kernel, buffers.
+
+    It keeps the last runs alone, each until its end, since a cluster may outlive its runs.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._works: dict[StoreAddress, BlockWork] = {}
+
+    def get(self, address: StoreAddress) -> BlockWork:
+        """Return a run's state; make it if this process does not have it."""
+        # Two threads must not make the same kernel: it may be large
+        with self._lock:
+            work = self._works.pop(address, None)
+            if work is None:
+                work = _open(address)
+            self._works[address] = work
+            while len(self._works) > _KEPT:
+                del self._works[next(iter(self._works))]
+            return work
+
+    def drop(self, run: str) -> None:
+        """Forget a run."""
+        with self._lock:
+            for address in [known for known in self._works if known.run == run]:
+                del self._works[address]
+
+
+_prepared = _Prepared()
+
+
+def release(address: StoreAddress) -> None:
+    """Free what this process keeps for a run that has ended."""
+    _prepared.drop(address.run)
+
+
+def _open(address: StoreAddress) -> BlockWork:
     store = Store.open(address.path, dict(address.options))
     if store.record.id != address.id:
         raise StoreError(_REPLACED.format(address.path))
@@ -270,12 +310,3 @@ def _cached(address: StoreAddress) -> BlockWork:
         if name not in ("jacobian", "value")
     )
     return BlockWork(store, source, tiles, products)
-
-
-_preparing = threading.Lock()
-
-
-def _prepare(address: StoreAddress) -> BlockWork:
-    # lru_cache lets two threads compute the same value; the kernel is too large for that
-    with _preparing:
-        return _cached(address)
