@@ -387,7 +387,7 @@ def test_pods_take_no_certificates(job: Callable[..., dict[str, Any]]) -> None:
     security = dict.fromkeys(("ca_file", "cert", "key"), "a.pem")
     cluster = DEPLOYED["kubernetes"] | {"security": security}
     said = refusal(lambda: cn.run(job() | {"cluster": cluster}))
-    assert "the pods can be given no certificates (cluster.security)" in said
+    assert "pods cannot use certificates (cluster.security)" in said
     assert "networkpolicy.yaml" in said
 
 
