@@ -55,8 +55,8 @@ _import = click.option(
 _debug = click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")
 
 
-def _trust(told: str) -> Callable[[Any], Any]:
-    return click.option("--trust", is_flag=True, help=f"{told} Only for a store that you trust.")
+def _trust(purpose: str) -> Callable[[Any], Any]:
+    return click.option("--trust", is_flag=True, help=f"{purpose} Only for a store that you trust.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -290,10 +290,10 @@ def _exit_status(command: Callable[[], int | None], *, debug: bool, as_json: boo
     except Exception as error:
         if debug:
             raise
-        told_error = visible(" ".join(str(error).split()))
+        error_text = visible(" ".join(str(error).split()))
         found, status = error, 1
         paragraph = (
-            f"a defect of colonnade, not of the job: {type(error).__name__}: {told_error}. "
+            f"a defect of colonnade, not of the job: {type(error).__name__}: {error_text}. "
             "Please report it with the traceback that --debug shows."
         )
     else:

@@ -124,14 +124,14 @@ class StoppedError(ColonnadeError):
         self.exit_status = 128 + signum
 
 
-def import_optional(module: str, extra: str, kind: type[UsageError], told: str) -> Any:
+def import_optional(module: str, extra: str, kind: type[UsageError], message: str) -> Any:
     """Import a module of an extra; if it is missing, raise an error with the install command.
 
     Parameters
     ----------
     kind
         Type of the error.
-    told
+    message
         Purpose of the module, as a phrase that ends with its name.
     """
     try:
@@ -139,7 +139,7 @@ def import_optional(module: str, extra: str, kind: type[UsageError], told: str) 
     # The module, or a dependency of it, is not installed
     except ImportError as error:
         raise kind(
-            f"{told}, which cannot be imported ({one_line(error).rstrip('.')}): pip install "
+            f"{message}, which cannot be imported ({one_line(error).rstrip('.')}): pip install "
             f"'colonnade[{extra}]'."
         ) from error
 
@@ -171,8 +171,8 @@ def visible(text: str, most: int = 5000) -> str:
 
 def listed(texts: Iterable[str]) -> str:
     """Join the first 12 texts, since a file may contain any number of them."""
-    told = [sanitize(text) for text in islice(texts, 13)]
-    return ", ".join(told if len(told) < 13 else [*told[:12], "…"])
+    shown = [sanitize(text) for text in islice(texts, 13)]
+    return ", ".join(shown if len(shown) < 13 else [*shown[:12], "…"])
 
 
 def one_line(error: BaseException) -> str:

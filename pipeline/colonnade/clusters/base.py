@@ -241,8 +241,8 @@ def library(name: str, extra: str) -> Any:
     ClusterError
         The library cannot be imported.
     """
-    told = f"this kind of cluster (cluster.kind) needs {name.partition('.')[0]}"
-    return import_optional(name, extra, ClusterError, told)
+    message = f"this kind of cluster (cluster.kind) needs {name.partition('.')[0]}"
+    return import_optional(name, extra, ClusterError, message)
 
 
 def refusal(what: str, error: BaseException) -> ClusterError:

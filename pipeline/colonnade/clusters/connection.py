@@ -174,7 +174,7 @@ def _wait(
 ) -> None:
     """Wait up to `seconds` for the workers; after `quiet` seconds, report how many are missing."""
     client, begun = deployment.client, time.monotonic()
-    end, told, next_told = begun + seconds, wanted, begun + quiet
+    end, reported, next_report = begun + seconds, wanted, begun + quiet
     while True:
         now = time.monotonic()
         with _answering(deployment, seconds):
@@ -189,9 +189,9 @@ def _wait(
                 "(cluster.workers, cluster.timeout): raise the timeout, or ask for fewer workers."
                 f"{deployment.trouble()}"
             )
-        if there != told and now >= next_told:
+        if there != reported and now >= next_report:
             listener(WaitingForWorkers(deployment.name, wanted - there, wanted, seconds))
-            told, next_told = there, now + _EVERY
+            reported, next_report = there, now + _EVERY
         time.sleep(_TICK)
 
 
@@ -221,8 +221,8 @@ def _check_versions(client: distributed.Client, seconds: float) -> None:
             continue
         if isinstance(found, Exception):
             wrong.append(f"{worker} has no colonnade of this version ({one_line(found)})")
-        elif told := differences(found, versions()):
-            wrong.append(f"{worker} on {found['host']} has {told}")
+        elif difference := differences(found, versions()):
+            wrong.append(f"{worker} on {found['host']} has {difference}")
     if wrong:
         others = f", and {len(wrong) - 1} more differ from this client" if wrong[1:] else ""
         raise ClusterError(

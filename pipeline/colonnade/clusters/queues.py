@@ -93,7 +93,7 @@ def deploy(settings: QueueCluster) -> Iterator[Deployment]:
         # A missing network interface, for example, or a log directory that cannot be created
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(
-                f"no cluster in {queue.name}: {_told(error)}. Correct the job's cluster section."
+                f"no cluster in {queue.name}: {_cause(error)}. Correct the job's cluster section."
             ) from error
         stack.enter_context(_closing(cluster))
         client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
@@ -101,7 +101,7 @@ def deploy(settings: QueueCluster) -> Iterator[Deployment]:
             cluster.sync(_submitted, cluster, settings, callback_timeout=settings.timeout)
         except (OSError, RuntimeError, ValueError) as error:
             raise ClusterError(
-                f"{queue.name} has not accepted a job: {_told(error)}. Correct the job's cluster "
+                f"{queue.name} has not accepted a job: {_cause(error)}. Correct the job's cluster "
                 "section, or try again later."
             ) from error
 
@@ -377,7 +377,7 @@ def _trouble(queue: _Queue, cluster: Any, logs: str | None) -> str:
     )
 
 
-def _told(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     """Return a failed queue command's stderr, which dask-jobqueue's error contains."""
     _, found, said = str(error).partition("stderr:\n")
     return one_line(RuntimeError(said) if found else error).rstrip(".")

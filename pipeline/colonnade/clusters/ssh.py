@@ -197,9 +197,9 @@ class _Hosts:
         scheduler = self._scheduler = self._remote(host, "scheduler")
         with _refusing(host, scheduler, self._settings.timeout):
             async with asyncio.timeout(end - time.monotonic()):
-                told = await scheduler.start()
-        dashboard = f"{told['dashboard']} on {host}" if told["dashboard"] else ""
-        return told["scheduler"], dashboard
+                answer = await scheduler.start()
+        dashboard = f"{answer['dashboard']} on {host}" if answer["dashboard"] else ""
+        return answer["scheduler"], dashboard
 
     async def start_workers(self, address: str, end: float) -> None:
         """Start all workers and wait until they run."""

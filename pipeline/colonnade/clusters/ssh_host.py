@@ -50,8 +50,8 @@ def main() -> None:
     orders, answers = _own_streams()
     saying = threading.Lock()
 
-    def say(**told: Any) -> None:
-        line = f"{MARK}{json.dumps(told)}\n" if told else "\n"
+    def say(**answer: Any) -> None:
+        line = f"{MARK}{json.dumps(answer)}\n" if answer else "\n"
         # If nobody reads the output any more, the input ends as well
         with saying, suppress(OSError):
             os.write(answers, line.encode())

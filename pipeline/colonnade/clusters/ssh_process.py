@@ -61,7 +61,7 @@ class Remote:
         self._connection: Any = None
         self._process: Any = None
         self._stderr = ""
-        self._told: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._output: asyncio.Task[None] | None = None
 
     @property
@@ -91,7 +91,7 @@ class Remote:
         with suppress(OSError):
             self._process.stdin.write(json.dumps(self._document, default=str) + "\n")
         self._output = asyncio.create_task(self._listen())
-        return await self._told
+        return await self._answer
 
     async def ended(self) -> None:
         """Wait until the process, or the connection to it, has ended."""
@@ -117,26 +117,26 @@ class Remote:
     async def _listen(self) -> None:
         """Read all output of the process, so that the process never blocks on writing."""
         await asyncio.gather(self._listen_to_answers(), self._listen_to_errors())
-        if not self._told.done():
-            self._told.set_exception(HostError(self._failure()))
+        if not self._answer.done():
+            self._answer.set_exception(HostError(self._failure()))
             # Mark the exception as retrieved: nobody may wait for it any more
-            self._told.exception()
+            self._answer.exception()
 
     async def _listen_to_answers(self) -> None:
         rest = ""
         while text := await self._read(self._process.stdout):
             *lines, rest = (rest + text).split("\n")
             for line in lines:
-                if line.startswith(MARK) and not self._told.done():
+                if line.startswith(MARK) and not self._answer.done():
                     self._take(json.loads(line.removeprefix(MARK)))
             rest = rest[-_KEPT:]
 
     def _take(self, answer: dict[str, Any]) -> None:
         if "error" in answer:
-            self._told.set_exception(HostError(sanitize(answer["error"], _SHOWN)))
-            self._told.exception()
+            self._answer.set_exception(HostError(sanitize(answer["error"], _SHOWN)))
+            self._answer.exception()
         else:
-            self._told.set_result(answer)
+            self._answer.set_result(answer)
 
     async def _listen_to_errors(self) -> None:
         while text := await self._read(self._process.stderr):

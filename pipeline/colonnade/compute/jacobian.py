@@ -71,7 +71,8 @@ def slopes(network: Network, X: AnyMatrix) -> AnyMatrix:
     if not network.has_slopes:
         raise NetworkError(
             "slopes exist only for one hidden layer with an elementwise σ; this network has "
-            f"{len(network.hidden)} hidden layers, with {_told(network)}. Use cn.jacobian instead."
+            f"{len(network.hidden)} hidden layers, with {_activations_text(network)}. Use "
+            "cn.jacobian instead."
         )
     return _columnwise(network, X, _slopes, network.m)
 
@@ -138,7 +139,7 @@ def jacobian_by_definition(network: Network, X: NDArray[Any]) -> NDArray[Any]:
     return T
 
 
-def _told(network: Network) -> str:
+def _activations_text(network: Network) -> str:
     return ", ".join(sigma.name for sigma in network.activations) or "no activation"
 
 

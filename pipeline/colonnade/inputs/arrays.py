@@ -159,8 +159,8 @@ class Stacked(MatrixReader):
     def described(self) -> str:
         """Stored shapes, and how they are read, for messages."""
         if self.wanted.named or len(self.variables) > 1:
-            told = [f"{v.stored.name} {v.stored.shape}" for v in self.variables]
-            return f"{self.shape} from {listed(told)}"
+            texts = [f"{v.stored.name} {v.stored.shape}" for v in self.variables]
+            return f"{self.shape} from {listed(texts)}"
         way = "features_by_columns" if self.wanted.by_columns else "columns_by_features"
         return f"{self.variables[0].stored.shape}, read as {way}"
 

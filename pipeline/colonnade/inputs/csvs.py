@@ -144,8 +144,8 @@ def open_csv(place: Place, wanted: Selection) -> CsvTable:
     except InputError:
         raise
     except Exception as error:
-        told = f"{path}: this cannot be read as CSV: {one_line(error)}"
-        raise InputError(told) from error
+        message = f"{path}: this cannot be read as CSV: {one_line(error)}"
+        raise InputError(message) from error
     return table
 
 

@@ -68,10 +68,10 @@ def find_features(
         elif each not in place:
             near = get_close_matches(each, list(place)[:10_000], n=1, cutoff=0.5)
             hint = f"Did you mean {sanitize(near[0])}? " if near else ""
-            told = ", ".join(sanitize(name) for name in list(place)[:12])
+            known = ", ".join(sanitize(name) for name in list(place)[:12])
             more = ", …" if len(place) > 12 else ""
             raise InputError(
-                f"{path}: there is no feature {sanitize(each)!r}. {hint}The file has {told}{more} "
+                f"{path}: there is no feature {sanitize(each)!r}. {hint}The file has {known}{more} "
                 "(input.features)."
             )
         else:

@@ -107,8 +107,8 @@ def open_hdf5(place: Place, wanted: Selection) -> Stacked:
         raise
     # A damaged file can make HDF5 raise any exception
     except Exception as error:
-        told = f"{path}: this cannot be read as HDF5: {one_line(error)}"
-        raise InputError(told) from error
+        message = f"{path}: this cannot be read as HDF5: {one_line(error)}"
+        raise InputError(message) from error
 
 
 def _open(path: str, file: h5py.File, wanted: Selection) -> Stacked:

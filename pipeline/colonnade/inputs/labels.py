@@ -147,8 +147,8 @@ class Coordinate:
         # Damaged chunks can make zarr and its codecs raise any exception
         except Exception as error:
             name = self.attributes.get("long_name")
-            told = f"{name}, a coordinate of X's own store, cannot be read: {one_line(error)}"
-            raise InputError(told) from error
+            message = f"{name}, a coordinate of X's own store, cannot be read: {one_line(error)}"
+            raise InputError(message) from error
         return part.astype("M8[ns]").astype(np.int64) if part.dtype.kind == "M" else part
 
     @property

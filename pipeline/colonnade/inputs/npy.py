@@ -130,8 +130,8 @@ def open_npy(path: str, wanted: Selection) -> NpyFileSource:
         with Path(path).open("rb", buffering=0) as file:
             header = _npy_header(file)
     except (OSError, ValueError) as error:
-        told = f"{path}: this cannot be read as a .npy file: {one_line(error)}"
-        raise InputError(told) from error
+        message = f"{path}: this cannot be read as a .npy file: {one_line(error)}"
+        raise InputError(message) from error
     shape = check_matrix(header.shape, header.dtype, f"{path}: ")
     oriented = shape if wanted.by_columns else shape[::-1]
     return NpyFileSource(path, oriented, header.dtype, header, wanted.by_columns)
@@ -152,8 +152,8 @@ def open_npy_object(place: Objects, size: int, wanted: Selection) -> NpyObjectSo
     except OSError as error:
         raise InputError(f"{path}: this cannot be read: {one_line(error)} (input.path).") from error
     except ValueError as error:
-        told = f"{path}: this cannot be read as a .npy file: {one_line(error)}"
-        raise InputError(told) from error
+        message = f"{path}: this cannot be read as a .npy file: {one_line(error)}"
+        raise InputError(message) from error
     shape = check_matrix(header.shape, header.dtype, f"{path}: ")
     oriented = shape if wanted.by_columns else shape[::-1]
     return NpyObjectSource(path, oriented, header.dtype, header, wanted.by_columns, place, size)
@@ -161,8 +161,8 @@ def open_npy_object(place: Objects, size: int, wanted: Selection) -> NpyObjectSo
 
 def _refuse_names(path: str, wanted: Selection) -> None:
     if wanted.arrays:
-        told = ", ".join(repr(sanitize(name)) for name in wanted.arrays)
-        raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({told}).")
+        names = ", ".join(repr(sanitize(name)) for name in wanted.arrays)
+        raise InputError(f"{path}: a .npy file holds one array; leave out input.array ({names}).")
     if wanted.named:
         raise InputError(
             f"{path}: the dimensions of a .npy file have no names; leave out input.features_dim "

@@ -163,7 +163,7 @@ def difference(inputs: Sequence[str], features: Sequence[str]) -> str:
     mine, theirs = ({reduce(name) for name in names} for names in (inputs, features))
     alone = [name for name in inputs if reduce(name) not in theirs]
     others = [name for name in features if reduce(name) not in mine]
-    told = "; ".join(
+    text = "; ".join(
         f"{whose} alone has {listed(names)}{f' ({len(names):,} names)' * (len(names) > _LISTED)}"
         for whose, names in (("the network", alone), ("X", others))
         if names
@@ -173,4 +173,4 @@ def difference(inputs: Sequence[str], features: Sequence[str]) -> str:
         found = get_close_matches(name, others[:_COMPARED], n=1, cutoff=0.6)
         near += [f"{sanitize(name)} may be X's {sanitize(each)}" for each in found]
     hint = f" ({', '.join(near[:_FEW])})" if near else ""
-    return f"the network's inputs and X's features have different names: {told}{hint}"
+    return f"the network's inputs and X's features have different names: {text}{hint}"

@@ -107,8 +107,8 @@ def open_parquet(place: Place, wanted: Selection) -> ParquetTable:
         raise
     # A damaged file can make pyarrow raise any exception
     except Exception as error:
-        told = f"{path}: this cannot be read as Parquet: {one_line(error)}"
-        raise InputError(told) from error
+        message = f"{path}: this cannot be read as Parquet: {one_line(error)}"
+        raise InputError(message) from error
 
 
 def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Selection) -> ParquetTable:

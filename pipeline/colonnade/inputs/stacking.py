@@ -59,11 +59,11 @@ def choose(
         if len(could) == 1:
             return could
         problem = _which(could, arrays, wanted)
-    told = []
+    described = []
     for name in sorted(held()):
         array = get(name)
-        told += [] if array is None else [f"{name} {_dimensions(array)}"]
-    raise InputError(f"{path}: {problem}; the {kind} holds {listed(told) or 'no array'}.")
+        described += [] if array is None else [f"{name} {_dimensions(array)}"]
+    raise InputError(f"{path}: {problem}; the {kind} holds {listed(described) or 'no array'}.")
 
 
 def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Selection) -> str:
@@ -71,7 +71,7 @@ def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Selection) -
     if could:
         names = sorted(array.name for array in could)
         few = ", ".join(map(sanitize, names[:_FEW])) + ", …" * (len(names) > _FEW)
-        told = (
+        message = (
             f"{len(names)} of its arrays could be X ({few}); name it with input.array, or several "
             f"as a list, [{', '.join(map(sanitize, names[:3]))}]"
         )
@@ -81,14 +81,14 @@ def _which(could: Sequence[Stored], held: Iterable[Stored], wanted: Selection) -
             "input.features_dim and input.column_dims name"
         )
     else:
-        told = "none of its arrays could be X; name it with input.array"
+        message = "none of its arrays could be X; name it with input.array"
     # With more than two dimensions, an array's name does not say which are the columns
     if not wanted.named and any(len(array.shape) > 2 and any(array.dims) for array in held):
-        told += (
+        message += (
             ", and if it has more than two dimensions, name that of the features with "
             "input.features_dim or those of the columns with input.column_dims"
         )
-    return told
+    return message
 
 
 def stack(
@@ -112,10 +112,10 @@ def stack(
     variables = [_variable(path, array, wanted) for array in arrays]
     lengths = {variable.lengths for variable in variables}
     if len(lengths) > 1:
-        told = [f"{a.name} {_dimensions(a)}" for a in arrays]
+        described = [f"{a.name} {_dimensions(a)}" for a in arrays]
         raise InputError(
-            f"{path}: the arrays have different columns: {listed(told)}. All dimensions except "
-            "that of the features must have the same lengths."
+            f"{path}: the arrays have different columns: {listed(described)}. All dimensions "
+            "except that of the features must have the same lengths."
         )
     p, n = math.prod(lengths.pop()), sum(variable.count for variable in variables)
     dtype = np.result_type(*(v.dtype for v in variables)) if len(variables) > 1 else (
@@ -154,14 +154,14 @@ def _variable(path: str, array: Stored, wanted: Selection) -> Variable:
         for name in wanted.named
         if name not in array.dims and not (several and name == wanted.features_dim)
     ]
-    told = f"{place}{sanitize(array.name)} is {_dimensions(array)}"
+    message = f"{place}{sanitize(array.name)} is {_dimensions(array)}"
     if absent:
         raise InputError(
-            f"{told}, and has no dimension {', '.join(map(sanitize, absent))}; correct "
+            f"{message}, and has no dimension {', '.join(map(sanitize, absent))}; correct "
             "input.features_dim or input.column_dims."
         )
     if len(set(array.dims)) < len(array.dims):
-        raise InputError(f"{told}, and two of its dimensions have the same name; rename one.")
+        raise InputError(f"{message}, and two of its dimensions have the same name; rename one.")
     axes = {name: axis for axis, name in enumerate(array.dims)}
     rest = [axis for name, axis in axes.items() if name not in wanted.named]
     features_axis = axes.get(wanted.features_dim or "")
@@ -174,12 +174,12 @@ def _variable(path: str, array: Stored, wanted: Selection) -> Variable:
         if rest:
             names = ", ".join(sanitize(str(array.dims[axis])) for axis in rest)
             raise InputError(
-                f"{told}; input.features_dim and input.column_dims leave out {names}. Add the "
+                f"{message}; input.features_dim and input.column_dims leave out {names}. Add the "
                 "missing dimensions to input.column_dims."
             )
     if not chosen:
         raise InputError(
-            f"{told}, and none of its dimensions is left for the columns; X needs at least one."
+            f"{message}, and none of its dimensions is left for the columns; X needs at least one."
         )
     return Variable(array, features_axis, chosen, packing)
 

@@ -98,9 +98,9 @@ def open_zarr(path: str, wanted: Selection, store: Any = None) -> Stacked:
         if isinstance(node, zarr.Group):
             return _of_group(path, node, wanted)
         if wanted.arrays:
-            told = ", ".join(repr(sanitize(name)) for name in wanted.arrays)
+            names = ", ".join(repr(sanitize(name)) for name in wanted.arrays)
             raise InputError(
-                f"{path}: this is a single Zarr array; leave out input.array ({told})."
+                f"{path}: this is a single Zarr array; leave out input.array ({names})."
             )
         return stack(path, [_stored("X", node)], wanted)
     except InputError:

@@ -69,7 +69,7 @@ def load_job(source: JobLike, overrides: Iterable[str] = ()) -> Job:
     try:
         job = Job.model_validate(document)
     except ValidationError as error:
-        found = [_told(problem, raw) for problem in error.errors(include_url=False)]
+        found = [_described(problem, raw) for problem in error.errors(include_url=False)]
         # Leave out follow-up problems of unset variables
         problems += [f"{path}: {text}" for path, text in found if not _reported(path, unset)]
     if job is None or problems:
@@ -244,7 +244,7 @@ def _reported(path: str, unset: list[str]) -> bool:
     return any(f"{place}.".startswith(f"{path}.") for place in unset)
 
 
-def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
+def _described(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
     """Return a problem's path, and a line with the value given and the values allowed.
 
     The value is quoted from the `raw` document, since values from the environment may be secrets.
@@ -259,7 +259,7 @@ def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
     is_array = isinstance(shape, tuple) and len(shape) > 0
     match problem["type"]:
         case kind if is_array and kind != "extra_forbidden":
-            told = (
+            text = (
                 f"given an array of the shape {shape}; a job holds paths, which its workers open: "
                 "save it, as with np.save('X.npy', X), and give that path, or call "
                 "cn.jacobian(network, X), which takes arrays and needs no job"
@@ -268,27 +268,27 @@ def _told(problem: ErrorDetails, raw: Any) -> tuple[str, str]:
             known = _known_keys(problem["loc"][:-1])
             near = _nearest(location[-1], known)
             suggestion = f"did you mean {near}? " if near else ""
-            told = f"unknown key; {suggestion}known here: {', '.join(known)}"
+            text = f"unknown key; {suggestion}known here: {', '.join(known)}"
         case "missing":
-            told = "required, and not given"
+            text = "required, and not given"
         case "union_tag_invalid":
             location.append("kind")
-            told = _choice(given["kind"], context["expected_tags"])
+            text = _choice(given["kind"], context["expected_tags"])
         case "literal_error":
-            told = _choice(given, context["expected"])
+            text = _choice(given, context["expected"])
         case "value_error" if given == problem["input"] or "allowed: " in str(context["error"]):
-            told = f"given {_brief(given)}; {sanitize(str(context['error']), 400)}"
+            text = f"given {_brief(given)}; {sanitize(str(context['error']), 400)}"
         case "value_error":
-            told = f"given {_brief(given)}; not allowed with the current values of its variables"
+            text = f"given {_brief(given)}; not allowed with the current values of its variables"
         case locations.SECRET:
-            told = problem["msg"]
+            text = problem["msg"]
         case "model_type":
             known = _known_keys(problem["loc"])
-            told = f"given {_brief(given)}; expected a section with {', '.join(known)}"
+            text = f"given {_brief(given)}; expected a section with {', '.join(known)}"
         case _:
-            told = f"given {_brief(given)}; {problem['msg'].lower()}"
+            text = f"given {_brief(given)}; {problem['msg'].lower()}"
     # pydantic gives no location for a key that is not valid Unicode
-    return ".".join(sanitize(str(part)) for part in location) or "keys", told
+    return ".".join(sanitize(str(part)) for part in location) or "keys", text
 
 
 def _at(document: Any, location: Sequence[int | str], default: Any) -> Any:

@@ -145,7 +145,7 @@ class NetworkSettings(Settings):
     """Connection options, if the path is in an object store."""
 
     @property
-    def told(self) -> str:
+    def sigma_text(self) -> str:
         """Names of the activations, for display."""
         return ", ".join(self._names) or "affine"
 

@@ -22,7 +22,7 @@ from colonnade.network.weights import (
     array_names,
     estimator_weights,
     load_weights,
-    told_sigma,
+    sigma_text,
 )
 from colonnade.network.weights.shapes import as_array, check_shapes, common_dtype
 from colonnade.storage.locations import Options
@@ -233,8 +233,8 @@ class Network:
 
     def __repr__(self) -> str:
         m = " + ".join(map(str, self.hidden)) or "0"
-        told = ", ".join(repr(sigma) for sigma in self.activations)
-        return f"Network(n={self.n}, m={m}, q={self.q}, {told or 'affine'}, {self.dtype})"
+        text = ", ".join(repr(sigma) for sigma in self.activations)
+        return f"Network(n={self.n}, m={m}, q={self.q}, {text or 'affine'}, {self.dtype})"
 
     @property
     def fingerprint(self) -> str:
@@ -351,25 +351,25 @@ def _agreed(
                 "the file does not state the activation; give it, for example "
                 "network.activation: tanh."
             )
-        return [_as_activation(told) for told in found if told is not None]
+        return [_as_activation(declared) for declared in found if declared is not None]
     asked = _as_activations(given, len(found))
     return [
-        sigma if told is None else _same(_as_activation(told), sigma)
-        for told, sigma in zip(found, asked, strict=True)
+        sigma if declared is None else _same(_as_activation(declared), sigma)
+        for declared, sigma in zip(found, asked, strict=True)
     ]
 
 
-def _same(told: Activation, given: Activation) -> Activation:
-    same = told.name == given.name and np.allclose(
-        list(told.parameters.values()), list(given.parameters.values()), rtol=1e-6, atol=0
+def _same(declared: Activation, given: Activation) -> Activation:
+    same = declared.name == given.name and np.allclose(
+        list(declared.parameters.values()), list(given.parameters.values()), rtol=1e-6, atol=0
     )
     if not same:
-        pair = [told_sigma({"name": a.name, **a.parameters}) for a in (told, given)]
+        pair = [sigma_text({"name": a.name, **a.parameters}) for a in (declared, given)]
         raise NetworkError(
             f"the file states the activation {pair[0]}, but {pair[1]} is given; leave "
             "network.activation out."
         )
-    return told
+    return declared
 
 
 def _as_activations(

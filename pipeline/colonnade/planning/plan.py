@@ -176,7 +176,7 @@ class Plan:
                 f"columns   p = {shapes.p:,}; inputs n = {shapes.n:,}, "
                 f"hidden units m = {shapes.m:,}, outputs q = {shapes.q:,}; {self.dtype}"
             ),
-            *self._told_features(),
+            *self._features_text(),
             (
                 f"work      {self.work.order}: {self.work.flops / 1e6:,.3g} Mflop a column, and "
                 f"{self.work.forward_flops / 1e6:,.3g} for the slopes"
@@ -186,7 +186,7 @@ class Plan:
                 f"{format_bytes(self.block_bytes)} each; "
                 f"chunks of {counted(grid.chunk_columns, 'column')}"
             ),
-            f"tasks     {self.tasks:,} of {counted(self.batch, 'block')}{self._told_rate()}",
+            f"tasks     {self.tasks:,} of {counted(self.batch, 'block')}{self._rate_text()}",
             f"output    {format_bytes(self.output_bytes)} in all",
             *(
                 f"  {array.name:{width}} {' × '.join(map(str, array.dimensions)):29} "
@@ -194,7 +194,7 @@ class Plan:
                 f"{format_bytes(array.bytes)}"
                 for array in self.arrays
             ),
-            *self._told_layouts(),
+            *self._layouts_text(),
             f"memory    a worker needs {format_bytes(self.memory_needed)} of "
             + (
                 "an amount that is known when the cluster runs"
@@ -223,7 +223,7 @@ class Plan:
             )
         return "\n".join(lines)
 
-    def _told_features(self) -> list[str]:
+    def _features_text(self) -> list[str]:
         """Describe which feature of X is which input of the network, if either has names."""
         if not self.features:
             return []
@@ -239,23 +239,23 @@ class Plan:
         pairs = ", ".join(f"{sanitize(str(f.feature), 40)} (number {f.place} of X)" for f in few)
         return [f"features  {pairs}{more}: matched by name, in the network's order"]
 
-    def _told_rate(self) -> str:
+    def _rate_text(self) -> str:
         # A few tasks are no load for the scheduler, however fast they come
         if self.tasks < TASKS_PER_SECOND:
             return ""
         rate = counted(math.ceil(self.tasks_per_second), "task")
         return f"; about {rate} a second (a scheduler handles {TASKS_PER_SECOND} and more)"
 
-    def _told_layouts(self) -> list[str]:
+    def _layouts_text(self) -> list[str]:
         sizes = self.layouts
         if not sizes:
             return []
-        told = ", ".join(f"{layout} {format_bytes(size)}" for layout, size in sizes.items())
+        text = ", ".join(f"{layout} {format_bytes(size)}" for layout, size in sizes.items())
         smaller = min(sizes, key=lambda layout: sizes[layout])
         verdict = f"{smaller} is the smaller"
         if len(set(sizes.values())) == 1:
             verdict = "they are of equal size"
-        return [f"layouts   {told}: {verdict} (output.layout)"]
+        return [f"layouts   {text}: {verdict} (output.layout)"]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as plain values for JSON."""

@@ -67,8 +67,8 @@ def measuring(path: str, name: str, listener: Listener) -> Iterator[Listener]:
     UsageError
         The file cannot be written, or prometheus_client is not installed.
     """
-    told = "--metrics needs prometheus_client"
-    import_optional("prometheus_client", "metrics", UsageError, told)
+    message = "--metrics needs prometheus_client"
+    import_optional("prometheus_client", "metrics", UsageError, message)
     file = _File(Path(path), name)
     try:
         file.write()
@@ -150,9 +150,9 @@ class _File:
         self._values["colonnade_run_seconds"] = time.monotonic() - self._since
         client = import_module("prometheus_client")
         registry = client.CollectorRegistry()
-        for metric, told in _METRICS.items():
+        for metric, message in _METRICS.items():
             if metric in self._values:
-                gauge = client.Gauge(metric, told, ["name"], registry=registry)
+                gauge = client.Gauge(metric, message, ["name"], registry=registry)
                 gauge.labels(self._name).set(self._values[metric])
         replace(self._path, client.generate_latest(registry))
 

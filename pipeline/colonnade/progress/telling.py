@@ -40,10 +40,10 @@ _FEW_WORKERS = 3
 
 def describe(event: Event) -> str:
     """Describe an event in one line."""
-    return visible(_told(event))
+    return visible(_text(event))
 
 
-def _told(event: Event) -> str:
+def _text(event: Event) -> str:
     match event:
         case RunStarted():
             found = f", {event.blocks_done:,} of them done already" if event.blocks_done else ""
@@ -160,11 +160,11 @@ def _finished(event: RunFinished) -> str:
 
 
 def _not_finite(event: RunFinished) -> str:
-    told = f"; {counted(event.nonfinite, 'column')} of X not finite" if event.nonfinite else ""
+    message = f"; {counted(event.nonfinite, 'column')} of X not finite" if event.nonfinite else ""
     if event.nonfinite_results:
-        told += f"; results of {counted(event.nonfinite_results, 'column')} not finite"
+        message += f"; results of {counted(event.nonfinite_results, 'column')} not finite"
     names = ", ".join(event.nonfinite_statistics)
-    return f"{told}; {names} not finite" if names else told
+    return f"{message}; {names} not finite" if names else message
 
 
 def forgiving(file: TextIO) -> TextIO:

@@ -33,23 +33,23 @@ def scaled(dataset: xr.Dataset) -> xr.Dataset:
     the scaled Jacobian, and are left out.
     """
     factor = xr.ones_like(dataset["W2"][:, 0] * dataset["W1"][0], dtype=float)
-    told = "J"
+    text = "J"
     if "input_std" in dataset.coords:
-        factor, told = factor * dataset["input_std"], "J[i,j] · input_std[j]"
+        factor, text = factor * dataset["input_std"], "J[i,j] · input_std[j]"
     if "output_std" in dataset.coords:
-        factor, told = factor / dataset["output_std"], f"{told} / output_std[i]"
+        factor, text = factor / dataset["output_std"], f"{text} / output_std[i]"
     factor = factor.transpose("output", "input").load()
     views, left_out = {}, []
     for name, array in dataset.data_vars.items():
         if array.dims[-2:] == ("output", "input"):
             # Round once, to the stored type
             view = array.variable * factor.variable.astype(array.dtype)
-            view.attrs = array.attrs | {"scaled": told}
+            view.attrs = array.attrs | {"scaled": text}
             view.encoding = {
                 key: array.encoding[key] for key in ["preferred_chunks"] if key in array.encoding
             }
             views[name] = view
         elif name not in _UNSCALED:
             left_out.append(str(name))
-    told += f"; left out, since unscaled: {', '.join(left_out)}" if left_out else ""
-    return dataset.drop_vars(left_out).assign(views).assign_attrs(scaled=told)
+    text += f"; left out, since unscaled: {', '.join(left_out)}" if left_out else ""
+    return dataset.drop_vars(left_out).assign(views).assign_attrs(scaled=text)

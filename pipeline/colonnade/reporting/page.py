@@ -117,7 +117,7 @@ def _facts(found: Summary) -> list[tuple[str, str]]:
     return [
         ("Columns", f"{record.grid.columns:,}"),
         ("Inputs × hidden × outputs", " × ".join(map(str, network.sizes))),
-        ("σ", record.job.network.told),
+        ("σ", record.job.network.sigma_text),
         ("Layout", f"{output.layout}, {output.dtype}"),
         ("Numbers", format_bytes(sum(plan.bytes for plan in record.plans))),
         ("Blocks", f"{record.grid.blocks - len(found.status.missing):,} of {record.grid.blocks:,}"),

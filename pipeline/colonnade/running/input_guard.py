@@ -84,10 +84,10 @@ def _look(reopen: Opener, record: InputRecord) -> _Seen:
         else:
             if seen is not None and not different:
                 return seen
-            told = "; ".join(different)
-            if told and told == before:
-                raise ChangedError(told)
-            before = told
+            difference = "; ".join(different)
+            if difference and difference == before:
+                raise ChangedError(difference)
+            before = difference
         time.sleep(_PAUSE)
     raise ChangedError("another process keeps writing to it")
 
@@ -157,8 +157,8 @@ class SteadyColumns:
                 if self._is_steady(seen, start, stop):
                     return X
             self._look_again(seen)
-        told = "another process keeps writing to it"
-        raise OSError(errno.EBUSY, told, self._seen.columns.path)
+        message = "another process keeps writing to it"
+        raise OSError(errno.EBUSY, message, self._seen.columns.path)
 
     def _is_steady(self, seen: _Seen, start: int, stop: int) -> bool:
         now = seen.columns.stamps(start, stop)
@@ -290,15 +290,15 @@ class InputGuard:
         self._listener(InputChanged(x, self.cause, tuple(suspects)))
         cause = f"X has changed during the run ({self.cause})"
         store.fail(BlockFailed(block, *store.grid.bounds(block), cause) for block in suspects)
-        told = "no block can come from the new X"
+        message = "no block can come from the new X"
         if suspects:
             blocks = counted(len(suspects), "block")
-            told = f"{blocks} that may come from the new X discarded: {ranges(suspects)}"
+            message = f"{blocks} that may come from the new X discarded: {ranges(suspects)}"
         left = store.grid.blocks - len(store.missing())
         raise IncompleteError(
             f"{store.path} is incomplete: {x} has changed while the run read it ({self.cause}); "
-            f"{told}. {left:,} of {store.grid.blocks:,} blocks are left, all from the X with which "
-            "the run began. Restore that X and give the same command, which computes what is "
+            f"{message}. {left:,} of {store.grid.blocks:,} blocks are left, all from the X with "
+            "which the run began. Restore that X and give the same command, which computes what is "
             "missing; or recompute the store from the new X with --overwrite.",
             dict.fromkeys(suspects, cause),
         )

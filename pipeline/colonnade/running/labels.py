@@ -84,18 +84,18 @@ def network_names(job: Job, network: Network) -> tuple[str, ...] | None:
         The job's names cannot be read, are too many or too few, or give one of the file's names to
         another input.
     """
-    settings, told = job.network, network.input_names
+    settings, declared = job.network, network.input_names
     sizes = {"input": network.n}
     given = _names("input", settings.input_names, settings.storage_options, sizes)
-    if given is None or told is None:
-        return told if given is None else given
-    places = {name: at for at, name in enumerate(told)}
+    if given is None or declared is None:
+        return declared if given is None else given
+    places = {name: at for at, name in enumerate(declared)}
     for at, name in enumerate(given):
-        if told[at] != name and name in places:
+        if declared[at] != name and name in places:
             raise JobError(
                 f"network.input_names: input {at} is {sanitize(repr(name))}, but that is input "
                 f"{places[name]} in {settings.weights}, whose input {at} is "
-                f"{sanitize(repr(told[at]))}. Leave network.input_names out: X's features are "
+                f"{sanitize(repr(declared[at]))}. Leave network.input_names out: X's features are "
                 "matched with the file's names."
             )
     return given
@@ -148,9 +148,9 @@ def _deviations(
     if given is None:
         return None
     key = f"output.scale.{dimension}_std"
-    told = key if isinstance(given, tuple) else f"{key} {given}"
+    where = key if isinstance(given, tuple) else f"{key} {given}"
     numbers: Iterable[Any] = given
-    with _telling(told):
+    with _telling(where):
         beside = array_beside(columns, given) if isinstance(given, str) else None
         if dimension == "input" and beside is not None:
             beside = _wanted(beside, columns)
@@ -174,7 +174,7 @@ def _deviations(
         problem = scale_problem(std, divisor=dimension == "output")
         if problem:
             raise ValueError(problem)
-    _count(told, std, "numbers", dimension, sizes)
+    _count(where, std, "numbers", dimension, sizes)
     return std
 
 

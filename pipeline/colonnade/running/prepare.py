@@ -174,9 +174,9 @@ def check_job(job: Job) -> PreparedJob:
         **{key: getattr(settings, key) for key in SCALINGS},
     )
     # The store's record names the activations, whether the job or the network's file gives them
-    told: Any = [{"name": sigma.name, **sigma.parameters} for sigma in network.activations]
-    told = told[0] if len(told) == 1 else told
-    job = job.model_copy(update={"network": settings.model_copy(update={"activation": told})})
+    described: Any = [{"name": sigma.name, **sigma.parameters} for sigma in network.activations]
+    described = described[0] if len(described) == 1 else described
+    job = job.model_copy(update={"network": settings.model_copy(update={"activation": described})})
     x = job.input
     _refuse_factored(job, network)
     names = network_names(job, network)

@@ -189,18 +189,18 @@ def _check_reach(cluster: Cluster, store: Store, address: StoreAddress, watch: _
                     "computes what is missing."
                 )
         # Ignore workers that have left meanwhile: they report nothing
-        found = {worker: told for worker, told in answers.items() if isinstance(told, str)}
+        found = {worker: cause for worker, cause in answers.items() if isinstance(cause, str)}
         # If the store was replaced meanwhile, the run ends for that reason
         if not found or not store.is_current():
             return
         # On a network file system, other hosts may see new files with a delay
         workers = list(found)
         time.sleep(pause)
-    worker, told = next(iter(found.items()))
+    worker, cause = next(iter(found.items()))
     others = f", nor do {len(found) - 1} more" if len(found) > 1 else ""
     raise IncompleteError(
         f"{address.path} is incomplete: the worker {worker} does not reach the store and X"
-        f"{others}: {str(told).rstrip('.')}. Put both where every worker reaches them by the same "
+        f"{others}: {str(cause).rstrip('.')}. Put both where every worker reaches them by the same "
         "path; the same command computes what is missing."
     )
 

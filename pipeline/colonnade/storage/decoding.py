@@ -169,10 +169,10 @@ def inflated(data: Any, most: int, start: Callable[[], Any], name: str) -> bytes
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _too_large(name: str, told: str, size: int, most: int) -> ValueError:
+def _too_large(name: str, size_text: str, size: int, most: int) -> ValueError:
     return ValueError(
-        f"a chunk of {counted(size, 'byte')} unpacks to {told} bytes by {name}, where its array "
-        f"has room for {most:,}: the chunk is damaged, or crafted to exhaust memory"
+        f"a chunk of {counted(size, 'byte')} unpacks to {size_text} bytes by {name}, where its "
+        f"array has room for {most:,}: the chunk is damaged, or crafted to exhaust memory"
     )
 
 
@@ -199,7 +199,7 @@ def _zstd_size(data: memoryview) -> int:
         single = said >> 5 & 1
         number((1 - single) + (0, 1, 2, 4)[said & 3])
         flag = said >> 6
-        told = number((single, 2, 4, 8)[flag]) + 256 * (flag == 1)
+        declared = number((single, 2, 4, 8)[flag]) + 256 * (flag == 1)
         known = bool(flag or single)
         blocks, last = 0, 0
         while not last:
@@ -208,7 +208,7 @@ def _zstd_size(data: memoryview) -> int:
             number(1 if kind == 1 else length)
             blocks += _ZSTD_BLOCK // _ZSTD_SPLIT if kind == 2 else length
         number(4 * (said >> 2 & 1))
-        size += told if known else blocks
+        size += declared if known else blocks
     return size
 
 

@@ -165,12 +165,12 @@ def storage_texts(given: Options) -> dict[str, str]:
     try:
         options = StorageOptions.model_validate(given or {})
     except ValidationError as error:
-        told = "; ".join(
+        problems = "; ".join(
             f"{'.'.join(map(str, problem['loc']))} {problem['msg']}".strip()
             for problem in error.errors(include_url=False, include_input=False)
         )
         known = ", ".join(StorageOptions.model_fields)
-        raise UsageError(f"storage_options: {told}; known: {known}.") from None
+        raise UsageError(f"storage_options: {problems}; known: {known}.") from None
     texts = options.model_dump(exclude_none=True)
     return {k: str(v).lower() if isinstance(v, bool) else v for k, v in texts.items()}
 

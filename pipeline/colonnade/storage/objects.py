@@ -61,8 +61,8 @@ class Objects(Place):
     """
 
     def __init__(self, url: str, options: Mapping[str, str] | None = None) -> None:
-        told = f"{url}: object stores are read and written through obstore"
-        import_optional("obstore", "cloud", UsageError, told)
+        message = f"{url}: object stores are read and written through obstore"
+        import_optional("obstore", "cloud", UsageError, message)
         parts = urlsplit(url)
         self.url = url.rstrip("/")
         self.scheme, self.bucket, self._prefix = parts.scheme, parts.netloc, parts.path.strip("/")
@@ -202,9 +202,9 @@ class Objects(Place):
             try:
                 return action()
             except Exception as error:
-                told = _as_os_error(error, f"{self.url}/{name}".rstrip("/"))
-                if pause is None or not isinstance(told, ConnectionResetError):
-                    raise told from error
+                translated = _as_os_error(error, f"{self.url}/{name}".rstrip("/"))
+                if pause is None or not isinstance(translated, ConnectionResetError):
+                    raise translated from error
                 time.sleep(pause)
         raise AssertionError
 
@@ -252,9 +252,9 @@ async def _awaited(work: Callable[[], Coroutine[Any, Any, T]], key: str) -> T:
         try:
             return await work()
         except Exception as error:
-            told = _as_os_error(error, key)
-            if pause is None or not isinstance(told, ConnectionResetError):
-                raise told from error
+            translated = _as_os_error(error, key)
+            if pause is None or not isinstance(translated, ConnectionResetError):
+                raise translated from error
             await asyncio.sleep(pause)
     raise AssertionError
 
@@ -268,7 +268,7 @@ def _as_os_error(error: Exception, place: str) -> Exception:
         return error
     # Drop obstore's debug output, which may contain signed requests
     text = str(error).partition("\n\nDebug source")[0]
-    told = " ".join(_told(text, part) for part in ("Code", "Message")).strip()
+    answer = " ".join(_element(text, part) for part in ("Code", "Message")).strip()
     if "NoSuchBucket" in text or "ContainerNotFound" in text:
         return NoBucketError(
             errno.ENOENT, "there is no such bucket; create it, or correct its name", place
@@ -280,7 +280,7 @@ def _as_os_error(error: Exception, place: str) -> Exception:
     status = re.search(r"status code: (\d+)([A-Za-z ]*)", text)
     number = status[1] if status else ""
     if number in ("401", "403") or "169.254.169.254" in text:
-        why = f" ({told})" if told else "" if number else " (no credentials were found)"
+        why = f" ({answer})" if answer else "" if number else " (no credentials were found)"
         return PermissionError(errno.EACCES, f"access is denied{why}; {_remedy(place)}", place)
     if "builder error" in text:
         return PermissionError(
@@ -290,7 +290,9 @@ def _as_os_error(error: Exception, place: str) -> Exception:
     if "HTTP error" in text and "retries" not in text and not number:
         return ConnectionResetError(errno.ECONNRESET, "the connection was cut", place)
     if status:
-        return OSError(errno.EIO, f"the server answers {number}{status[2]} {told}".rstrip(), place)
+        return OSError(
+            errno.EIO, f"the server answers {number}{status[2]} {answer}".rstrip(), place
+        )
     if "HTTP error" in text:
         asked = re.search(r"https?://[^/ ]+", text)
         return OSError(errno.EIO, f"no answer from {asked[0] if asked else 'the server'}", place)
@@ -303,6 +305,6 @@ def _remedy(place: str) -> str:
     return f"set the credentials in the environment, also on the workers ({names})"
 
 
-def _told(text: str, part: str) -> str:
+def _element(text: str, part: str) -> str:
     found = re.search(rf"<{part}>(.*?)</{part}>", text, re.DOTALL)
     return sanitize(found[1].strip(), 200) if found else ""

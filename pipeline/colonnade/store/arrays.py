@@ -142,8 +142,8 @@ def weights_plans(sizes: tuple[int, ...], dtype: str) -> list[ArrayPlan]:
     plans = []
     for i in range(1, len(sizes)):
         for name, ends in ((f"W{i}", (i, i - 1)), (f"b{i}", (i,))):
-            shape, told = tuple(sizes[e] for e in ends), tuple(dimensions[e] for e in ends)
-            plans.append(ArrayPlan(name, shape, shape, shape, told, dtype, per_block=False))
+            shape, names = tuple(sizes[e] for e in ends), tuple(dimensions[e] for e in ends)
+            plans.append(ArrayPlan(name, shape, shape, shape, names, dtype, per_block=False))
     return plans
 
 
@@ -259,8 +259,8 @@ def _readable(array: zarr.Array[Any]) -> Iterator[None]:
         raise ValueError(str(error)) from error
     # Damaged bytes can make zarr and its codecs raise any exception
     except Exception as error:
-        told = str(error).partition(". Stored:")[0]
-        raise ValueError(" ".join(told.split()) or type(error).__name__) from error
+        text = str(error).partition(". Stored:")[0]
+        raise ValueError(" ".join(text.split()) or type(error).__name__) from error
 
 
 def total(array: zarr.Array[Any]) -> int:

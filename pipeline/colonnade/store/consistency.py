@@ -41,10 +41,10 @@ def check(path: str, record: Record, array: Callable[[str], zarr.Array[Any]]) ->
         raise StoreError(f"{damaged}: its arrays are not those of its products. {REMEDY}")
     found = _problem(record, array)
     if found is not None:
-        name, told = found
+        name, disagreement = found
         raise StoreError(
-            f"{path}: the store is damaged: its array {name} {sanitize(told, 300)}; its attribute "
-            f"{KEY!r} describes another array. {REMEDY}"
+            f"{path}: the store is damaged: its array {name} {sanitize(disagreement, 300)}; its "
+            f"attribute {KEY!r} describes another array. {REMEDY}"
         )
 
 
@@ -60,14 +60,14 @@ def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[s
     for plan in planned:
         found = array(plan.name)
         try:
-            told = arrays.disagreement(found, plan, record.job.output)
+            problem = arrays.disagreement(found, plan, record.job.output)
             before = earlier.get(plan.name)
-            if told and before and not arrays.disagreement(found, before, record.job.output):
+            if problem and before and not arrays.disagreement(found, before, record.job.output):
                 continue
         except NotImplementedError as error:  # chunks on an irregular grid
-            told = why(error)
-        if told:
-            return plan.name, told
+            problem = why(error)
+        if problem:
+            return plan.name, problem
     sizes = {"column": grid.columns, "input": record.shapes.n, "output": record.shapes.q}
     for dimension in record.labels.copied:
         try:
@@ -75,7 +75,7 @@ def _problem(record: Record, array: Callable[[str], zarr.Array[Any]]) -> tuple[s
         # A run killed while it rewrites coordinates leaves none; the next run writes them
         except StoreError:
             continue
-        told = arrays.coordinate_disagreement(found, sizes[dimension])
-        if told:
-            return dimension, told
+        problem = arrays.coordinate_disagreement(found, sizes[dimension])
+        if problem:
+            return dimension, problem
     return None

@@ -39,7 +39,7 @@ def _usable(grid: Grid) -> Grid:
     return grid
 
 
-def _told_activation(job: Job) -> Job:
+def _declared_activation(job: Job) -> Job:
     if job.network.activation is None:
         raise ValueError("it does not state the activation")
     return job
@@ -60,7 +60,7 @@ class NetworkRecord(BaseModel):
         return self.inputs, *self.hidden, self.outputs
 
     @property
-    def told(self) -> str:
+    def hidden_text(self) -> str:
         """Hidden units of the layers as text: 512 + 512."""
         return " + ".join(map(str, self.hidden)) or "0"
 
@@ -105,17 +105,17 @@ class InputRecord(BaseModel):
 
 def _both(mine: Any, theirs: Any) -> str:
     """Describe two values; empty if one is long or nested (codecs), and so not worth reading."""
-    told = [_plain(value) for value in (mine, theirs)]
-    return "" if None in told else f" {told[0]} in the store, {told[1]} in the job"
+    texts = [_plain(value) for value in (mine, theirs)]
+    return "" if None in texts else f" {texts[0]} in the store, {texts[1]} in the job"
 
 
 def _plain(value: Any) -> str | None:
     if isinstance(value, dict):
         return None
     if isinstance(value, list):
-        told = f"[{', '.join(map(str, value))}]"
+        message = f"[{', '.join(map(str, value))}]"
         nested = any(isinstance(each, dict | list) for each in value)
-        return None if nested or len(told) > _MOST_TOLD else sanitize(told)
+        return None if nested or len(message) > _MOST_TOLD else sanitize(message)
     return "none" if value is None else sanitize(str(value))
 
 
@@ -192,7 +192,7 @@ class Record(BaseModel):
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
     created: str
     finished: str | None = None
-    job: Annotated[Job, AfterValidator(_told_activation)]
+    job: Annotated[Job, AfterValidator(_declared_activation)]
     network: NetworkRecord
     folded: tuple[str, ...] = ()
     input: InputRecord
@@ -276,14 +276,15 @@ class Record(BaseModel):
             for j in (self.job, job)
         )
         found += [
-            f"output.{key} ({_told(mine[key])} in the store, {_told(other[key])} in the job)"
+            f"output.{key} ({_plain_text(mine[key])} in the store, "
+            f"{_plain_text(other[key])} in the job)"
             for key in mine
             if mine[key] != other[key]
         ]
         return found
 
 
-def _told(value: Any) -> str:
+def _plain_text(value: Any) -> str:
     return "+".join(value) if isinstance(value, tuple) else str(value)
 
 

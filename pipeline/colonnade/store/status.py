@@ -100,8 +100,9 @@ class Status:
             f"holds     {', '.join(output.products)}; {output.layout}, {output.dtype}"
             + _not_finite(record),
             (
-                f"network   n = {network.inputs}, m = {network.told}, "
-                f"q = {network.outputs}, {record.job.network.told}; {record.job.network.weights}"
+                f"network   n = {network.inputs}, m = {network.hidden_text}, "
+                f"q = {network.outputs}, {record.job.network.sigma_text}; "
+                f"{record.job.network.weights}"
             ),
             f"input     {record.job.input.path}"
             + (f"; {record.nonfinite:,} columns are not finite" if record.nonfinite else ""),
@@ -131,21 +132,21 @@ class Status:
             heard = (
                 "" if silent is None else f", last heartbeat {format_seconds(max(silent, 0))} ago"
             )
-            told = ", which is dead" if self.holder.is_gone else heard
-            lines.insert(1, f"held by   {self.holder}{told}")
+            state = ", which is dead" if self.holder.is_gone else heard
+            lines.insert(1, f"held by   {self.holder}{state}")
         # The store is not trusted: escape its texts
         return "\n".join(map(visible, lines))
 
 
 def _not_finite(record: Record) -> str:
     """Describe which results are not finite, if any are."""
-    told = ""
+    message = ""
     if record.nonfinite_results:
-        told = f"; results of {counted(record.nonfinite_results, 'column')} are not finite"
+        message = f"; results of {counted(record.nonfinite_results, 'column')} are not finite"
     if record.nonfinite_statistics:
         names = [sanitize(name) for name in record.nonfinite_statistics]
-        told += f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite"
-    return told
+        message += f"; {', '.join(names)} {'is' if len(names) == 1 else 'are'} not finite"
+    return message
 
 
 def _are(things: tuple[str, ...]) -> str:
@@ -162,5 +163,7 @@ def ranges(numbers: Iterable[int], bounds: Callable[[int], tuple[int, int]] | No
             runs.append([number, number])
     if bounds is not None:
         runs = [[bounds(a)[0], bounds(b)[1] - 1] for a, b in runs]
-    told = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
-    return ", ".join(told[:20]) + (f" and {len(told) - 20} more ranges" if len(told) > 20 else "")
+    texts = [str(a) if a == b else f"{a}–{b}" for a, b in runs]
+    return ", ".join(texts[:20]) + (
+        f" and {len(texts) - 20} more ranges" if len(texts) > 20 else ""
+    )

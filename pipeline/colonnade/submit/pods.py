@@ -177,7 +177,7 @@ class PodJob:
         # urllib3, the configuration and the API have separate hierarchies of exceptions
         except Exception as error:
             where = "" if named is None else f", namespace {named}"
-            raise ClusterError(f"Kubernetes{where}: {_told(error)}.") from error
+            raise ClusterError(f"Kubernetes{where}: {_cause(error)}.") from error
 
 
 def _exit_status(pods: list[Any], before: int | None) -> int | None:
@@ -193,7 +193,7 @@ def _exit_status(pods: list[Any], before: int | None) -> int | None:
     return int(max(ended, key=lambda found: found.finished_at).exit_code)
 
 
-def _told(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     """Return the API's error in one line: its message is in JSON, after many headers."""
     body = str(getattr(error, "body", ""))
     try:

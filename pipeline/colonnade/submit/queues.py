@@ -135,11 +135,11 @@ class BatchJob:
         try:
             Path(self._log).parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            told = (
+            message = (
                 "the directory of the run's log cannot be created (cluster.log_directory): "
                 f"{one_line(error)}; name a directory that you can write to"
             )
-            raise ClusterError(f"{told}.") from error
+            raise ClusterError(f"{message}.") from error
         command, text = self._batch.submit, self.text
         try:
             answer = _call(command, text)
@@ -170,8 +170,8 @@ class BatchJob:
             except (OSError, subprocess.TimeoutExpired) as error:
                 unanswered, last = unanswered + 1, one_line(error)
             else:
-                told = answer.stdout + answer.stderr
-                if _GONE.search(told) or (answer.returncode == 0 and not told.strip()):
+                output = answer.stdout + answer.stderr
+                if _GONE.search(output) or (answer.returncode == 0 and not output.strip()):
                     return self._status(job_id)
                 unanswered, last = (unanswered + 1 if answer.returncode else 0), _said(answer)
             time.sleep(POLL)

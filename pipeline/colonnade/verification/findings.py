@@ -106,18 +106,18 @@ class Verification:
         if self.failures:
             blocks = dict.fromkeys(self.missing, "")
             blocks |= {f.block: str(f) for f in reversed(self.failures) if f.block is not None}
-            told = "; ".join(str(failure).rstrip(".") for failure in self.failures[:_NAMED])
+            problem = "; ".join(str(failure).rstrip(".") for failure in self.failures[:_NAMED])
             more = len(self.failures) - _NAMED
             raise IncompleteError(
-                f"{self.path} is damaged: {told}{f'; and {more} more' if more > 0 else ''}. "
+                f"{self.path} is damaged: {problem}{f'; and {more} more' if more > 0 else ''}. "
                 "Repair it with colonnade run --repair JOB.",
                 {block: cause or "missing" for block, cause in blocks.items()},
             )
         if self.state != "complete":
-            told = f"{self._missing} are missing" if self.missing else "it is not finished"
+            problem = f"{self._missing} are missing" if self.missing else "it is not finished"
             raise IncompleteError(
-                f"{self.path} is {self.state}: {told}; everything stored is right. Finish it with "
-                "colonnade run JOB.",
+                f"{self.path} is {self.state}: {problem}; everything stored is right. Finish it "
+                "with colonnade run JOB.",
                 dict.fromkeys(self.missing, "missing"),
             )
         if self.refused is not None:

@@ -92,8 +92,8 @@ def imported(name: str) -> Imported:
 
 
 def _by_jax(function: Any, here: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    told = f"{here}it lacks methods value and slope, and differentiating a function needs JAX"
-    jax = import_optional("jax", "jax", UsageError, told)
+    message = f"{here}it lacks methods value and slope, and differentiating a function needs JAX"
+    jax = import_optional("jax", "jax", UsageError, message)
 
     @jax.jit  # type: ignore[untyped-decorator]
     def slope(z: Any) -> Any:

@@ -158,8 +158,8 @@ class Activation:
 
     def identity(self, m: int) -> list[Any]:
         """Return what identifies σ: its name, parameters and, if imported, values at probes."""
-        told: list[Any] = [self.name, sorted(self.settings)]
-        return [*told, probes(imported(self.name), m)] if is_import(self.name) else told
+        parts: list[Any] = [self.name, sorted(self.settings)]
+        return [*parts, probes(imported(self.name), m)] if is_import(self.name) else parts
 
     def _of(self, what: str, z: ArrayLike) -> Slope:
         formula: Formula | ColumnFormula | Imported

@@ -9,7 +9,7 @@ from colonnade.network.weights.load import (
     array_names,
     estimator_weights,
     load_weights,
-    told_sigma,
+    sigma_text,
 )
 
 __all__ = [
@@ -21,5 +21,5 @@ __all__ = [
     "array_names",
     "estimator_weights",
     "load_weights",
-    "told_sigma",
+    "sigma_text",
 ]

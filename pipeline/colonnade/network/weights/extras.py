@@ -11,5 +11,5 @@ __all__ = ["import_optional"]
 
 def import_optional(module: str, extra: str) -> Any:
     """Import a module that an extra installs; raise NetworkError if that fails."""
-    told = f"this format is read with {module.partition('.')[0]}"
-    return errors.import_optional(module, extra, errors.NetworkError, told)
+    message = f"this format is read with {module.partition('.')[0]}"
+    return errors.import_optional(module, extra, errors.NetworkError, message)

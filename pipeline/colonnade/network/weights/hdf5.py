@@ -49,9 +49,9 @@ def read_hdf5(file: IO[bytes]) -> tuple[dict[str, NDArray[Any]], Texts]:
             f"HDF5 took more than {KERAS_SECONDS} s, as it does on damaged files; save it again"
         ) from None
     if done.returncode:
-        told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        lines = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise ValueError(
-            told[0] if told else "HDF5 crashed, as it does on damaged files; save it again"
+            lines[0] if lines else "HDF5 crashed, as it does on damaged files; save it again"
         )
     with np.load(io.BytesIO(done.stdout), allow_pickle=False) as archive:
         arrays = {name: np.asarray(archive[name]) for name in archive.files}

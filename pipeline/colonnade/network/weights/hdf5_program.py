@@ -48,14 +48,14 @@ def _main(content: bytes, most: int) -> bytes:
 
 
 def _claimed(name: str, dataset: Any) -> int:
-    told = f"its array {name[:80]!r}"
+    message = f"its array {name[:80]!r}"
     if dataset.external or dataset.is_virtual:
-        raise ValueError(f"{told} lies in another file; save the model in one file")
+        raise ValueError(f"{message} lies in another file; save the model in one file")
     if dataset.chunks is not None:
-        raise ValueError(f"{told} is chunked or compressed; save it contiguous, as Keras does")
+        raise ValueError(f"{message} is chunked or compressed; save it contiguous, as Keras does")
     claimed: int = math.prod(dataset.shape) * dataset.dtype.itemsize
     if claimed > dataset.id.get_storage_size():
-        raise ValueError(f"{told} claims the shape {dataset.shape}, more than the file holds")
+        raise ValueError(f"{message} claims the shape {dataset.shape}, more than the file holds")
     return claimed
 
 

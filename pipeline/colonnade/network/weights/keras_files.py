@@ -54,8 +54,8 @@ def load_keras(path: str | Path, file: IO[bytes]) -> Loaded:
         raise
     # A damaged file may raise any type of error
     except Exception as error:
-        told = f"{path}: this cannot be read as a Keras model: {_said(error)}"
-        raise NetworkError(told) from error
+        message = f"{path}: this cannot be read as a Keras model: {_said(error)}"
+        raise NetworkError(message) from error
 
 
 def load_h5(path: str | Path, file: IO[bytes]) -> Loaded:
@@ -78,8 +78,8 @@ def load_h5(path: str | Path, file: IO[bytes]) -> Loaded:
         raise
     # A damaged file may raise any type of error
     except Exception as error:
-        told = f"{path}: this cannot be read as an HDF5 file of Keras: {_said(error)}"
-        raise NetworkError(told) from error
+        message = f"{path}: this cannot be read as an HDF5 file of Keras: {_said(error)}"
+        raise NetworkError(message) from error
 
 
 def _said(error: Exception) -> str:

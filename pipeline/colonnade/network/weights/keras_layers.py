@@ -76,9 +76,9 @@ def chained(model: Any) -> list[Mapping[str, Any]]:
             raise ValueError("its layers form a cycle; they must form a chain")
         before = _inbound(layer["inbound_nodes"])
         if len(before) != 1:
-            told = ", ".join(map(sanitize, before)) or "none"
+            inputs = ", ".join(map(sanitize, before)) or "none"
             raise ValueError(
-                f"its layer {sanitize(name)} has the inputs {told}; a layer must have exactly one"
+                f"its layer {sanitize(name)} has the inputs {inputs}; a layer must have exactly one"
             )
         name = before[0]
     return found

@@ -19,7 +19,7 @@ from colonnade.network.weights.npz import load_npz
 from colonnade.network.weights.onnx_graph import load_onnx
 from colonnade.network.weights.scaling import Given, Scaling
 from colonnade.network.weights.sklearn_models import load_skops, names_of, steps_of
-from colonnade.network.weights.steps import Chain, assemble, told_sigma
+from colonnade.network.weights.steps import Chain, assemble, sigma_text
 from colonnade.network.weights.tensors import load_safetensors
 from colonnade.network.weights.torch_files import load_torch
 from colonnade.network.weights.zarr_groups import load_zarr
@@ -37,7 +37,7 @@ __all__ = [
     "array_names",
     "estimator_weights",
     "load_weights",
-    "told_sigma",
+    "sigma_text",
 ]
 
 _LOADERS: dict[str, Callable[[str | Path, IO[bytes]], Loaded]] = {
@@ -133,8 +133,8 @@ def _opened(path: str | Path, storage_options: Options, key: str) -> IO[bytes]:
     except FileNotFoundError:
         pass
     except OSError as error:  # such as missing permission, or too long a name
-        told = error if is_url(path) else error.strerror
-        raise NetworkError(f"{path}: {told} ({key}).") from None
+        cause = error if is_url(path) else error.strerror
+        raise NetworkError(f"{path}: {cause} ({key}).") from None
     except ValueError as error:
         raise NetworkError(
             f"{path}: these weights are too large: {error}. Copy them to a local file."

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from colonnade.network.weights.steps import Step
 
-__all__ = ["Loaded", "told_names"]
+__all__ = ["Loaded", "declared_names"]
 
 # Metadata keys under which files keep the names of the inputs
 _KEYS = ("feature_names_in_", "feature_names")
@@ -37,7 +37,7 @@ class Loaded(NamedTuple):
     input_names: tuple[str, ...] | None = None
 
 
-def told_names(metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
+def declared_names(metadata: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the names of the inputs, a JSON list of strings in a file's metadata, or None."""
     for key in _KEYS:
         try:

@@ -25,5 +25,5 @@ def load_npz(path: str | Path, file: IO[bytes]) -> Loaded:
         raise
     # A damaged archive makes zipfile and zlib raise any type of error
     except Exception as error:
-        told = f"{path}: this cannot be read as a .npz archive: {one_line(error)}"
-        raise NetworkError(told) from error
+        message = f"{path}: this cannot be read as a .npz archive: {one_line(error)}"
+        raise NetworkError(message) from error

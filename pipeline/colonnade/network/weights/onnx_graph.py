@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from colonnade.errors import NetworkError, one_line, sanitize
 from colonnade.limits import ONNX_NODES
 from colonnade.network.weights.extras import import_optional
-from colonnade.network.weights.loaded import Loaded, told_names
+from colonnade.network.weights.loaded import Loaded, declared_names
 from colonnade.network.weights.onnx_operators import OPERATORS
 from colonnade.network.weights.onnx_tensors import read_tensors
 from colonnade.network.weights.onnx_values import Node, Value
@@ -59,8 +59,8 @@ class _Graph:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         except (KeyError, IndexError, TypeError, AttributeError) as error:
-            told = "its inputs or attributes are not supported"
-            raise ValueError(f"{name}: {told}") from error
+            message = "its inputs or attributes are not supported"
+            raise ValueError(f"{name}: {message}") from error
 
     def _constant(self, node: Any, name: str) -> None:
         """Compute a constant that is only passed on; another one fails where a node uses it."""
@@ -104,9 +104,10 @@ def _read(model: Any, folder: Path | None) -> Loaded:
     inputs = [given for given in graph.input if given.name not in named]
     for what, given in (("inputs", inputs), ("outputs", graph.output)):
         if len(given) != 1:
-            told = ", ".join(sanitize(value.name) for value in given[:12]) or "none"
+            names = ", ".join(sanitize(value.name) for value in given[:12]) or "none"
             raise _GraphError(
-                f"its graph has the {what} {told}; a network must have exactly one. Export it anew."
+                f"its graph has the {what} {names}; a network must have exactly one. Export it "
+                "again."
             )
     dimensions = inputs[0].type.tensor_type.shape.dim
     walked.values[inputs[0].name] = Value(flat=len(dimensions) <= 2)
@@ -118,7 +119,7 @@ def _read(model: Any, folder: Path | None) -> Loaded:
         try:
             steps = list(walked.values[output].settled())
             said = {entry.key: entry.value for entry in model.metadata_props}
-            return Loaded(named, steps, input_names=told_names(said))
+            return Loaded(named, steps, input_names=declared_names(said))
         except ValueError as error:
             problem = str(error)
     raise _GraphError(f"{problem}.")

@@ -79,32 +79,34 @@ def _with_data(
 ) -> Any:
     """Return a copy of a tensor that includes its external data."""
     said = {entry.key: entry.value for entry in tensor.external_data}
-    told, location = f"its tensor {sanitize(name)} lies in", said.get("location", "")
+    declared, location = f"its tensor {sanitize(name)} lies in", said.get("location", "")
     if folder is None:
-        raise ValueError(f"{told} another file, {sanitize(location)}; save the model in one file")
+        raise ValueError(
+            f"{declared} another file, {sanitize(location)}; save the model in one file"
+        )
     path = (folder / location).resolve()
     outside = not path.is_relative_to(folder.resolve()) or ".." in Path(location).parts
     if outside or Path(location).is_absolute() or not location:
         raise ValueError(
-            f"{told} {sanitize(repr(location))}, outside the model's folder; save the model in one "
-            "file"
+            f"{declared} {sanitize(repr(location))}, outside the model's folder; save the model "
+            "in one file"
         )
     if not path.is_file():
         raise ValueError(
-            f"{told} {sanitize(location)}, which is not a file; save the model in one file"
+            f"{declared} {sanitize(location)}, which is not a file; save the model in one file"
         )
     try:
         offset, length = (int(said.get(key, default)) for key, default in
                           (("offset", 0), ("length", claimed)))  # fmt: skip
     except ValueError:
         raise ValueError(
-            f"{told} {sanitize(location)}, at an offset or length that is not an integer"
+            f"{declared} {sanitize(location)}, at an offset or length that is not an integer"
         ) from None
     size = path.stat().st_size
     _check(name, tuple(tensor.dims), claimed, length)
     if offset < 0 or offset + claimed > size:
         raise ValueError(
-            f"{told} {sanitize(location)} at byte {offset}, but the file ends at byte {size:,}"
+            f"{declared} {sanitize(location)} at byte {offset}, but the file ends at byte {size:,}"
         )
     # Tensors that share bytes could take far more memory than the file has
     external[path] = external.get(path, 0) + claimed

@@ -55,16 +55,16 @@ class Scaling(NamedTuple):
             if given is not None
         }
 
-        def told(side: str) -> str:
+        def message(side: str) -> str:
             return " and ".join(key for key in values if key.startswith(side))
 
         before = after = None
-        if told("input"):
+        if message("input"):
             mean, std = values.get("input_mean", np.zeros(1)), values.get("input_std", np.ones(1))
-            before = Scale(1 / std, -mean / std, told("input"))
-        if told("output"):
+            before = Scale(1 / std, -mean / std, message("input"))
+        if message("output"):
             mean, std = values.get("output_mean", np.zeros(1)), values.get("output_std", np.ones(1))
-            after = Scale(std, mean, told("output"))
+            after = Scale(std, mean, message("output"))
         return before, after
 
 

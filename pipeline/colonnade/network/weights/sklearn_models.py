@@ -46,8 +46,8 @@ def load_skops(path: str | Path, file: IO[bytes]) -> Loaded:
         raise
     # A damaged file makes skops raise any type of error
     except Exception as error:
-        told = f"{path}: this cannot be read as a skops file: {one_line(error)}"
-        raise NetworkError(told) from error
+        message = f"{path}: this cannot be read as a skops file: {one_line(error)}"
+        raise NetworkError(message) from error
     try:
         return Loaded({}, steps_of(estimator), input_names=names_of(estimator))
     except NetworkError as error:
@@ -83,11 +83,11 @@ def _fitted(estimator: Any) -> Iterator[None]:
     try:
         yield
     except (AttributeError, TypeError, ValueError, KeyError, IndexError, RecursionError) as error:
-        told = (
+        message = (
             f"this {sanitize(type(estimator).__name__)} is not fitted, or damaged: "
             f"{one_line(error)}; fit it first"
         )
-        raise NetworkError(told) from error
+        raise NetworkError(message) from error
 
 
 def _names(estimator: Any) -> tuple[str, ...] | None:

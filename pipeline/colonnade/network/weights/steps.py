@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from colonnade.errors import NetworkError, sanitize
 
-__all__ = ["IDENTITY", "Chain", "Dense", "Scale", "Sigma", "Step", "assemble", "told_sigma"]
+__all__ = ["IDENTITY", "Chain", "Dense", "Scale", "Sigma", "Step", "assemble", "sigma_text"]
 
 
 class Dense(NamedTuple):
@@ -67,7 +67,7 @@ class Chain(NamedTuple):
     input_names: tuple[str, ...] | None = None
 
 
-def told_sigma(given: Mapping[str, Any] | None) -> str:
+def sigma_text(given: Mapping[str, Any] | None) -> str:
     """Describe an activation in one line."""
     if given is None:
         return "an unknown activation"
@@ -173,7 +173,7 @@ def assemble(steps: Iterable[Step]) -> Chain:
         raise NetworkError("it holds no affine layer; a network has at least one.")
     if isinstance(last, Sigma):
         raise NetworkError(
-            f"its output passes through {told_sigma(last.given)}; a network must end with an "
+            f"its output passes through {sigma_text(last.given)}; a network must end with an "
             "affine layer. To get the Jacobian before this activation, save the network without it."
         )
     return Chain(tuple(layer.rounded() for layer in layers), tuple(activations), tuple(folded))
@@ -181,14 +181,14 @@ def assemble(steps: Iterable[Step]) -> Chain:
 
 def _check_place(sigma: Sigma, last: Step | None) -> None:
     """Raise NetworkError unless an affine layer precedes an activation."""
-    told = told_sigma(sigma.given)
+    text = sigma_text(sigma.given)
     if last is None:
         raise NetworkError(
-            f"{told} comes before the first layer; a network must begin with an affine layer. Save "
+            f"{text} comes before the first layer; a network must begin with an affine layer. Save "
             "the network without it, and apply it to X beforehand."
         )
     if isinstance(last, Sigma):
         raise NetworkError(
-            f"{told_sigma(last.given)} and {told} follow each other without a layer in between. "
+            f"{sigma_text(last.given)} and {text} follow each other without a layer in between. "
             "Save the weights alone, and import both as one activation (network.activation)."
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, deserialize
 
 from colonnade.errors import NetworkError, one_line
-from colonnade.network.weights.loaded import Loaded, told_names
+from colonnade.network.weights.loaded import Loaded, declared_names
 
 __all__ = ["load_safetensors"]
 
@@ -49,6 +49,6 @@ def load_safetensors(path: str | Path, file: IO[bytes]) -> Loaded:
                 raise ValueError(f"{name} is of type {tensor['dtype']}; save it as F32 or F64")
             arrays[name] = array.reshape(tensor["shape"])
     except (OSError, SafetensorError, ValueError) as error:
-        told = f"{path}: this cannot be read as safetensors: {one_line(error)}"
-        raise NetworkError(told) from error
-    return Loaded(arrays, input_names=told_names(header.get("__metadata__") or {}))
+        message = f"{path}: this cannot be read as safetensors: {one_line(error)}"
+        raise NetworkError(message) from error
+    return Loaded(arrays, input_names=declared_names(header.get("__metadata__") or {}))

@@ -39,8 +39,8 @@ def load_torch(path: str | Path, file: IO[bytes]) -> Loaded:
         raise
     # A damaged file makes torch raise any type of error
     except Exception as error:
-        told = f"{path}: this cannot be read as a state dict of torch: {one_line(error)}"
-        raise NetworkError(told) from error
+        message = f"{path}: this cannot be read as a state dict of torch: {one_line(error)}"
+        raise NetworkError(message) from error
 
 
 def _check(file: IO[bytes]) -> None:

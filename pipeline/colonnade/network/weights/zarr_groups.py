@@ -41,5 +41,5 @@ def load_zarr(path: str | Path, place: Place) -> Loaded:
         raise
     # Damaged metadata makes zarr raise any type of error
     except Exception as error:
-        told = f"{path}: this cannot be read as a Zarr group: {one_line(error)}"
-        raise NetworkError(told) from error
+        message = f"{path}: this cannot be read as a Zarr group: {one_line(error)}"
+        raise NetworkError(message) from error
