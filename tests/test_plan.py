@@ -53,8 +53,9 @@ requests = st.fixed_dictionaries(
 )
 
 
-def make_plan(**request: Any) -> Plan:
-    return sizing.make_plan(work=make_work(request["shapes"]), **request)
+def make_plan(*, capacity: Capacity, grid: Grid | None = None, **request: Any) -> Plan:
+    asked = sizing.PlanRequest(work=make_work(request["shapes"]), **request)
+    return sizing.make_plan(asked, capacity, grid)
 
 
 def planned(**changes: Any) -> Plan:

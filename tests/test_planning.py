@@ -16,7 +16,7 @@ import colonnade as cn
 from colonnade.grid import Shapes
 from colonnade.job.file import load_job
 from colonnade.planning.plan import Capacity
-from colonnade.planning.sizing import make_plan
+from colonnade.planning.sizing import PlanRequest, make_plan
 from colonnade.running.calibrate import calibrated, sample
 from colonnade.running.dispatch import batches
 from colonnade.running.prepare import check_job
@@ -72,18 +72,20 @@ def test_a_block_that_cannot_be_computed(job, tmp_path) -> None:
 )
 def test_the_sample_is_of_the_runs_own_tasks(p, block_columns, workers, threads, x_chunk) -> None:
     plan = make_plan(
-        Shapes(p, 5, 7, 3),
-        products=("jacobian",),
-        dtype="float32",
-        x_itemsize=4,
-        x_chunk_columns=x_chunk,
-        working_itemsize=4,
-        kernel_bytes=1000,
-        strip_columns=256,
-        compression="none",
-        capacity=Capacity(workers, threads, None),
-        block_size=block_columns * 5 * 3 * 4,
-        work=make_work(Shapes(p, 5, 7, 3)),
+        PlanRequest(
+            shapes=Shapes(p, 5, 7, 3),
+            products=("jacobian",),
+            dtype="float32",
+            x_itemsize=4,
+            x_chunk_columns=x_chunk,
+            working_itemsize=4,
+            kernel_bytes=1000,
+            strip_columns=256,
+            compression="none",
+            block_size=block_columns * 5 * 3 * 4,
+            work=make_work(Shapes(p, 5, 7, 3)),
+        ),
+        Capacity(workers, threads, None),
     )
     tasks = set(batches(range(plan.grid.blocks), plan.batch))
     blocks = sample(plan)

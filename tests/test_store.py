@@ -25,7 +25,7 @@ from colonnade.grid import Shapes
 from colonnade.inputs import open_columns
 from colonnade.job.file import load_job
 from colonnade.planning.plan import Capacity
-from colonnade.planning.sizing import make_plan
+from colonnade.planning.sizing import PlanRequest, make_plan
 from colonnade.running import worker
 from colonnade.running.worker import Failed, Skipped, StoreAddress, compute_block, compute_blocks
 from colonnade.store import Store, hold, input_record
@@ -43,19 +43,21 @@ def make_store(job: dict[str, Any], network: cn.Network, p: int = P) -> Store:
     output = checked.output
     shapes = Shapes(p, network.n, network.m, network.q)
     planned = make_plan(
-        shapes,
-        products=output.products,
-        dtype=output.dtype,
-        x_itemsize=4,
-        working_itemsize=4,
-        kernel_bytes=0,
-        strip_columns=1024,
-        compression=output.compression,
-        capacity=Capacity(1, 1, None),
-        block_size=output.block_size,
-        chunk_size=output.chunk_size,
-        layout=output.layout,
-        work=make_work(shapes),
+        PlanRequest(
+            shapes=shapes,
+            products=output.products,
+            dtype=output.dtype,
+            x_itemsize=4,
+            working_itemsize=4,
+            kernel_bytes=0,
+            strip_columns=1024,
+            compression=output.compression,
+            block_size=output.block_size,
+            chunk_size=output.chunk_size,
+            layout=output.layout,
+            work=make_work(shapes),
+        ),
+        Capacity(1, 1, None),
     )
     x = input_record(open_columns(checked.input.path))
     return Store.create(planned, network, checked, x)

@@ -117,10 +117,9 @@ def make_grid(
     p: int,
     column_bytes: int,
     block_size: int | Literal["auto"],
-    chunk_size: int | Literal["auto"],
+    chunk: int,
     room: int | None,
     *,
-    chunk_bytes: int = DENSE_CHUNK_BYTES,
     least: int = 1,
     tile: int = 1,
 ) -> Grid:
@@ -133,12 +132,12 @@ def make_grid(
     ----------
     column_bytes
         Bytes of a column, by which sizes are measured.
-    block_size, chunk_size
+    block_size
         Bytes, or auto.
+    chunk
+        Columns of a chunk, if a block has at least as many.
     room
         Most columns in a block of automatic size; None if memory sets no bound.
-    chunk_bytes
-        Bytes of a chunk of automatic size.
     least
         Fewest columns in a block of automatic size.
     tile
@@ -157,7 +156,7 @@ def make_grid(
     else:
         block = max(1, block_size // column_bytes)
     block = min(whole(block), p)
-    chunk = whole(max(1, (chunk_bytes if chunk_size == "auto" else chunk_size) // column_bytes))
+    chunk = whole(chunk)
     if chunk >= block:
         return Grid(p, block, block)
     return Grid(p, block // chunk * chunk, chunk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from dataclasses import dataclass
 from typing import Literal
 
 from colonnade.compute.products import make_arrays, needs_blocks, thread_bytes
@@ -19,7 +20,7 @@ from colonnade.grid import (
 )
 from colonnade.planning.plan import TASKS_PER_SECOND, Capacity, Plan, Work
 
-__all__ = ["make_plan"]
+__all__ = ["PlanRequest", "make_plan"]
 
 # A Dask worker pauses at 0.8 of its memory limit, so a plan that needs more would never finish.
 _USABLE = 0.8
@@ -41,30 +42,14 @@ _FLOPS_PER_SECOND = {"float32": 5e10, "float64": 2.5e10}
 _BYTES_PER_SECOND = 1e9
 
 
-def make_plan(
-    shapes: Shapes,
-    *,
-    products: tuple[str, ...],
-    dtype: str,
-    x_itemsize: int,
-    x_chunk_columns: int = 1,
-    working_itemsize: int,
-    kernel_bytes: int,
-    strip_columns: int,
-    compression: str,
-    objects: bool = False,
-    capacity: Capacity,
-    block_size: int | Literal["auto"] = "auto",
-    chunk_size: int | Literal["auto"] = "auto",
-    grid: Grid | None = None,
-    layout: Literal["dense", "factored"] = "dense",
-    tile_columns: int = 1,
-    work: Work,
-) -> Plan:
-    """Plan a run.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRequest:
+    """What a plan depends on, apart from the cluster's capacity.
 
-    Parameters
+    Attributes
     ----------
+    work
+        Work per column.
     products
         Names of the products, in the order in which a store lists them.
     dtype
@@ -77,71 +62,138 @@ def make_plan(
         Bytes that a worker keeps between blocks for the weights and arrays derived from them.
     strip_columns
         Columns whose pre-activations and slopes are held at a time.
+    tile_columns
+        Columns whose blocks are computed together.
     compression
         none, lz4 or zstd.
     objects
         Whether X or the store lies in an object store.
     block_size, chunk_size
         Bytes, or auto.
+    """
+
+    shapes: Shapes
+    work: Work
+    products: tuple[str, ...]
+    dtype: str
+    layout: Literal["dense", "factored"] = "dense"
+    compression: str
+    x_itemsize: int
+    x_chunk_columns: int = 1
+    working_itemsize: int
+    kernel_bytes: int
+    strip_columns: int
+    tile_columns: int = 1
+    objects: bool = False
+    block_size: int | Literal["auto"] = "auto"
+    chunk_size: int | Literal["auto"] = "auto"
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number of the results."""
+        return 4 if self.dtype == "float32" else 8
+
+    @property
+    def stores_main(self) -> bool:
+        """Whether the store has the tensor, or the slopes in its place."""
+        return "jacobian" in self.products
+
+    @property
+    def column_bytes(self) -> int:
+        """Bytes of a column, by which block and chunk sizes are measured."""
+        n, m, q = self.shapes.n, self.shapes.m, self.shapes.q
+        if not self.stores_main:
+            # Without the tensor, a column's largest intermediate array determines the blocks
+            return max(n, m, q) * self.itemsize
+        return (q * n if self.layout == "dense" else m) * self.itemsize
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of per-block statistics, which do not depend on the grid."""
+        grid = Grid(self.shapes.p, 1, 1)
+        arrays = make_arrays(self.shapes, self.products, self.dtype, grid, self.layout)
+        return sum(
+            math.prod(array.shards) * array.itemsize
+            for array in arrays
+            if array.per_block and array.dimensions[0] != "column"
+        )
+
+    @property
+    def x_chunk(self) -> int:
+        """Columns of a chunk of X."""
+        return min(self.x_chunk_columns, self.shapes.p)
+
+    @property
+    def chunk(self) -> int:
+        """Columns of a chunk of a new store, if a block has at least as many."""
+        if not self.stores_main:
+            # The other arrays are read by the block
+            return self.shapes.p
+        size = self.chunk_size
+        if size == "auto":
+            size = DENSE_CHUNK_BYTES if self.layout == "dense" else FACTORED_CHUNK_BYTES
+        return max(1, size // self.column_bytes)
+
+    def thread_memory(self, columns: int) -> dict[str, int]:
+        """Return the bytes that a thread holds for a block of `columns` columns, by purpose."""
+        shapes, strip = self.shapes, min(columns, self.strip_columns)
+        x_row_bytes = self.x_itemsize * _window(columns, self.x_chunk, shapes.p)
+        hidden = _HIDDEN_COPIES * self.work.slope_numbers * self.working_itemsize * strip
+        terms = {
+            "columns of X": shapes.n * (x_row_bytes + self.working_itemsize * strip),
+            "hidden units": hidden,
+        }
+        if self.stores_main:
+            block = self.column_bytes * columns
+            terms["tensor block" if self.layout == "dense" else "slope block"] = block
+            if self.compression != "none":
+                # The compressed chunks, and the shard that they are joined to
+                terms["encoding"] = 2 * block
+        if needs_blocks(self.products, self.layout, elementwise=self.work.has_slopes):
+            terms["tensor tile"] = self.tile_columns * shapes.q * shapes.n * self.itemsize
+            if self.work.scratch_bytes:
+                terms["products of layers"] = self.work.scratch_bytes
+        if set(self.products) - {"jacobian", "value"}:
+            # Their shards, and the arrays from which those are made
+            made = thread_bytes(self.products, shapes, strip, self.itemsize)
+            terms["products"] = self.part_bytes + self.itemsize * 2 * columns + made
+        if "value" in self.products:
+            values = self.itemsize * columns + 2 * self.working_itemsize * strip
+            terms["values"] = shapes.q * values
+        return terms
+
+    def worker_memory(self, columns: int, chunk: int, threads: int) -> dict[str, int]:
+        """Return the bytes that a worker holds for blocks of `columns` columns, by purpose."""
+        kept = {"process": _PROCESS_BYTES, "weights and kernel": self.kernel_bytes}
+        if self.objects:
+            kept["object store"] = _CLIENT_BYTES
+        terms = self.thread_memory(columns)
+        needs = {term: threads * size for term, size in terms.items()}
+        whole_tiles = columns % self.tile_columns == 0 and self.tile_columns <= chunk
+        if self.stores_main and self.layout == "dense" and whole_tiles:
+            # Whole tiles are computed in place; only X's last tile may be partial and need a buffer
+            needs["tensor tile"] = terms["tensor tile"]
+        return kept | needs
+
+
+def make_plan(request: PlanRequest, capacity: Capacity, grid: Grid | None = None) -> Plan:
+    """Plan a run.
+
+    Parameters
+    ----------
     grid
-        Grid of an existing store; block_size and chunk_size are then ignored.
-    layout
-        dense or factored.
-    tile_columns
-        Columns whose blocks are computed together.
-    work
-        Work per column.
+        Grid of an existing store; the request's sizes of blocks and chunks are then ignored.
 
     Raises
     ------
     TooLargeError
         The plan does not fit a worker's memory.
     """
-    itemsize = 4 if dtype == "float32" else 8
-    main = "jacobian" in products
-    # Without the tensor, a column's largest intermediate array determines the blocks
-    numbers = max(shapes.n, shapes.m, shapes.q)
-    if main:
-        numbers = shapes.q * shapes.n if layout == "dense" else shapes.m
-    column_bytes = numbers * itemsize
-    forms_blocks = needs_blocks(products, layout, elementwise=work.has_slopes)
-    # Bytes of per-block statistics, which do not depend on the grid
-    parts = sum(
-        math.prod(array.shards) * array.itemsize
-        for array in make_arrays(shapes, products, dtype, Grid(shapes.p, 1, 1), layout)
-        if array.per_block and array.dimensions[0] != "column"
-    )
-    x_chunk = min(x_chunk_columns, shapes.p)
+    shapes, dtype = request.shapes, request.dtype
+    chunk = request.chunk if grid is None else grid.chunk_columns
 
-    chunk = shapes.p if chunk_size == "auto" else max(1, chunk_size // column_bytes)
-    if grid is not None:
-        chunk = grid.chunk_columns
-
-    def needed(columns: int) -> dict[str, int]:
-        kept = {"process": _PROCESS_BYTES, "weights and kernel": kernel_bytes}
-        if objects:
-            kept["object store"] = _CLIENT_BYTES
-        terms = _thread_memory(
-            shapes,
-            products,
-            itemsize,
-            x_itemsize * _window(columns, x_chunk, shapes.p),
-            working_itemsize,
-            columns,
-            min(columns, strip_columns),
-            compression,
-            column_bytes if main else 0,
-            parts,
-            layout,
-            tile_columns * shapes.q * shapes.n * itemsize if forms_blocks else 0,
-            work,
-        )
-        needs = {t: capacity.threads_per_worker * size for t, size in terms.items()}
-        stored = main and layout == "dense"
-        if stored and columns % tile_columns == 0 and tile_columns <= chunk:
-            # Whole tiles are computed in place; only X's last tile may be partial and need a buffer
-            needs["tensor tile"] = terms["tensor tile"]
-        return kept | needs
+    def memory(columns: int) -> dict[str, int]:
+        return request.worker_memory(columns, chunk, capacity.threads_per_worker)
 
     kept = grid is not None
     if grid is None:
@@ -150,32 +202,37 @@ def make_plan(
             # The most columns whose block fits
             usable = _usable(capacity.memory_per_worker)
             room = bisect_right(
-                range(1, shapes.p + 1), usable, key=lambda columns: sum(needed(columns).values())
+                range(1, shapes.p + 1), usable, key=lambda columns: sum(memory(columns).values())
             )
-        # Only the main array has chunks smaller than a block; the others are read by the block
-        finest = chunk_size if main else shapes.p * column_bytes
         grid = make_grid(
             shapes.p,
-            column_bytes,
-            block_size,
-            finest,
+            request.column_bytes,
+            request.block_size,
+            chunk,
             room,
-            chunk_bytes=DENSE_CHUNK_BYTES if layout == "dense" else FACTORED_CHUNK_BYTES,
             # Blocks so large that their statistics are small beside them
-            least=-(-_BLOCK_OVER_PARTS * parts // column_bytes),
-            tile=tile_columns,
+            least=-(-_BLOCK_OVER_PARTS * request.part_bytes // request.column_bytes),
+            tile=request.tile_columns,
         )
-    arrays = make_arrays(shapes, products, dtype, grid, layout)
-    memory = needed(min(grid.block_columns, shapes.p))
-    rate = _blocks_per_second(shapes, work, dtype, grid, capacity)
-    batch = _batch(rate, grid, capacity, x_chunk)
+    arrays = make_arrays(shapes, request.products, dtype, grid, request.layout)
+    rate = _blocks_per_second(shapes, request.work, dtype, grid, capacity)
+    batch = _batch(rate, grid, capacity, request.x_chunk)
     # A thread keeps the chunk in which its next task begins
-    x_reads = _reads(min(batch * grid.block_columns, shapes.p), x_chunk)
-    x_reads = min(x_reads, float(capacity.total_threads))
+    x_reads = _reads(min(batch * grid.block_columns, shapes.p), request.x_chunk)
     plan = Plan(
-        shapes, work, products, dtype, grid, arrays, memory, capacity, batch, x_reads, rate / batch
+        shapes=shapes,
+        work=request.work,
+        products=request.products,
+        dtype=dtype,
+        grid=grid,
+        arrays=arrays,
+        memory=memory(min(grid.block_columns, shapes.p)),
+        capacity=capacity,
+        batch=batch,
+        x_reads=min(x_reads, float(capacity.total_threads)),
+        tasks_per_second=rate / batch,
     )
-    _check_memory(plan, block_size, kept=kept)
+    _check_memory(plan, request.block_size, kept=kept)
     return plan
 
 
@@ -214,46 +271,6 @@ def _reads(columns: int, chunk: int) -> float:
     chunk causes another read, unless a task ends there too.
     """
     return chunk / columns + 1 - math.gcd(columns, chunk) / columns
-
-
-def _thread_memory(
-    shapes: Shapes,
-    products: tuple[str, ...],
-    itemsize: int,
-    x_row_bytes: int,
-    working: int,
-    columns: int,
-    strip: int,
-    compression: str,
-    main_bytes: int,
-    parts: int,
-    layout: str,
-    tile_bytes: int,
-    work: Work,
-) -> dict[str, int]:
-    """Return the bytes that a thread holds for a block of `columns` columns, term by term."""
-    terms = {
-        "columns of X": shapes.n * (x_row_bytes + working * strip),
-        "hidden units": _HIDDEN_COPIES * work.slope_numbers * working * strip,
-    }
-    if main_bytes:
-        block = main_bytes * columns
-        terms["tensor block" if layout == "dense" else "slope block"] = block
-        if compression != "none":
-            # The compressed chunks, and the shard that they are joined to
-            terms["encoding"] = 2 * block
-    if tile_bytes:
-        terms["tensor tile"] = tile_bytes
-    if tile_bytes and work.scratch_bytes:
-        terms["products of layers"] = work.scratch_bytes
-    others = [name for name in products if name not in ("jacobian", "value")]
-    if others:
-        # Their shards, and the arrays from which those are made
-        made = thread_bytes(products, shapes, strip, itemsize)
-        terms["products"] = parts + itemsize * 2 * columns + made
-    if "value" in products:
-        terms["values"] = shapes.q * (itemsize * columns + 2 * working * strip)
-    return terms
 
 
 def _check_memory(plan: Plan, block_size: int | Literal["auto"], *, kept: bool) -> None:

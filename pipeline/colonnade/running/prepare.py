@@ -20,7 +20,7 @@ from colonnade.inputs.pairing import MatchError, Pairing, difference, match_key,
 from colonnade.job import SCALINGS, Job
 from colonnade.network.network import Network
 from colonnade.planning.plan import Capacity, Feature, Plan, Work
-from colonnade.planning.sizing import make_plan
+from colonnade.planning.sizing import PlanRequest, make_plan
 from colonnade.running.input_guard import InputGuard, stamp_of
 from colonnade.running.labels import find_labels, network_names
 from colonnade.storage.urls import is_url, overlap
@@ -121,23 +121,8 @@ class PreparedJob:
         )
         if network.has_slopes:
             kept += kept_bytes(output.products, shapes)
-        plan = make_plan(
-            shapes,
-            products=output.products,
-            dtype=output.dtype,
-            x_itemsize=x_itemsize,
-            x_chunk_columns=self.columns.chunk_columns,
-            working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
-            kernel_bytes=kept,
-            strip_columns=STRIP,
-            compression=output.compression,
-            objects=is_url(output.path) or is_url(self.columns.path),
-            capacity=capacity,
-            block_size=output.block_size,
-            chunk_size=output.chunk_size,
-            grid=grid,
-            layout=output.layout,
-            tile_columns=tile,
+        request = PlanRequest(
+            shapes=shapes,
             work=Work(
                 order=str(cheapest(network.sizes)),
                 flops=cheapest(network.sizes).flops,
@@ -146,7 +131,21 @@ class PreparedJob:
                 scratch_bytes=scratch_bytes(network, output.dtype, tile),
                 has_slopes=network.has_slopes,
             ),
+            products=output.products,
+            dtype=output.dtype,
+            layout=output.layout,
+            compression=output.compression,
+            x_itemsize=x_itemsize,
+            x_chunk_columns=self.columns.chunk_columns,
+            working_itemsize=working_dtype(network, x_dtype, output.dtype).itemsize,
+            kernel_bytes=kept,
+            strip_columns=STRIP,
+            tile_columns=tile,
+            objects=is_url(output.path) or is_url(self.columns.path),
+            block_size=output.block_size,
+            chunk_size=output.chunk_size,
         )
+        plan = make_plan(request, capacity, grid)
         if plan.grid.problem:
             anew = "" if grid is None else "Recreate the store (--overwrite). "
             raise TooLargeError(
