@@ -170,7 +170,6 @@ class Plan:
     def __str__(self) -> str:
         shapes, grid, capacity = self.shapes, self.grid, self.capacity
         available = capacity.memory_per_worker
-        width = max(len(array.name) for array in self.arrays)
         lines = [
             (
                 f"columns   p = {shapes.p:,}; inputs n = {shapes.n:,}, "
@@ -187,14 +186,7 @@ class Plan:
                 f"chunks of {counted(grid.chunk_columns, 'column')}"
             ),
             f"tasks     {self.tasks:,} of {counted(self.batch, 'block')}{self._rate_text()}",
-            f"output    {format_bytes(self.output_bytes)} in all",
-            *(
-                f"  {array.name:{width}} {' × '.join(map(str, array.dimensions)):29} "
-                f"{' × '.join(f'{size:,}' for size in array.shape):24} "
-                f"{format_bytes(array.bytes)}"
-                for array in self.arrays
-            ),
-            *self._layouts_text(),
+            *self._output_text(),
             f"memory    a worker needs {format_bytes(self.memory_needed)} of "
             + (
                 "an amount that is known when the cluster runs"
@@ -222,6 +214,20 @@ class Plan:
                 "Store X in smaller chunks, or raise output.block_size."
             )
         return "\n".join(lines)
+
+    def _output_text(self) -> list[str]:
+        """Describe the arrays of the store and their sizes."""
+        width = max(len(array.name) for array in self.arrays)
+        return [
+            f"output    {format_bytes(self.output_bytes)} in all",
+            *(
+                f"  {array.name:{width}} {' × '.join(map(str, array.dimensions)):29} "
+                f"{' × '.join(f'{size:,}' for size in array.shape):24} "
+                f"{format_bytes(array.bytes)}"
+                for array in self.arrays
+            ),
+            *self._layouts_text(),
+        ]
 
     def _features_text(self) -> list[str]:
         """Describe which feature of X is which input of the network, if either has names."""

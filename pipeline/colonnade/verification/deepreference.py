@@ -55,6 +55,26 @@ def make_reference(
     return kind(network, x_dtype, dtype, significant_bits)
 
 
+def _settled(
+    arrays: dict[str, Enclosure], nan: NDArray[np.bool_], unknown: NDArray[np.bool_]
+) -> dict[str, Enclosure]:
+    """Enclose columns of X with NaN by NaN, and columns about which nothing is known by anything.
+
+    Parameters
+    ----------
+    nan, unknown
+        (B,), which columns these are.
+    """
+    found = {}
+    for name, (centre, radius) in arrays.items():
+        shape = (-1, *(1 for _ in centre.shape[1:]))
+        free = np.where(unknown.reshape(shape), np.inf, radius)
+        found[name] = Enclosure(
+            np.where(nan.reshape(shape), np.nan, centre), np.where(nan.reshape(shape), 0.0, free)
+        )
+    return found
+
+
 class DeepReference(Rounding):
     """Encloses the results of a network of any depth, with any σ.
 
@@ -160,14 +180,7 @@ class DeepReference(Rounding):
             "norm": norm,
             "spectral_norm": norm,
         }
-        for name, (centre, bound) in arrays.items():
-            shape = (-1, *(1 for _ in centre.shape[1:]))
-            free = np.where(unknown.reshape(shape), np.inf, bound)
-            arrays[name] = Enclosure(
-                np.where(nan.reshape(shape), np.nan, centre),
-                np.where(nan.reshape(shape), 0.0, free),
-            )
-        return Results(arrays, unknown & ~nan, size.T)
+        return Results(_settled(arrays, nan, unknown), unknown & ~nan, size.T)
 
     def _slopes(
         self, i: int, z: Array, delta: Array, tangent: tuple[Array, Array, Array]
