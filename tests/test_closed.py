@@ -395,8 +395,6 @@ def test_a_cluster_that_is_exposed_says_so(job, monkeypatch: pytest.MonkeyPatch)
     """Before anything else is done with it."""
 
     class Exposed:
-        capacity = staticmethod(local.capacity)
-
         @staticmethod
         @connection.contextmanager
         def deploy(settings: Any) -> Iterator[Any]:

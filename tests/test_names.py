@@ -30,7 +30,7 @@ from colonnade import Network
 from colonnade.errors import InputError, JobError
 from colonnade.events import FeaturesOrdered
 from colonnade.inputs.labels import Labels
-from colonnade.inputs.pairing import MatchError, Pairing, carry_nothing, pair
+from colonnade.inputs.name_matching import MatchError, Pairing, carry_nothing, pair
 from colonnade.job.file import load_job
 from colonnade.progress import JsonLines, describe
 from colonnade.running.prepare import check_job

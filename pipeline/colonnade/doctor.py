@@ -11,7 +11,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from colonnade.clusters.local import capacity
+from colonnade.clusters import expected_capacity
 from colonnade.compute.blas import blas_libraries
 from colonnade.formatting import counted, format_bytes
 from colonnade.job import LocalCluster
@@ -85,7 +85,7 @@ def doctor() -> Diagnosis:
     return Diagnosis(
         versions=environment(),
         blas=blas_libraries(),
-        local=capacity(LocalCluster(kind="local")),
+        local=expected_capacity(LocalCluster(kind="local")),
         extras=_extras(),
         advice=tuple(_advice()),
     )

@@ -12,18 +12,12 @@ from colonnade.clusters.base import Deployment
 from colonnade.clusters.security import from_files
 from colonnade.errors import ClusterError
 from colonnade.job import AddressCluster
-from colonnade.planning.plan import Capacity
 
-__all__ = ["capacity", "deploy"]
+__all__ = ["deploy"]
 
 # Seconds of one connection attempt. The client also keeps this value as its timeout for
 # reconnecting, which is useless here: a restarted scheduler does not know the run's blocks
 _CONNECT = 5.0
-
-
-def capacity(settings: AddressCluster) -> Capacity:
-    """Return the capacity that is known without connecting to the scheduler."""
-    return Capacity(settings.workers, 1, None)
 
 
 @contextmanager

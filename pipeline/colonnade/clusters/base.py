@@ -14,7 +14,6 @@ import distributed
 from distributed.core import Status
 
 from colonnade.errors import ClusterError, import_optional, one_line
-from colonnade.planning.plan import Capacity
 
 __all__ = [
     "Deployment",
@@ -86,9 +85,6 @@ class Deployment:
 
 class Kind(Protocol):
     """A module that deploys one kind of cluster, or several similar kinds."""
-
-    def capacity(self, settings: Any, /) -> Capacity:
-        """Return the expected capacity, without starting or connecting to the cluster."""
 
     def deploy(self, settings: Any, /) -> AbstractContextManager[Deployment]:
         """Start or connect to the cluster; on exit, stop what was started."""

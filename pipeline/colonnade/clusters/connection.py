@@ -15,6 +15,7 @@ import distributed
 
 from colonnade.clusters import address, gateway, kubernetes, local, queues, ssh
 from colonnade.clusters.base import Deployment, Kind, NoAnswer, each_worker, waited, within
+from colonnade.clusters.capacity import expected_capacity
 from colonnade.clusters.main_guard import refuse_spawned, refuse_unguarded
 from colonnade.clusters.stuck import Occupation, StuckWorker, Tracker, evict, occupation
 from colonnade.errors import ClusterError, one_line
@@ -100,11 +101,6 @@ class Cluster:
         name = within(self.client, _ANSWER, call)
         if name is not None and self.discard is not None:
             self.discard(name, worker)
-
-
-def expected_capacity(settings: ClusterSettings) -> Capacity:
-    """Return the expected capacity, without starting or connecting to the cluster."""
-    return _KINDS[settings.kind].capacity(settings)
 
 
 @contextmanager

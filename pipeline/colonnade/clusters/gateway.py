@@ -8,14 +8,8 @@ from typing import Any
 
 from colonnade.clusters.base import Deployment, close, in_time, library, refusal
 from colonnade.job import GatewayCluster
-from colonnade.planning.plan import Capacity
 
-__all__ = ["capacity", "deploy"]
-
-
-def capacity(settings: GatewayCluster) -> Capacity:
-    """Return the capacity that is known without contacting the gateway."""
-    return Capacity(settings.size, 1, None)
+__all__ = ["deploy"]
 
 
 @contextmanager

@@ -17,12 +17,10 @@ from distributed.comm.addressing import get_address_host
 from colonnade.clusters.base import Deployment, close, library, refusal
 from colonnade.errors import ClusterError
 from colonnade.job import KubernetesCluster, TlsSettings
-from colonnade.planning.plan import Capacity
 
 __all__ = [
     "LABELS",
     "SMALL",
-    "capacity",
     "deploy",
     "namespace",
     "reached",
@@ -45,11 +43,6 @@ _EXPOSED = (
 _LOOK = 2.0
 # Timeout of a request to the API, in seconds
 _REQUEST = 10
-
-
-def capacity(settings: KubernetesCluster) -> Capacity:
-    """Return the capacity of the pods."""
-    return Capacity(settings.size, settings.cores, settings.memory)
 
 
 @contextmanager

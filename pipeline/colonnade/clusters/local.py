@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 
 import distributed
-from dask.system import CPU_COUNT
-from distributed.system import MEMORY_LIMIT
 
 from colonnade.clusters import http_servers
 from colonnade.clusters.base import Deployment, close
+from colonnade.clusters.capacity import expected_capacity
 from colonnade.clusters.local_processes import Processes
 from colonnade.clusters.private_directory import private_directory, temporary_directory
 from colonnade.clusters.security import security_in
@@ -23,7 +22,7 @@ from colonnade.job import LocalCluster
 from colonnade.planning.plan import Capacity
 from colonnade.signals.stopping import SIGNALS
 
-__all__ = ["capacity", "deploy"]
+__all__ = ["deploy"]
 
 
 def dask_setup(worker: distributed.Worker) -> None:
@@ -36,18 +35,10 @@ def dask_setup(worker: distributed.Worker) -> None:
     logging.getLogger("distributed.worker").setLevel(logging.CRITICAL)
 
 
-def capacity(settings: LocalCluster) -> Capacity:
-    """Return the capacity that this machine offers."""
-    threads = settings.threads_per_worker
-    workers = max(1, CPU_COUNT // threads) if settings.workers == "auto" else settings.workers
-    memory = settings.memory_per_worker
-    return Capacity(workers, threads, MEMORY_LIMIT // workers if memory == "auto" else memory)
-
-
 @contextmanager
 def deploy(settings: LocalCluster) -> Iterator[Deployment]:
     """Start worker processes, and end them on exit."""
-    given = capacity(settings)
+    given = expected_capacity(settings)
     processes = Processes()
     with private_directory(temporary_directory(), "TMPDIR") as private:
         security = security_in(private, settings)

@@ -29,9 +29,8 @@ from colonnade.clusters.private_directory import private_directory, temporary_di
 from colonnade.clusters.security import run_security, security_in
 from colonnade.errors import ClusterError, one_line, sanitize
 from colonnade.job import QueueCluster
-from colonnade.planning.plan import Capacity
 
-__all__ = ["arguments", "capacity", "deploy", "queue_class"]
+__all__ = ["arguments", "deploy", "queue_class"]
 
 
 @dataclass(frozen=True)
@@ -68,11 +67,6 @@ _LOOK, _LONGEST_LOOK = 10.0, 600.0
 _STAGGER, _LONGEST_STAGGER = 1 / 20, 300
 # Timeout of a query to the queue, in seconds
 _PATIENCE = 10
-
-
-def capacity(settings: QueueCluster) -> Capacity:
-    """Return the capacity of the jobs."""
-    return Capacity(settings.size, settings.cores, settings.memory)
 
 
 @contextmanager
@@ -251,7 +245,10 @@ def _job_class(job_cls: Any, private: Path) -> Any:
 
 
 def _numbering(kind: Any) -> Any:
-    """Return a cluster class that reuses no name: Dask cancels lost workers' jobs by name, late."""
+    """Return a cluster class that never reuses a worker's name.
+
+    Dask cancels the job of a lost worker by its name, perhaps after another worker has that name.
+    """
     numbers = itertools.count()
 
     def named(cluster: Any, worker_number: int) -> Any:

@@ -21,9 +21,8 @@ from colonnade.clusters.security import security_in
 from colonnade.clusters.ssh_process import Remote
 from colonnade.errors import ClusterError, listed, one_line
 from colonnade.job import SshCluster
-from colonnade.planning.plan import Capacity
 
-__all__ = ["capacity", "connection", "deploy", "document"]
+__all__ = ["connection", "deploy", "document"]
 
 # Seconds before workers are restarted on a host: the first delay and the longest
 _PAUSE, _LONGEST_PAUSE = 1.0, 60.0
@@ -35,14 +34,6 @@ _SIGNS = 3
 _TOLD = 3
 
 Answer = TypeVar("Answer")
-
-
-def capacity(settings: SshCluster) -> Capacity:
-    """Return the capacity of the hosts; with ``auto``, the memory of a worker is not known yet."""
-    memory = settings.memory_per_worker
-    return Capacity(
-        settings.size, settings.threads_per_worker, None if memory == "auto" else memory
-    )
 
 
 @contextmanager

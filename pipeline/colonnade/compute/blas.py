@@ -21,9 +21,9 @@ _limited: dict[Any, Any] = {}
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Limit BLAS to one thread, in all threads of this process, until the last of them is done.
+    """Limit BLAS to one thread for the whole process while any thread is inside this context.
 
-    The limit is process-wide: other code that sets it meanwhile sets it for all threads.
+    Other code that sets it meanwhile sets it for all threads.
     """
     global _inside  # noqa: PLW0603
     with _lock:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from colonnade.errors import one_line
-from colonnade.inputs.pairing import carry_nothing
+from colonnade.inputs.name_matching import carry_nothing
 from colonnade.inputs.sampling import ReadUnit, Sample, samples
 
 __all__ = ["InputMatrix", "MatrixReader", "Orientation", "Selection", "Stamps"]

@@ -12,7 +12,7 @@ from colonnade.errors import one_line
 from colonnade.inputs.arrays import Stacked, Variable
 from colonnade.inputs.base import InputMatrix
 from colonnade.inputs.labels import Coordinate
-from colonnade.inputs.zarrs import ZarrStored, check_chunks
+from colonnade.inputs.zarr import ZarrStored, check_chunks
 from colonnade.limits import ATTRIBUTE_CHARACTERS, COORDINATE_VALUES
 from colonnade.storage.decoding import bounded
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from colonnade.errors import InputError, import_optional, one_line
 from colonnade.inputs.base import InputMatrix, MatrixReader, Orientation, Selection
-from colonnade.inputs.features import find_features
+from colonnade.inputs.feature_selection import find_features
 from colonnade.inputs.npy import open_npy, open_npy_object
 from colonnade.inputs.npy_folder import open_npy_folder
-from colonnade.inputs.zarrs import open_zarr
+from colonnade.inputs.zarr import open_zarr
 from colonnade.storage import Directory, Objects, Place, place_at
 from colonnade.storage.locations import Options, storage_texts
 
@@ -23,7 +23,7 @@ __all__ = ["InputMatrix", "open_columns"]
 # Formats that need an optional package: reader, package, and the extra that installs it
 _HDF5 = ("hdf5:open_hdf5", "h5py", "hdf5")
 _PARQUET = ("parquet:open_parquet", "pyarrow", "tables")
-_CSV = ("csvs:open_csv", "pyarrow", "tables")
+_CSV = ("csv:open_csv", "pyarrow", "tables")
 _EXTRA = {
     **dict.fromkeys((".h5", ".hdf5", ".nc", ".nc4"), _HDF5),
     **dict.fromkeys((".parquet", ".pq"), _PARQUET),

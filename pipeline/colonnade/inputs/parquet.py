@@ -119,7 +119,7 @@ def _open(place: Place, known: Any, file: pq.ParquetFile, wanted: Selection) -> 
     names = chosen(path, head, wanted)
     types = [_type(path, schema.field(name).type, name, wanted) for name in names]
     if not names:
-        raise InputError(f"{path}: the table has no columns; X needs at least one.")
+        raise InputError(f"{path}: the table has no columns; X needs at least one feature.")
     gaps = _gaps(metadata, {name for name, t in zip(names, types, strict=True) if t.kind != "f"})
     types = [promoted(t) if name in gaps else t for name, t in zip(names, types, strict=True)]
     dtype = np.result_type(*set(types))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from colonnade.errors import InputError, sanitize
 from colonnade.inputs.base import MatrixReader, Selection
-from colonnade.inputs.features import find_features
+from colonnade.inputs.feature_selection import find_features
 
 __all__ = ["Table", "chosen", "numbers", "refuse_arrays"]
 

@@ -218,7 +218,7 @@ def _chunked(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def _attributes(store: Store, dataset: xr.Dataset, status: Status) -> dict[str, Any]:
-    """Return the origin of the data as texts and numbers, which netCDF accepts too."""
+    """Return where the data comes from, as texts and numbers, which netCDF attributes can hold."""
     record = store.record
     tensor = dataset["jacobian"].attrs if "jacobian" in dataset else {}
     known = {

@@ -17,7 +17,7 @@ from colonnade.errors import ColonnadeError, JobError, listed, one_line, sanitiz
 from colonnade.inputs import InputMatrix
 from colonnade.inputs.coordinates import array_beside, coordinate_beside
 from colonnade.inputs.labels import Coordinate, Dimension, Labels, names_problem, scale_problem
-from colonnade.inputs.pairing import Pairing
+from colonnade.inputs.name_matching import Pairing
 from colonnade.job import Job
 from colonnade.limits import NAMES_FILE_BYTES
 from colonnade.network.network import Network

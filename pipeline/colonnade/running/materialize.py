@@ -161,7 +161,8 @@ def _job(made: Job, dense: str, overrides: list[str], options: Options, *, trust
     wrong = [name for name, kept in fixed.items() if not kept]
     if wrong:
         raise UsageError(
-            f"the slopes are already computed, so {', '.join(wrong)} cannot be changed here (value "
-            "is not computed from slopes). Make the tensor's store with colonnade run instead."
+            f"the slopes are already computed, so {', '.join(wrong)} cannot be changed here "
+            "(the product value does not follow from slopes). To change it, make the dense store "
+            "with colonnade run instead."
         )
     return job

@@ -16,7 +16,7 @@ from colonnade.events import FeaturesOrdered, Listener
 from colonnade.grid import Grid, Shapes
 from colonnade.inputs import InputMatrix, open_columns
 from colonnade.inputs.labels import Coordinate, Dimension, Labels
-from colonnade.inputs.pairing import MatchError, Pairing, difference, match_key, pair
+from colonnade.inputs.name_matching import MatchError, Pairing, difference, match_key, pair
 from colonnade.job import SCALINGS, Job
 from colonnade.network.network import Network
 from colonnade.planning.plan import Capacity, Feature, Plan, Work

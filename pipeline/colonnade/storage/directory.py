@@ -29,16 +29,16 @@ class Directory(Place):
     def check(self, name: str, most: int) -> None:
         """Raise ValueError if reading a file would never end, or exceed `most` bytes."""
         path = self.path / name
-        message = f"its {path.name}"
+        label = f"its {path.name}"
         if path.exists() and not path.is_file():
-            raise ValueError(f"{message} is not a regular file")
+            raise ValueError(f"{label} is not a regular file")
         if path.exists() and path.stat().st_size > most:
-            raise ValueError(f"{message} has more than {most:,} bytes")
+            raise ValueError(f"{label} has more than {most:,} bytes")
 
     def read(self, name: str, most: int | None = None) -> bytes:
         """Read a whole file; FileNotFoundError if it is missing, ValueError above `most` bytes."""
         path = self.path / name
-        return read_regular(path, most, message=path.name, follow=most is None)
+        return read_regular(path, most, label=path.name, follow=most is None)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically, replacing an existing one."""

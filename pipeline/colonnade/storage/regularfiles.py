@@ -34,7 +34,7 @@ def stamp(path: str | Path) -> Stamp:
 
 
 def read_regular(
-    path: Path, most: int | None = None, *, message: str = "it", follow: bool = True
+    path: Path, most: int | None = None, *, label: str = "it", follow: bool = True
 ) -> bytes:
     """Read a whole regular file.
 
@@ -44,7 +44,7 @@ def read_regular(
     ----------
     most
         Largest size in bytes; None for no limit.
-    message
+    label
         Name of the file in error messages.
     follow
         Whether the path may be a symbolic link.
@@ -56,7 +56,7 @@ def read_regular(
     OSError
         The file is missing, or cannot be read.
     """
-    no_file = ValueError(f"{message} is not a regular file")
+    no_file = ValueError(f"{label} is not a regular file")
     try:
         # O_NONBLOCK: do not wait for the writer of a pipe; O_NOFOLLOW: nor follow a link to one
         link = 0 if follow else os.O_NOFOLLOW
@@ -73,7 +73,7 @@ def read_regular(
     finally:
         os.close(number)
     if most is not None and len(content) > most:
-        raise ValueError(f"{message} has more than {most:,} bytes")
+        raise ValueError(f"{label} has more than {most:,} bytes")
     return content
 
 

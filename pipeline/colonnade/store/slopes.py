@@ -27,7 +27,7 @@ class SlopesAddress(NamedTuple):
 
 
 class Slopes:
-    """The slopes of a store, read by column numbers, with its outputs and its counts.
+    """The slopes of a store, read by column numbers, with the network's outputs.
 
     Every read raises StoreError if the store is gone or was replaced, because its weights, which
     were read before, do not belong to a new store.

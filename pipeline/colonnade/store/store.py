@@ -196,7 +196,7 @@ class Store(StoreView):
         If X has grown, the store grows too. The order of the steps makes a kill at any moment safe:
         no reader takes the store for complete, and the same command finishes it. First the record
         announces the growth under a new id, which stops the workers of former runs from writing.
-        Then everything that depends on where X ended is deleted. Then the arrays are resized.
+        Then everything that depends on the former end of X is deleted. Then the arrays are resized.
         """
         self.end_growth()
         columns = self.grid.columns

@@ -180,8 +180,8 @@ class PodJob:
             raise ClusterError(f"Kubernetes{where}: {_cause(error)}.") from error
 
 
-def _exit_status(pods: list[Any], before: int | None) -> int | None:
-    """Return the exit status of the last attempt that has ended; `before` if none has."""
+def _exit_status(pods: list[Any], former: int | None) -> int | None:
+    """Return the exit status of the last attempt that has ended; `former` if none has."""
     ended = [
         container.state.terminated
         for pod in pods
@@ -189,7 +189,7 @@ def _exit_status(pods: list[Any], before: int | None) -> int | None:
         if container.state.terminated is not None
     ]
     if not ended:
-        return before
+        return former
     return int(max(ended, key=lambda found: found.finished_at).exit_code)
 
 

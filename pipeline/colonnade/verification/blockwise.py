@@ -1,20 +1,20 @@
 """Enclose the statistics of a block from their definitions, as `reference` encloses a column.
 
 The bounds hold for sums over the B columns in any order, with slopes s_k ± r_k. Sums are taken in
-float64, with unit roundoff u. Products of slopes are summed in the type of the slopes, with unit
-roundoff v, in strips of t columns. The error is at most
+float64, with unit roundoff u. Products of slopes are summed in strips of t columns, in the dtype of
+the slopes, whose unit roundoff is w. The error is at most
 
 * for Σ J_k: Σ |U| Diag(r_k) |W|, plus (B + 2m + 16) u Σ |U| Diag(|s_k| + r_k) |W|;
 * for Σ J_kᵀJ_k = Wᵀ[(UᵀU) ∘ Σ s_k s_kᵀ]W, with a_k = |s_k| + r_k:
   |W|ᵀ[(|U|ᵀ|U|) ∘ Σ (a_k a_kᵀ − |s_k||s_k|ᵀ)]|W|, plus
-  ((B + 3m + n + q + 16) u + (t + 8) v) |W|ᵀ[(|U|ᵀ|U|) ∘ Σ a_k a_kᵀ]|W|;
+  ((B + 3m + n + q + 16) u + (t + 8) w) |W|ᵀ[(|U|ᵀ|U|) ∘ Σ a_k a_kᵀ]|W|;
 * for Σ |J_k| and max |J_k|: the bounds of the entries of J_k.
 
-Products with a vector v take a fraction of that time. With w = W v, p = |W||v|, and
-y_k = U (s_k ∘ w) known to within e_k, the error is at most
+Products with a vector v take a fraction of that time. With g = W v, p = |W||v|, and
+y_k = U (s_k ∘ g) known to within e_k, the error is at most
 
 * for Σ J_kᵀJ_k v = Wᵀ Σ s_k ∘ Uᵀ y_k: |W|ᵀ Σ [(|s_k| + r_k) ∘ |U|ᵀ e + r_k ∘ |Uᵀ y_k|], where
-  e = |U| (r_k ∘ |w|), plus the rounding above times |W|ᵀ Σ a_k ∘ |U|ᵀ|U| (a_k ∘ p);
+  e = |U| (r_k ∘ |g|), plus the rounding above times |W|ᵀ Σ a_k ∘ |U|ᵀ|U| (a_k ∘ p);
 * for networks that need `DeepReference`, beside rounding: Σ e_k for Σ J_k v, and
   Σ (2|y_k| + e_k)ᵀ e_k for vᵀ Σ J_kᵀJ_k v.
 """
@@ -194,7 +194,7 @@ class ProjectedSums:
     def compared(
         self, parts: Mapping[str, NDArray[Any]]
     ) -> Iterator[tuple[str, NDArray[Any], Enclosure]]:
-        """Yield each array's name, the product of the stored array with v, and its enclosure."""
+        """Yield each array's name, its product with v, and an enclosure of the exact product."""
         B, v, length = self._columns, self._v, np.abs(self._v)
         tiny = float(np.finfo(np.float64).tiny)
         with np.errstate(all="ignore"):

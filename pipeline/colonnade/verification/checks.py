@@ -15,7 +15,7 @@ from colonnade.compute.products import PRODUCTS
 from colonnade.errors import NetworkError, StoreError, UsageError
 from colonnade.inputs import InputMatrix
 from colonnade.inputs.coordinates import coordinate_beside
-from colonnade.inputs.pairing import MatchError, pair
+from colonnade.inputs.name_matching import MatchError, pair
 from colonnade.network.network import Network
 from colonnade.store import Store, input_record, network_record
 from colonnade.verification.blockwise import column_cost

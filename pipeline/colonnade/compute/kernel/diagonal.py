@@ -21,7 +21,7 @@ from colonnade.network.activations.formulas import Array, LowRank, Slope
 
 __all__ = ["DiagonalProduct", "Method", "add_outer", "choose_method", "kept_bytes", "slice_bytes"]
 
-# K is made once and kept; it is worth its memory up to this many bytes
+# Up to this many bytes, K is made once and kept; a larger K is not formed
 _PRODUCT_LIMIT = 64 * 2**20
 # Bytes of U or W scaled by the slopes of a few columns: about one core's L2 cache
 _SLICE_BYTES = 2**20

@@ -1,8 +1,8 @@
 """Fixed-size tiles make results bitwise reproducible, whichever columns are requested.
 
 How a number is rounded depends, in a matrix product, on the product's shape and, with some BLAS
-libraries, on its position; in a formula, on where vector instructions begin. A store of slopes,
-split into its own blocks, must give bitwise the tensor that a store of the tensor holds. So all
+libraries, on its position; in a formula, on where vector instructions begin. Blocks of
+any size must give the same bits, also those that are computed later from stored slopes. So all
 arithmetic between X and T is done in tiles. Tiles are counted from column 0, and each one is
 computed with all its columns: if only some are requested, the others are zeros.
 

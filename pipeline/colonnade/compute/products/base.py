@@ -134,7 +134,7 @@ class Product:
 
     @staticmethod
     def thread_bytes(shapes: Shapes, strip: int, itemsize: int) -> int:  # noqa: ARG004
-        """Return the bytes that a thread needs for a strip of `strip` columns, in slices."""
+        """Return how many bytes a thread needs for `strip` columns, taken slice by slice."""
         return 8 * shapes.q * shapes.n + 3 * min(_SLICE_BYTES, 8 * shapes.m * strip)
 
     def begin(self, rows: BlockAccumulator) -> None:

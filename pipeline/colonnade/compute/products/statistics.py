@@ -76,7 +76,7 @@ class MeanAbs(Product):
 
 
 class MaxAbs(Product):
-    """The largest of |J_k|, entry by entry."""
+    """The entrywise maximum of |J_k| over all columns k."""
 
     name = "max_abs"
     made_of = "max_abs_blocks"

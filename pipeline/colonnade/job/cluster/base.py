@@ -71,7 +71,7 @@ class Adaptive(Settings):
 
 
 class Sized(Cluster):
-    """A cluster whose number of workers the job sets."""
+    """A cluster with as many workers as the job file asks for."""
 
     workers: Whole | None = None
     """Number of workers; default: 1."""

@@ -9,9 +9,8 @@ from pydantic import Discriminator, Tag
 
 from colonnade.job.cluster.base import Adaptive, Secured, Sized, TlsSettings
 from colonnade.job.cluster.gateway import GatewayCluster
-from colonnade.job.cluster.here import AddressCluster, LocalCluster
-from colonnade.job.cluster.hosts import SshCluster
 from colonnade.job.cluster.kubernetes import KubernetesCluster
+from colonnade.job.cluster.local import AddressCluster, LocalCluster
 from colonnade.job.cluster.queues import (
     LsfCluster,
     PbsCluster,
@@ -19,6 +18,7 @@ from colonnade.job.cluster.queues import (
     SgeCluster,
     SlurmCluster,
 )
+from colonnade.job.cluster.ssh import SshCluster
 
 __all__ = [
     "Adaptive",

@@ -73,7 +73,7 @@ class ZarrStored(Stored):
         return None if found is None else found.to_bytes()
 
     def _now(self) -> zarr.Array[Any]:
-        # Reopen, which takes under 1 ms: the missing chunks of a deleted array read as zeros
+        # Reopen, in under 1 ms, to notice a deleted array: its missing chunks would read as zeros
         node: zarr.Array[Any] = zarr.open_array(self.array.store, path=self.array.path, mode="r")
         check_chunks(node)
         self.require(node.shape, node.dtype)

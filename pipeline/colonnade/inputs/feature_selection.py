@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 
 from colonnade.errors import InputError, sanitize
-from colonnade.inputs.pairing import match_key
+from colonnade.inputs.name_matching import match_key
 
 __all__ = ["find_features"]
 
