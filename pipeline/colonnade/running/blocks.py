@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from colonnade.buffers import Buffers
 from colonnade.compute.kernel.tiles import STRIP, Tiles, overlapping
 from colonnade.compute.products import BlockAccumulator, Product
-from colonnade.inputs.matrix import nonfinite
-from colonnade.running.input_guard import SteadyColumns
+from colonnade.running.sources import BlockSource
 from colonnade.store import Store
 from colonnade.store.rounding import round_mantissa
 from colonnade.store.shards import ShardBuffer
-from colonnade.store.slopes import Slopes
 
 __all__ = ["BlockWork"]
 
@@ -28,36 +26,11 @@ class BlockWork:
     """State that the blocks of one store share in one process."""
 
     store: Store
-    source: SteadyColumns | Slopes
+    source: BlockSource
     tiles: Tiles
     products: tuple[Product, ...]
     local: threading.local = field(default_factory=threading.local)
     scratch: Buffers = field(default_factory=Buffers)
-
-    def nonfinite(self, X: NDArray[Any], start: int) -> int:
-        """Count the columns of X that are not finite; `start` is the number of the first column.
-
-        Raises
-        ------
-        ValueError
-            A column is not finite, and the job forbids that (input.nonfinite: fail).
-        """
-        if isinstance(self.source, Slopes):
-            return self.source.nonfinite(start, start + X.shape[1])
-        count = 0
-        for first in range(0, X.shape[1], STRIP):
-            strip = X[:, first : first + STRIP]
-            found = nonfinite(strip)
-            count += len(found)
-            if len(found) and self.store.record.job.input.nonfinite == "fail":
-                k = int(found[0])
-                j = int(np.argmin(np.isfinite(strip[:, k])))
-                raise ValueError(
-                    f"column {start + first + k} of X has {strip[j, k]} as its feature {j}. Accept "
-                    "it with input.nonfinite: propagate, or correct X and recompute the store "
-                    "(--overwrite)"
-                )
-        return count
 
     def compute(self, X: NDArray[Any], start: int) -> tuple[dict[str, ShardBuffer], int]:
         """Compute the block's shard of every array, in buffers that the thread's next block reuses.
@@ -107,16 +80,10 @@ class BlockWork:
         output = self.store.record.job.output
         at, B = first - start, X.shape[1]
         values = buffers["value"].rows(at, at + B) if "value" in buffers else None
-        if isinstance(self.source, Slopes):
-            S = X
-            if values is not None:
-                values[...] = self.source.values(first, first + B)
-        elif values is not None and output.products == ("value",):
-            self.tiles.values(X, first, values)
+        if values is not None and output.products == ("value",):
+            self.source.values(X, first, values, self.tiles)
             return
-        else:
-            room = self.scratch.array("S", (self.tiles.kernel.numbers, B), self.tiles.kernel.dtype)
-            S = self.tiles.slopes(X, first, values, room)
+        S = self.source.slopes(X, first, values, self.tiles, self.scratch)
         if "slope" in buffers:
             for a, b in _within(at, at + B, self.store.grid.chunk_columns):
                 buffers["slope"].rows(a, b)[...] = S[:, a - at : b - at].T

@@ -30,6 +30,7 @@ from colonnade.errors import StoreError
 from colonnade.events import BlockDone
 from colonnade.running.blocks import BlockWork
 from colonnade.running.input_guard import ChangedError, SteadyColumns
+from colonnade.running.sources import BlockSource, InputSource, SlopesSource
 from colonnade.storage import Place, place_at
 from colonnade.store import LeaseOwner, Store, holder
 from colonnade.store.slopes import Slopes, SlopesAddress
@@ -200,7 +201,7 @@ def compute_block(address: StoreAddress, block: int) -> BlockDone:
     start, stop = work.store.grid.bounds(block)
     X = work.source.read(start, stop)
     read = time.perf_counter()
-    nonfinite = work.nonfinite(X, start)
+    nonfinite = work.source.nonfinite(X, start)
     with one_blas_thread():
         buffers, overflowed = work.compute(X, start)
     computed = time.perf_counter()
@@ -224,7 +225,7 @@ def compute_block(address: StoreAddress, block: int) -> BlockDone:
         peak_memory=peak_memory(),
         process=_process(),
         nonfinite_results=overflowed,
-        touched=isinstance(work.source, SteadyColumns) and work.source.touched,
+        touched=work.source.touched,
     )
 
 
@@ -297,12 +298,13 @@ def _open(address: StoreAddress) -> BlockWork:
     if store.record.id != address.id:
         raise StoreError(_REPLACED.format(address.path))
     network, output = store.network(), store.record.job.output
-    source: SteadyColumns | Slopes
+    source: BlockSource
     if address.slopes is None:
         opened = partial(store.columns, trust=True)
-        source = SteadyColumns(opened, store.record.input, address.stamp)
+        columns = SteadyColumns(opened, store.record.input, address.stamp)
+        source = InputSource(columns, refuses=store.record.job.input.nonfinite == "fail")
     else:
-        source = Slopes.open(address.slopes)
+        source = SlopesSource(Slopes.open(address.slopes))
     tiles = Tiles(network, np.dtype(store.record.input.dtype), output.dtype)
     products = tuple(
         PRODUCTS[name](tiles.kernel)
