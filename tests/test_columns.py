@@ -92,11 +92,11 @@ def bytes_read(action: Callable[[], Any]) -> int:
 
 
 @pytest.fixture(params=FORMATS)
-def save(request, tmp_path) -> Callable[..., base.Columns]:
+def save(request, tmp_path) -> Callable[..., base.InputMatrix]:
     """Save X (n, p) in each of the formats, either way round, and open it."""
     name, writer, options = FORMATS[request.param]
 
-    def saved(X: np.ndarray, orientation: Any = "features_by_columns") -> base.Columns:
+    def saved(X: np.ndarray, orientation: Any = "features_by_columns") -> base.InputMatrix:
         stored = X if orientation == "features_by_columns" else X.T
         writer(tmp_path / name, stored, **options)
         return open_columns(tmp_path / name, orientation=orientation)

@@ -284,13 +284,13 @@ def test_looks_now_and_then_spare_what_was_done_before(
     X = make_columns()
     save_zarr(tmp_path / "X.zarr", X)
     sound: list[int] = []
-    compare = input_guard.Guard._compare
+    compare = input_guard.InputGuard._compare
 
-    def compared(guard: input_guard.Guard) -> None:
+    def compared(guard: input_guard.InputGuard) -> None:
         compare(guard)
         sound.append(len(guard._sound))
 
-    monkeypatch.setattr(input_guard.Guard, "_compare", compared)
+    monkeypatch.setattr(input_guard.InputGuard, "_compare", compared)
     disturbed = Disturbed(job, processes, tmp_path, str(tmp_path / "X.zarr"))
 
     def change() -> None:
