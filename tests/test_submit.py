@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import yaml
 
+from colonnade import run
 from colonnade.errors import IncompleteError
 from colonnade.job.file import load_job
-from colonnade.running import run
 from colonnade.submit import prepare, queues
 from colonnade.submit.base import Handover
 from slurm import PARTITION, Slurm
