@@ -124,7 +124,7 @@ def test_no_store_is_told(tmp_path: Path, name: str) -> None:
         needs_engine()
     example, absent = EXAMPLES / f"read_{name}.py", tmp_path / "absent.zarr"
     command = (sys.executable, "-W", "error", example)
-    assert refused(*command, absent) == f"{absent}: there is no store."
+    assert refused(*command, absent).startswith(f"{absent}: there is no store.")
     assert refused(*command).startswith("Say which store: python configs/examples/read_")
 
 

@@ -333,6 +333,6 @@ def test_a_pause_of_the_run_itself_is_no_fault_of_its_workers() -> None:
     (stuck,) = tracker.stuck(5.0, {})
     assert (stuck.address, stuck.keys, stuck.seconds) == ("b", (), 6.0)
     assert describe(WorkerReplaced("tcp://h:1", 6.0, (), stuck.cause)) == (
-        "the worker tcp://h:1 is replaced, and others take its blocks: it has given no sign of "
-        "life for 6 s"
+        "the worker tcp://h:1 is replaced, and others take its blocks: it has sent no "
+        "heartbeat for 6 s"
     )
