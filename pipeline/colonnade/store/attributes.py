@@ -76,10 +76,10 @@ _ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
         "formula": "nonfinite[b] = number of k in block b with NaN or ±∞ among X[:,k]",
     },
     "nonfinite_results": {
-        "long_name": "number of columns whose results are not finite in each finished block",
+        "long_name": "number of columns whose results are not finite in each block that is done",
         "formula": (
             "nonfinite_results[b] = number of k in block b with NaN or ±∞ among the results of "
-            "column k; at least 1 where the block's part of a statistic holds one"
+            "column k; 1 at least where the block's part in a statistic holds one"
         ),
     },
 }
