@@ -90,7 +90,7 @@ def test_scale(tmp_path: Path) -> None:
 
 
 def test_verification(tmp_path: Path) -> None:
-    told = benchmark(tmp_path, "verification.py", "--gigabytes 0.001 --rounds 1 --shape 11,7,5")
-    rows = {line.split("|")[1].strip(): line for line in told.splitlines() if line[:2] == "| "}
+    output = benchmark(tmp_path, "verification.py", "--gigabytes 0.001 --rounds 1 --shape 11,7,5")
+    rows = {line.split("|")[1].strip(): line for line in output.splitlines() if line[:2] == "| "}
     assert {"dense", "factored"} < {*rows}
     assert "5 of 5" in rows["the next column"]

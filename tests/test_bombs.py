@@ -164,14 +164,14 @@ def test_a_coordinate_of_a_store(job: Callable[..., Any], tmp_path: Path) -> Non
     assert cn.open(store).column.size == P
     document = json.loads((store / "column" / "zarr.json").read_text())
     bomb = {"name": "gzip", "configuration": {"level": 1}}
-    for change, told in (
+    for change, cause in (
         ({"codecs": [document["codecs"][0], bomb]}, "other codecs than a checksum"),
         ({"shape": [2**40]}, "has the shape"),
         ({"data_type": "bool"}, "has the type"),
     ):
         (store / "column" / "zarr.json").write_text(json.dumps(document | change))
         (store / "column" / "c" / "0").write_bytes(made("gzip"))
-        assert told in frugal_refusal(lambda: cn.open(store))
+        assert cause in frugal_refusal(lambda: cn.open(store))
 
 
 def save_hdf5(path: Path, X: np.ndarray, chunk: bytes, filters: Callable[[Any], None]) -> Path:

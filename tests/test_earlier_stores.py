@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import zarr
 
 import colonnade as cn
 from colonnade.store import Store
-from support import P, bits
+from support import bits
 
 PRODUCTS = ["jacobian", "value", "mean", "gram", "norm"]
 
@@ -49,17 +50,20 @@ def test_what_is_complete_is_read(job, earlier: Path, tmp_path: Path) -> None:
     assert (status.state, status.record.nonfinite_results) == ("complete", None)
 
 
-@pytest.mark.parametrize("name", ["complete", "factored"])
-def test_it_is_verified(job, earlier: Path, name: str) -> None:
-    """From its own weights; X lies elsewhere by now, and the job is told where."""
+@pytest.mark.parametrize(("name", "array"), [("complete", "jacobian"), ("factored", "slope")])
+def test_it_is_verified_and_repaired(job, earlier: Path, name: str, array: str) -> None:
+    """With the job's X: the one that the store names is not here."""
+    store = earlier / f"{name}.zarr"
     layout = {"layout": "factored", "products": ["jacobian"]} if name == "factored" else {}
-    document = again(job, earlier / f"{name}.zarr", **layout)
-    before = bits(earlier / f"{name}.zarr")
+    document = again(job, store, **layout)
+    before = bits(store)
     assert cn.run(document, repair=True).blocks_computed == 0
-    assert bits(earlier / f"{name}.zarr") == before
-    # The run has noted where X is
-    found = cn.verify(earlier / f"{name}.zarr")
-    assert (found.failures, found.covered) == ((), P)
+    assert bits(store) == before
+    # A wrong number with a right checksum
+    zarr.open_array(store / array, mode="r+")[17] *= -1
+    assert bits(store) != before
+    assert cn.run(document, repair=True).blocks_computed == 1
+    assert bits(store) == before
 
 
 def test_what_is_not_is_finished(job, earlier: Path) -> None:

@@ -19,7 +19,8 @@ from .reporting.page import report
 from .running.calibrate import plan
 from .running.materialize import materialize
 from .running.run import run
-from .verification.verification import Verification, verify
+from .verification.findings import Verification
+from .verification.verification import verify
 
 __version__: str
 

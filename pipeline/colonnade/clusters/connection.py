@@ -14,10 +14,10 @@ from typing import Any
 import distributed
 
 from colonnade.clusters import address, gateway, kubernetes, local, queues, ssh
-from colonnade.clusters.base import Deployment, Kind, NoAnswer, each_worker, waited, within
+from colonnade.clusters.base import Deployment, Kind, NoAnswer, each_worker, within
 from colonnade.clusters.capacity import expected_capacity
-from colonnade.clusters.main_guard import refuse_spawned, refuse_unguarded
-from colonnade.clusters.stuck import Occupation, StuckWorker, Tracker, evict, occupation
+from colonnade.clusters.main_guard import refuse_unguarded
+from colonnade.clusters.stuck import Occupation, evict, occupation
 from colonnade.errors import ClusterError, one_line
 from colonnade.events import ClusterExposed, Listener, WaitingForWorkers, ignore
 from colonnade.job import ClusterSettings, LocalCluster, Sized
@@ -26,15 +26,7 @@ from colonnade.versions import differences, environment, versions
 
 __all__ = [
     "Cluster",
-    "NoAnswer",
-    "StuckWorker",
-    "Tracker",
     "connect",
-    "each_worker",
-    "expected_capacity",
-    "refuse_spawned",
-    "waited",
-    "within",
 ]
 
 _KINDS: dict[str, Kind] = {

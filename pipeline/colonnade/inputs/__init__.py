@@ -1,9 +1,7 @@
 """The input matrix X: `open_columns` opens it with the reader of its format."""
 
-from colonnade.inputs.opening import (
-    InputMatrix,
-    open_columns,
-)
+from colonnade.inputs.base import InputMatrix
+from colonnade.inputs.opening import open_columns
 
 __all__ = [
     "InputMatrix",

@@ -18,7 +18,7 @@ from colonnade.inputs.zarr import open_zarr
 from colonnade.storage import Directory, Objects, Place, place_at
 from colonnade.storage.locations import Options, storage_texts
 
-__all__ = ["InputMatrix", "open_columns"]
+__all__ = ["open_columns"]
 
 # Formats that need an optional package: reader, package, and the extra that installs it
 _HDF5 = ("hdf5:open_hdf5", "h5py", "hdf5")

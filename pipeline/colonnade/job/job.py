@@ -5,42 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from colonnade.job.cluster import (
-    AddressCluster,
     ClusterSettings,
-    GatewayCluster,
-    KubernetesCluster,
     LocalCluster,
-    QueueCluster,
-    Secured,
-    Sized,
-    SshCluster,
-    TlsSettings,
 )
 from colonnade.job.cluster.base import placed
 from colonnade.job.input import InputSettings
-from colonnade.job.network import SCALINGS, ArrayNames, NetworkSettings
-from colonnade.job.output import OutputSettings, ProductName, ScaleSettings
+from colonnade.job.network import SCALINGS, NetworkSettings
+from colonnade.job.output import OutputSettings
 from colonnade.storage.locations import Settings
 
 __all__ = [
-    "SCALINGS",
-    "AddressCluster",
-    "ArrayNames",
-    "ClusterSettings",
-    "GatewayCluster",
-    "InputSettings",
     "Job",
-    "KubernetesCluster",
-    "LocalCluster",
-    "NetworkSettings",
-    "OutputSettings",
-    "ProductName",
-    "QueueCluster",
-    "ScaleSettings",
-    "Secured",
-    "Sized",
-    "SshCluster",
-    "TlsSettings",
     "json_schema",
 ]
 

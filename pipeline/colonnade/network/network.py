@@ -27,7 +27,11 @@ from colonnade.network.weights import (
 from colonnade.network.weights.shapes import as_array, check_shapes, common_dtype
 from colonnade.storage.locations import Options
 
-__all__ = ["GivenActivation", "Layer", "Network", "array_names"]
+__all__ = [
+    "GivenActivation",
+    "Layer",
+    "Network",
+]
 
 GivenActivation: TypeAlias = str | Mapping[str, Any] | Activation
 

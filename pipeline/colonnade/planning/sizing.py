@@ -292,6 +292,6 @@ def _check_memory(plan: Plan, block_size: int | Literal["auto"], *, kept: bool) 
     raise TooLargeError(
         f"a worker needs {format_bytes(plan.memory_needed)} for blocks of "
         f"{counted(columns, 'column')} on {counted(plan.capacity.threads_per_worker, 'thread')} "
-        f"({terms}), but has {format_bytes(available)}, of which Dask lets it use {_USABLE:.0%}. "
+        f"({terms}), but has {format_bytes(available)}, and Dask lets it use {_USABLE:.0%}. "
         f"To fix this, {', or '.join(options)}."
     )

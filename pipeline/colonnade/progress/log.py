@@ -12,10 +12,12 @@ from colonnade.events import Listener
 from colonnade.progress.bar import bar
 from colonnade.progress.jsonlines import JsonLines
 from colonnade.progress.lines import Lines
-from colonnade.progress.metrics import measuring
-from colonnade.progress.telling import describe, forgiving
+from colonnade.progress.telling import forgiving
 
-__all__ = ["LOGS", "JsonLines", "describe", "forgiving", "listening", "measuring"]
+__all__ = [
+    "LOGS",
+    "listening",
+]
 
 LOGS = ("auto", "bar", "plain", "json")
 """Ways to show a run on stderr; auto is a bar on a terminal, and plain lines elsewhere."""

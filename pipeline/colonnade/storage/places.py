@@ -10,7 +10,7 @@ from colonnade.storage.directory import Directory
 from colonnade.storage.objects import Objects
 from colonnade.storage.urls import is_url
 
-__all__ = ["Directory", "Objects", "Place", "place_at"]
+__all__ = ["place_at"]
 
 
 def place_at(path: str | Path, options: Mapping[str, str] | None = None) -> Place:

@@ -73,7 +73,7 @@ class LeaseOwner:
 
     @property
     def silent(self) -> float | None:
-        """Seconds since the last renewal, as far as the clocks of the two hosts agree."""
+        """Seconds since the last renewal; wrong by the difference between the two hosts' clocks."""
         try:
             return (datetime.now(UTC) - datetime.fromisoformat(self.renewed)).total_seconds()
         except (ValueError, TypeError):

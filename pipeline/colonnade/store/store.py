@@ -31,34 +31,22 @@ from colonnade.storage.locations import storage_texts
 from colonnade.store import arrays
 from colonnade.store.consistency import array_plans
 from colonnade.store.creation import clear_makings, destroy, make
-from colonnade.store.history import RunLog, RunRecord
-from colonnade.store.lease import Lease, LeaseOwner, hold, holder, release
+from colonnade.store.history import RunRecord
+from colonnade.store.lease import release
 from colonnade.store.metadata import KEY, why
 from colonnade.store.record import (
     FailedBlock,
     Growth,
     InputRecord,
     Record,
-    input_record,
     network_record,
 )
 from colonnade.store.shards import ShardBuffer
-from colonnade.store.status import Status
 from colonnade.store.view import StoreView
 from colonnade.versions import versions
 
 __all__ = [
-    "KEY",
-    "InputRecord",
-    "Lease",
-    "LeaseOwner",
-    "RunLog",
-    "Status",
     "Store",
-    "hold",
-    "holder",
-    "input_record",
-    "network_record",
 ]
 
 _NO_LABELS = Labels()

@@ -16,7 +16,7 @@ from colonnade.errors import InputError, StoreError, sanitize
 from colonnade.grid import ArrayPlan, Grid
 from colonnade.inputs import InputMatrix, open_columns
 from colonnade.inputs.labels import Coordinate, Dimension
-from colonnade.network.network import Network, array_names
+from colonnade.network import Network, array_names
 from colonnade.storage import Place, place_at
 from colonnade.storage.decoding import bounded
 from colonnade.storage.locations import SERVERS, Options, readers_options, storage_texts

@@ -23,9 +23,9 @@ from colonnade.network.network import Network
 from colonnade.storage.locations import Options
 from colonnade.store import Store
 from colonnade.verification.checks import Checks
-from colonnade.verification.findings import Failure, Verification
+from colonnade.verification.findings import Verification
 
-__all__ = ["Failure", "Verification", "check", "verify"]
+__all__ = ["check", "verify"]
 
 
 def verify(

@@ -1,9 +1,8 @@
 """The products that a store may hold: their arrays, definitions and shortcuts."""
 
+from colonnade.compute.products.base import BlockAccumulator, Product
 from colonnade.compute.products.registry import (
     PRODUCTS,
-    BlockAccumulator,
-    Product,
     kept_bytes,
     make_arrays,
     needs_blocks,

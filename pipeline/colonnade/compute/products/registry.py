@@ -18,15 +18,13 @@ from collections.abc import Mapping, Sequence
 
 from typing_extensions import override
 
-from colonnade.compute.products.base import BlockAccumulator, Cut, Product
+from colonnade.compute.products.base import Cut, Product
 from colonnade.compute.products.norms import Norm, SpectralNorm
 from colonnade.compute.products.statistics import Gram, MaxAbs, Mean, MeanAbs
 from colonnade.grid import ArrayPlan, Grid, Shapes
 
 __all__ = [
     "PRODUCTS",
-    "BlockAccumulator",
-    "Product",
     "kept_bytes",
     "make_arrays",
     "needs_blocks",

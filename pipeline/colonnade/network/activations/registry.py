@@ -23,7 +23,7 @@ from colonnade.network.activations.columnwise import COLUMNWISE, ColumnFormula
 from colonnade.network.activations.formulas import Array, Slope
 from colonnade.network.activations.imported import Imported, check, imported, is_import, probes
 
-__all__ = ["ACTIVATIONS", "COLUMNWISE", "Activation", "Formula", "activation"]
+__all__ = ["ACTIVATIONS", "Activation", "Formula", "activation"]
 
 
 class Formula(NamedTuple):

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from colonnade.errors import NetworkError, one_line
 from colonnade.limits import WEIGHTS_FETCHED_BYTES
-from colonnade.network.weights.choice import array_names
 from colonnade.network.weights.keras_files import load_h5, load_keras
-from colonnade.network.weights.layouts import MATRICES, Matrices, steps_of_arrays
+from colonnade.network.weights.layouts import Matrices, steps_of_arrays
 from colonnade.network.weights.loaded import Loaded
 from colonnade.network.weights.npz import load_npz
 from colonnade.network.weights.onnx_graph import load_onnx
-from colonnade.network.weights.scaling import Given, Scaling
+from colonnade.network.weights.scaling import Scaling
 from colonnade.network.weights.sklearn_models import load_skops, names_of, steps_of
-from colonnade.network.weights.steps import Chain, assemble, sigma_text
+from colonnade.network.weights.steps import Chain, assemble
 from colonnade.network.weights.tensors import load_safetensors
 from colonnade.network.weights.torch_files import load_torch
 from colonnade.network.weights.zarr_groups import load_zarr
@@ -29,15 +28,8 @@ from colonnade.storage.npy.file import read_array
 from colonnade.storage.urls import is_url
 
 __all__ = [
-    "MATRICES",
-    "Chain",
-    "Given",
-    "Matrices",
-    "Scaling",
-    "array_names",
     "estimator_weights",
     "load_weights",
-    "sigma_text",
 ]
 
 _LOADERS: dict[str, Callable[[str | Path, IO[bytes]], Loaded]] = {
